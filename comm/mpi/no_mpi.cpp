@@ -1,0 +1,1 @@
+// comm/mpi/no_mpi.cpp

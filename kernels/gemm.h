@@ -1,0 +1,34 @@
+// kernels/gemm.h - dense matrix products, and the three products of a linear layer.
+// Letters: T rows (tokens), I input width, O output width.
+#pragma once
+
+#include "core/matrix.h"
+#include "core/stream.h"
+
+namespace weft::kernels {
+
+enum class Transpose : bool { kNo, kYes };
+/// Whether a result replaces what is there or is added to it. kOverwrite never reads the destination.
+enum class Accumulate : bool { kOverwrite, kAdd };
+
+/// c = alpha * op(a) op(b), or c += .... Throws kInvalidArgument when the shapes do not fit. Empty shapes are fine: with an
+/// inner width of 0 and kOverwrite, c is set to zero.
+template <class T>
+void gemm(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
+          T alpha = T(1), Accumulate accumulate = Accumulate::kOverwrite);
+
+/// y = x w^T (+ bias). y: [T, O]; x: [T, I]; w: [O, I]; bias: [O] or nullptr.
+template <class T>
+void linear_forward(Stream& stream, Matrix<T> y, Matrix<const T> x, Matrix<const T> w, const T* bias = nullptr);
+
+/// dx = dy w, or dx += dy w. dx: [T, I]; dy: [T, O]; w: [O, I].
+template <class T>
+void linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T> dy, Matrix<const T> w, Accumulate accumulate);
+
+/// dw = dy^T x and dbias = column sums of dy (dbias may be nullptr), or +=. dw: [O, I]; dbias: [O].
+/// T = 0 with kOverwrite sets both to zero.
+template <class T>
+void linear_backward_weight(Stream& stream, Matrix<T> dw, T* dbias, Matrix<const T> dy, Matrix<const T> x,
+                            Accumulate accumulate);
+
+}  // namespace weft::kernels

@@ -1,0 +1,92 @@
+// parallel/train/run_config.h - everything a training run is told. Plain structs: the defaults stand here and nowhere
+// else; tools/ fills them from a config file.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/dtype.h"
+#include "parallel/model/model_config.h"
+
+namespace weft::parallel {
+
+enum class LrSchedule { kConstant, kCosine, kLinear, kWsd };
+enum class Recompute { kNone, kSelective, kFull };
+enum class PolicyKind { kSequential };
+enum class ZeroMode { kOff, kOptimizer };  ///< kOptimizer: ZeRO-1, AdamW states sharded over each parameter's replicas.
+
+struct OptimizerConfig {
+  double lr = 1e-3;            ///< Peak learning rate.
+  double min_lr_ratio = 0.1;   ///< Final learning rate over peak.
+  int warmup_steps = 0;
+  LrSchedule schedule = LrSchedule::kCosine;
+  double wsd_decay_fraction = 0.2;  ///< kWsd: last fraction of the steps, decaying linearly.
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;   ///< Decoupled; never on norms and biases.
+  double clip_norm = 1.0;      ///< Global gradient norm; 0: no clipping.
+  friend bool operator==(const OptimizerConfig&, const OptimizerConfig&) = default;
+};
+
+struct TrainConfig {
+  int steps = 100;
+  int global_batch = 16;      ///< Sequences per step over all ranks; a multiple of DP * micro_batch.
+  int micro_batch = 2;        ///< Sequences per rank and micro-batch; a multiple of moe.group_sequences.
+  int sequence_length = 128;  ///< S
+  std::uint64_t seed = 1;
+  DType dtype = DType::kF32;  ///< kF32 or kF64: storage and arithmetic.
+  OptimizerConfig optimizer;
+  int validate_every = 0;     ///< Steps between validations; 0: only at the end (when there is validation data).
+  int validate_sequences = 64;  ///< Fixed validation set: the first sequences of data.val; 0: all.
+  Recompute recompute = Recompute::kNone;
+  double time_limit_s = 0.0;  ///< Wall time after which the run saves and stops (exit code 75); 0: none.
+  friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
+};
+
+struct ParallelConfig {
+  int expert = 1;        ///< EP: ranks that share one set of experts. Divides moe.experts and the world.
+  int expert_shard = 1;  ///< ESP: ranks that share one expert's hidden width (1 for now).
+  ZeroMode zero = ZeroMode::kOptimizer;
+  friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
+};
+
+struct DataConfig {
+  std::vector<std::string> train;  ///< Token files: llm.c .bin, or Megatron .bin/.idx (named without extension or by .bin).
+  std::vector<std::string> val;
+  bool attend_across_documents = false;  ///< Packed documents see one another.
+  friend bool operator==(const DataConfig&, const DataConfig&) = default;
+};
+
+struct CheckpointConfig {
+  int every = 0;  ///< Steps between checkpoints; 0: off (not even at the end).
+  int keep = 2;   ///< Newest checkpoints to keep; 0: all.
+  friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
+};
+
+struct ScheduleConfig {
+  PolicyKind policy = PolicyKind::kSequential;
+  int forward_chunks = 1;         ///< r of every MoE layer, forward.
+  int backward_chunks = 1;        ///< r of every MoE layer, backward.
+  bool defer_weight_grad = false; ///< Expert dW as tasks of their own, after the dX of the layer.
+  int gradient_slices = 1;        ///< Pieces of each bucket's gradient reduction.
+  friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;
+};
+
+struct RunConfig {
+  std::string name = "run";
+  ModelConfig model;
+  TrainConfig train;
+  ParallelConfig parallel;
+  DataConfig data;
+  CheckpointConfig checkpoint;
+  ScheduleConfig schedule;
+  friend bool operator==(const RunConfig&, const RunConfig&) = default;
+};
+
+/// Every problem of `config` on `world_size` ranks, one line each: the field's path, its value, what is wrong, what to
+/// change. Empty when it can run. Looks at no file.
+[[nodiscard]] std::vector<std::string> validate(const RunConfig& config, int world_size);
+
+}  // namespace weft::parallel
