@@ -335,92 +335,6 @@ void ranks_out_of_step(Communicator& comm, std::uint64_t seed, Findings& finding
   }
 }
 
-void helpers(Communicator& comm, std::uint64_t seed, Findings& findings) {
-  const auto stream = make_inline_stream();
-  constexpr std::int64_t kN = 37;
-  const int num_ranks = comm.size();
-  const auto mine = values<float>(seed, comm.rank(), kN);
-  std::vector<float> all(static_cast<std::size_t>(kN * num_ranks)), want;
-  comm::all_gather(comm, buffer_of(mine), buffer_of(all), *stream);
-  for (int r = 0; r < num_ranks; ++r)
-    for (const float x : values<float>(seed, r, kN)) want.push_back(x);
-  expect_same(findings, all, want, "all_gather");
-  std::vector<float> share(static_cast<std::size_t>(kN));
-  comm::reduce_scatter(comm, buffer_of(all), buffer_of(share), ReduceOp::kSum, *stream);
-  auto scaled = mine;
-  for (float& x : scaled) x *= static_cast<float>(num_ranks);  // all ranks hold the same
-  expect_same(findings, share, scaled, "reduce_scatter");
-  comm::barrier(comm, *stream);
-}
-
-/// Every check of the collectives that this rank can make by itself, and that the group still works after it.
-void argument_errors(Communicator& comm, std::uint64_t seed, Findings& findings) {
-  const auto stream = make_inline_stream();
-  const auto num_ranks = static_cast<std::size_t>(comm.size());
-  const auto me = static_cast<std::size_t>(comm.rank());
-  std::vector<float> a(num_ranks + 4), b(2 * num_ranks + 4);
-  std::vector<double> d(num_ranks + 4);
-  std::vector<std::uint8_t> u(4);
-  const Counts ones(num_ranks, 1), short_counts(num_ranks - 1, 1);
-  Counts negative = ones;
-  negative[0] = -1;
-  const auto n = static_cast<std::int64_t>(num_ranks);
-  const auto bad = [&](const std::string& text, const auto& call) {
-    findings.expect_error(ErrorCode::kInvalidArgument, text, call);
-  };
-  const auto sum = ReduceOp::kSum;
-  Stream& s = *stream;
-  bad("send is F32, recv is F64", [&] { comm.all_reduce(buffer_of(a), buffer_of(d), sum, s); });
-  bad("cannot reduce U8", [&] { comm.all_reduce(buffer_of(u), buffer_of(u), sum, s); });
-  bad("send has 1 elements, recv 2", [&] { comm.all_reduce(as_buffer(a.data(), 1), as_buffer(b.data(), 2), sum, s); });
-  bad("overlap", [&] { comm.all_reduce(as_buffer(a.data(), 2), as_buffer(a.data() + 1, 2), sum, s); });
-  bad("count of -1", [&] { comm.all_reduce(as_buffer(a.data(), -1), as_buffer(b.data(), -1), sum, s); });
-  bad("null", [&] { comm.broadcast({nullptr, 1, DType::kF32}, 0, s); });
-  bad("root", [&] { comm.broadcast(buffer_of(a), comm.size(), s); });
-  bad("root", [&] { comm.broadcast(buffer_of(a), -1, s); });
-  bad("entries for", [&] { comm.all_gather_v(as_buffer(a.data(), 1), as_buffer(b.data(), n), short_counts, s); });
-  bad("counts[0] = -1", [&] { comm.all_gather_v(as_buffer(a.data(), 1), as_buffer(b.data(), n), negative, s); });
-  bad("counts sum to", [&] { comm.all_gather_v(as_buffer(a.data(), 1), as_buffer(b.data(), n + 1), ones, s); });
-  bad("counts sum to more", [&] { comm.all_gather_v(as_buffer(a.data(), 1), as_buffer(b.data(), n - 1), ones, s); });
-  bad("send has 2", [&] { comm.all_gather_v(as_buffer(a.data(), 2), as_buffer(b.data(), n), ones, s); });
-  bad("not this rank's share", [&] {  // one element further than its share
-    const Counts twos(num_ranks, 2);
-    comm.all_gather_v(as_buffer(b.data() + 2 * me + 1, 2), as_buffer(b.data(), 2 * n), twos, s);
-  });
-  bad("recv has 2", [&] { comm.reduce_scatter_v(as_buffer(a.data(), n), as_buffer(b.data(), 2), ones, sum, s); });
-  bad("overlap", [&] { comm.reduce_scatter_v(as_buffer(a.data(), n), as_buffer(a.data(), 1), ones, sum, s); });
-  bad("send_counts", [&] { comm.all_to_all_v(as_buffer(a.data(), n), short_counts, as_buffer(b.data(), n), ones, s); });
-  bad("recv_counts", [&] { comm.all_to_all_v(as_buffer(a.data(), n), ones, as_buffer(b.data(), n), negative, s); });
-  bad("overlap", [&] { comm.all_to_all_v(as_buffer(a.data(), n), ones, as_buffer(a.data(), n), ones, s); });
-  Counts more = ones;
-  more[me] = 2;
-  bad("sends itself", [&] { comm.all_to_all_v(as_buffer(a.data(), n + 1), more, as_buffer(b.data(), n), ones, s); });
-  helpers(comm, seed, findings);
-}
-
-void message_errors(Communicator& comm, std::uint64_t seed, Findings& findings) {
-  const auto stream = make_inline_stream();
-  Stream& s = *stream;
-  std::vector<float> a(4), b(4);
-  const auto bad = [&](const std::string& text, const auto& call) {
-    findings.expect_error(ErrorCode::kInvalidArgument, text, call);
-  };
-  const std::array<SendOp, 1> to_nobody{{{as_buffer(a.data(), 1), comm.size()}}};
-  const std::array<SendOp, 1> to_self{{{as_buffer(a.data(), 1), comm.rank()}}};
-  const std::array<RecvOp, 1> from_nobody{{{as_buffer(b.data(), 1), -1}}};
-  const std::array<RecvOp, 1> longer{{{as_buffer(b.data(), 2), comm.rank()}}};
-  const std::array<RecvOp, 1> over_send{{{as_buffer(a.data(), 1), comm.rank()}}};
-  bad("dst_rank", [&] { comm.send_recv(to_nobody, {}, s); });
-  bad("src_rank", [&] { comm.send_recv({}, from_nobody, s); });
-  bad("messages to itself", [&] { comm.send_recv(to_self, {}, s); });
-  bad("to itself: 1 F32 sent, 2 F32 expected", [&] { comm.send_recv(to_self, longer, s); });
-  bad("overlap", [&] { comm.send_recv(to_self, over_send, s); });
-  const std::array<SendOp, 2> two{{{as_buffer(a.data(), 1), comm.rank()}, {as_buffer(a.data(), 1), comm.rank()}}};
-  const std::array<RecvOp, 2> same{{{as_buffer(b.data(), 1), comm.rank()}, {as_buffer(b.data(), 1), comm.rank()}}};
-  bad("receives 0 and 1 overlap", [&] { comm.send_recv(two, same, s); });
-  helpers(comm, seed, findings);
-}
-
 constexpr std::array kCases{
     ConformanceCase{"all_reduce", all_reduce},
     ConformanceCase{"reductions in rank order", reductions_in_rank_order},
@@ -432,9 +346,9 @@ constexpr std::array kCases{
     ConformanceCase{"send_recv", send_recv},
     ConformanceCase{"split", split},
     ConformanceCase{"ranks out of step", ranks_out_of_step},
-    ConformanceCase{"helpers", helpers},
-    ConformanceCase{"argument errors", argument_errors},
-    ConformanceCase{"message errors", message_errors},
+    ConformanceCase{"helpers", conformance_helpers},
+    ConformanceCase{"argument errors", conformance_argument_errors},
+    ConformanceCase{"message errors", conformance_message_errors},
 };
 
 }  // namespace

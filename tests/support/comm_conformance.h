@@ -18,4 +18,9 @@ struct ConformanceCase {
 
 [[nodiscard]] std::span<const ConformanceCase> conformance_cases();
 
+// Cases that stand in a file of their own.
+void conformance_helpers(comm::Communicator& comm, std::uint64_t seed, Findings& findings);
+void conformance_argument_errors(comm::Communicator& comm, std::uint64_t seed, Findings& findings);
+void conformance_message_errors(comm::Communicator& comm, std::uint64_t seed, Findings& findings);
+
 }  // namespace weft::test
