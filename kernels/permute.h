@@ -1,5 +1,6 @@
 // kernels/permute.h - moving rows: the copies before and after dispatch and combine, forward and backward.
-// Letters: T tokens, K choices per token, R rows that travel, M width. A row index of -1 means "none" (a dropped choice).
+// Letters: T tokens, K choices per token, R rows that travel, M width. A row index of -1 means "none" (a dropped
+// choice).
 #pragma once
 
 #include <cstdint>
@@ -26,8 +27,8 @@ void unpermute_weighted(Stream& stream, Matrix<T> out, Matrix<const T> residual,
                         Matrix<const std::int32_t> row, Matrix<const T> weight);
 
 /// Backward of unpermute_weighted: d_rows[row[t,k]] = weight[t,k] * dout[t] and
-/// d_weight[t,k] = <dout[t], rows[row[t,k]]> (0 where row is -1). d_rows: [R, M], may be the memory of rows (each row is read before
-/// it is written).
+/// d_weight[t,k] = <dout[t], rows[row[t,k]]> (0 where row is -1). d_rows: [R, M], may be the memory of rows (each row
+/// is read before it is written).
 template <class T>
 void unpermute_weighted_backward(Stream& stream, Matrix<T> d_rows, Matrix<T> d_weight, Matrix<const T> dout,
                                  Matrix<const T> rows, Matrix<const std::int32_t> row, Matrix<const T> weight);
