@@ -239,8 +239,11 @@ AttentionBackward attention_backward(const Dense& dout, const Dense& q, const De
 Softmax softmax(const Dense& logits) {
   Softmax result{Dense(logits.rows, logits.cols), zeros(logits.rows)};
   for (std::int64_t t = 0; t < logits.rows; ++t) {
-    at(result.lse, t) = log_sum_exp(logits, t);
-    for (std::int64_t j = 0; j < logits.cols; ++j) result.probs(t, j) = std::exp(logits(t, j) - at(result.lse, t));
+    double max = -std::numeric_limits<double>::infinity(), total = 0.0;
+    for (std::int64_t j = 0; j < logits.cols; ++j) max = std::max(max, logits(t, j));
+    for (std::int64_t j = 0; j < logits.cols; ++j) total += std::exp(logits(t, j) - max);
+    for (std::int64_t j = 0; j < logits.cols; ++j) result.probs(t, j) = std::exp(logits(t, j) - max) / total;
+    at(result.lse, t) = max + std::log(total);
   }
   return result;
 }
@@ -331,13 +334,13 @@ Dense embedding_backward(Dense d_table, const Ints& id, const Dense& dx) {
 }
 
 CrossEntropy cross_entropy(const Dense& logits, const Ints& target, double grad_scale) {
+  const Softmax p = softmax(logits);
   CrossEntropy result{zeros(logits.rows), Dense(logits.rows, logits.cols)};
   for (std::int64_t t = 0; t < logits.rows; ++t) {
     if (at(target, t) < 0) continue;
-    const double lse = log_sum_exp(logits, t);
-    at(result.loss, t) = lse - logits(t, at(target, t));
+    at(result.loss, t) = at(p.lse, t) - logits(t, at(target, t));
     for (std::int64_t j = 0; j < logits.cols; ++j)
-      result.dlogits(t, j) = grad_scale * (std::exp(logits(t, j) - lse) - (j == at(target, t) ? 1.0 : 0.0));
+      result.dlogits(t, j) = grad_scale * (p.probs(t, j) - (j == at(target, t) ? 1.0 : 0.0));
   }
   return result;
 }
