@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
+#include <string_view>
+#include <utility>
 
 #include "core/device.h"
 #include "core/dtype.h"
@@ -29,49 +32,88 @@ struct Buffer {
 };
 
 template <class T>
-[[nodiscard]] ConstBuffer as_buffer(const T* data, std::int64_t count) noexcept { return {data, count, dtype_of<T>}; }
+[[nodiscard]] ConstBuffer as_buffer(const T* data, std::int64_t count) noexcept {
+  return {data, count, dtype_of<T>};
+}
 template <class T>
-[[nodiscard]] Buffer as_buffer(T* data, std::int64_t count) noexcept { return {data, count, dtype_of<T>}; }
+[[nodiscard]] Buffer as_buffer(T* data, std::int64_t count) noexcept {
+  return {data, count, dtype_of<T>};
+}
 
 /// One message of a grouped exchange. A peer may be this rank itself (a copy).
-struct SendOp { ConstBuffer buffer; int dst_rank = 0; };
-struct RecvOp { Buffer buffer; int src_rank = 0; };
+struct SendOp {
+  ConstBuffer buffer;
+  int dst_rank = 0;
+};
+struct RecvOp {
+  Buffer buffer;
+  int src_rank = 0;
+};
 
-/// One group of P = size() ranks. Collectives are called from inside a task of `stream` (core/stream.h): on the CPU they are
-/// done when they return, polling with short sleeps so that a waiting rank leaves the core to others; on CUDA they are
-/// launched. Every rank calls the same collectives in the same order, from one thread at a time. Empty counts are fine.
-/// Results do not depend on timing: reductions combine in a fixed order for a given P and count.
+/// One group of P = size() ranks. Collectives are called from inside a task of `stream` (core/stream.h): on the CPU
+/// they are done when they return, polling with short sleeps so that a waiting rank leaves the core to others; on CUDA
+/// they are launched. Every rank calls the same collectives in the same order, from one thread at a time. Empty counts
+/// are fine. Reductions combine as ((x_0 op x_1) op x_2) ... in rank order for every element, on every backend: they
+/// depend neither on timing nor on how a message is cut, and are bitwise equal on all ranks. kMax and kMin keep a NaN.
 /// Errors: what this rank can see by itself (counts, dtype, device) is Error{kInvalidArgument}; a lost peer or a passed
-/// deadline is Error{kComm} or Error{kTimeout} naming the collective, rank and group, and the group is then good for abort()
-/// and destruction alone.
+/// deadline is Error{kComm} or Error{kTimeout} naming the collective, rank and group, and the group is then good for
+/// abort() and destruction alone. The checks stand here, once; a backend is a set of do_... functions that trust their
+/// arguments.
 class Communicator {
  public:
   virtual ~Communicator() = default;
-  [[nodiscard]] virtual int rank() const noexcept = 0;  ///< In [0, P).
-  [[nodiscard]] virtual int size() const noexcept = 0;  ///< P >= 1. In a group of one, collectives just copy.
-  [[nodiscard]] virtual DeviceKind device_kind() const noexcept = 0;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  [[nodiscard]] int rank() const noexcept { return rank_; }  ///< In [0, P).
+  [[nodiscard]] int size() const noexcept { return size_; }  ///< P >= 1. In a group of one, collectives just copy.
+  [[nodiscard]] DeviceKind device_kind() const noexcept { return device_kind_; }
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }  ///< For messages: "world", "world.ep[1]".
 
   /// recv[i] = op over ranks of send[i]. [n] -> [n]; in place when the pointers are equal. F32, F64, I32, I64.
-  virtual void all_reduce(ConstBuffer send, Buffer recv, ReduceOp op, Stream& stream) = 0;
+  void all_reduce(ConstBuffer send, Buffer recv, ReduceOp op, Stream& stream);
   /// Shares joined in rank order: rank r gives counts[r] elements. [counts[rank]] -> [sum of counts]. In place when
   /// send.data already points at this rank's share inside recv. counts: [P], equal on all ranks.
-  virtual void all_gather_v(ConstBuffer send, Buffer recv, std::span<const std::int64_t> counts, Stream& stream) = 0;
-  /// Rank r keeps block r of the reduction. [sum of counts] -> [counts[rank]]. counts: [P], equal on all ranks. recv may
-  /// not overlap send.
-  virtual void reduce_scatter_v(ConstBuffer send, Buffer recv, std::span<const std::int64_t> counts, ReduceOp op,
-                                Stream& stream) = 0;
+  void all_gather_v(ConstBuffer send, Buffer recv, std::span<const std::int64_t> counts, Stream& stream);
+  /// Rank r keeps block r of the reduction. [sum of counts] -> [counts[rank]]. counts: [P], equal on all ranks. recv
+  /// may not overlap send. F32, F64, I32, I64.
+  void reduce_scatter_v(ConstBuffer send, Buffer recv, std::span<const std::int64_t> counts, ReduceOp op,
+                        Stream& stream);
   /// Block r of `send` becomes block rank() of rank r's `recv`; blocks lie packed in rank order. send_counts and
-  /// recv_counts: [P] elements each, each summing to its buffer's count; 0 is fine.
-  virtual void all_to_all_v(ConstBuffer send, std::span<const std::int64_t> send_counts, Buffer recv,
-                            std::span<const std::int64_t> recv_counts, Stream& stream) = 0;
-  virtual void broadcast(Buffer buffer, int root, Stream& stream) = 0;
-  /// All messages of the group at once, in any mixture of peers; between one pair of ranks they match in order.
-  virtual void send_recv(std::span<const SendOp> sends, std::span<const RecvOp> recvs, Stream& stream) = 0;
+  /// recv_counts: [P] elements each, each summing to its buffer's count; 0 is fine. recv may not overlap send.
+  void all_to_all_v(ConstBuffer send, std::span<const std::int64_t> send_counts, Buffer recv,
+                    std::span<const std::int64_t> recv_counts, Stream& stream);
+  void broadcast(Buffer buffer, int root, Stream& stream);
+  /// All messages of the group at once, in any mixture of peers; between one pair of ranks they match in order. A rank
+  /// without messages calls it too. Nothing that is received may overlap anything else of the call.
+  void send_recv(std::span<const SendOp> sends, std::span<const RecvOp> recvs, Stream& stream);
 
   /// Collective, blocking. Ranks with one `color` form a group in order of (key, rank()); color < 0: nullptr.
-  [[nodiscard]] virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
-  /// From any thread: fails what is under way with Error{kComm}. mpi: ends the job (MPI_Abort).
-  virtual void abort() noexcept = 0;
+  /// `name` shows in messages as "<parent>.<name>[<color>]".
+  [[nodiscard]] std::unique_ptr<Communicator> split(int color, int key, std::string_view name = "split");
+  /// From any thread: fails what is under way with Error{kComm}. mpi: ends the job with `exit_code` (MPI_Abort).
+  virtual void abort(int exit_code = 1) noexcept = 0;
+
+ protected:
+  using Counts = std::span<const std::int64_t>;
+  Communicator(int rank, int size, DeviceKind device_kind, std::string name)
+      : rank_(rank), size_(size), device_kind_(device_kind), name_(std::move(name)) {}
+
+ private:
+  virtual void do_all_reduce(ConstBuffer send, Buffer recv, ReduceOp op, Stream& stream) = 0;
+  virtual void do_all_gather_v(ConstBuffer send, Buffer recv, Counts counts, Stream& stream) = 0;
+  virtual void do_reduce_scatter_v(ConstBuffer send, Buffer recv, Counts counts, ReduceOp op, Stream& stream) = 0;
+  virtual void do_all_to_all_v(ConstBuffer send, Counts send_counts, Buffer recv, Counts recv_counts,
+                               Stream& stream) = 0;
+  virtual void do_broadcast(Buffer buffer, int root, Stream& stream) = 0;
+  virtual void do_send_recv(std::span<const SendOp> sends, std::span<const RecvOp> recvs, Stream& stream) = 0;
+  /// `name` is the new group's whole name.
+  virtual std::unique_ptr<Communicator> do_split(int color, int key, std::string name) = 0;
+
+  int rank_;
+  int size_;
+  DeviceKind device_kind_;
+  std::string name_;
 };
 
 /// Equal shares: [n] -> [P * n] and [P * n] -> [n].

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -9,11 +10,17 @@
 
 namespace weft::comm {
 
-/// The world of this process. With MPI in the build and a launcher (mpirun, srun) around: MPI's world; MPI is initialised once with
-/// MPI_THREAD_MULTIPLE and finalised when the last communicator is gone. Without either: a group of one.
+/// kAuto: mpi under a launcher (mpirun, srun), else local. kLocal: this process alone, a group of one.
+enum class Backend : std::uint8_t { kAuto, kLocal, kMpi, kNccl };
+
+/// The world of this process. MPI is initialised once, with MPI_THREAD_MULTIPLE, by the main thread, and finalised when
+/// the last communicator is gone; without a launcher it is not touched at all.
 /// `timeout`: how long a collective may wait for its peers before it throws Error{kTimeout}; zero: for ever.
-/// Throws Error{kUnavailable} when a launcher started several ranks and this build has no MPI.
-[[nodiscard]] std::unique_ptr<Communicator> make_world(std::chrono::milliseconds timeout = std::chrono::milliseconds(0));
+/// Throws Error{kUnavailable} when a launcher started several ranks and this build has no MPI, or MPI does not see
+/// them; and for a named backend that this build lacks.
+[[nodiscard]] std::unique_ptr<Communicator> make_world(Backend backend, std::chrono::milliseconds timeout);
+[[nodiscard]] std::unique_ptr<Communicator> make_world(
+    std::chrono::milliseconds timeout = std::chrono::milliseconds(0));
 
 /// Runs body(world of rank r) on num_ranks threads of this process and returns when all are done. When one throws, the
 /// others' collectives fail with kComm, and the first rank's own error is rethrown. For tests and `local` runs.

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <type_traits>
 
 #include "kernels/gemm.h"
 
@@ -18,6 +19,12 @@ struct ExpertWeights {
   std::int64_t bias_stride = 0;
   std::int64_t out_width = 0;  ///< O
   std::int64_t in_width = 0;   ///< I
+
+  operator ExpertWeights<const T>() const
+    requires(!std::is_const_v<T>)
+  {
+    return {data, expert_stride, bias, bias_stride, out_width, in_width};
+  }
 };
 
 /// Rows [offsets[e], offsets[e+1]) belong to expert e; offsets: [L + 1], in host memory, ascending, offsets[0] = 0 not

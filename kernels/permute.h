@@ -25,11 +25,17 @@ template <class T>
 void unpermute_weighted(Stream& stream, Matrix<T> out, Matrix<const T> residual, Matrix<const T> rows,
                         Matrix<const std::int32_t> row, Matrix<const T> weight);
 
-/// Backward of unpermute_weighted: d_rows[row[t,k]] = weight[t,k] * dout[t] and
-/// d_weight[t,k] = <dout[t], rows[row[t,k]]> (0 where row is -1). d_rows: [R, M], may be the memory of rows (each row is read before
-/// it is written).
+/// Backward of unpermute_weighted: d_rows[d_row[t,k]] = weight[t,k] * dout[t] and d_weight[t,k] = <dout[t], rows[row[t,k]]>
+/// (0 where row is -1). row and d_row are -1 at the same places; they differ when forward and backward lay out their rows
+/// differently. Rows of d_rows that no choice names stay as they are.
 template <class T>
-void unpermute_weighted_backward(Stream& stream, Matrix<T> d_rows, Matrix<T> d_weight, Matrix<const T> dout,
+struct UnpermuteGradient {
+  Matrix<T> d_rows;                  ///< [R', M]
+  Matrix<T> d_weight;                ///< [T, K]
+  Matrix<const std::int32_t> d_row;  ///< [T, K]
+};
+template <class T>
+void unpermute_weighted_backward(Stream& stream, const UnpermuteGradient<T>& grad, Matrix<const T> dout,
                                  Matrix<const T> rows, Matrix<const std::int32_t> row, Matrix<const T> weight);
 
 /// Backward of the permute (gather by token): dx[t] (+)= sum over k of d_rows[row[t, k]], k in ascending order.

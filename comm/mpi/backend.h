@@ -1,0 +1,24 @@
+// comm/mpi/backend.h - what comm/factory.cpp needs from the MPI backend; no_mpi.cpp answers in builds without it.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+
+#include "comm/communicator.h"
+
+namespace weft::comm::mpi {
+
+struct Options {
+  std::chrono::milliseconds timeout{0};                    ///< Of one collective; zero: for ever.
+  std::int64_t max_message_bytes = std::int64_t{1} << 30;  ///< Longer messages are cut: MPI counts are of type int.
+  std::int64_t scratch_bytes = std::int64_t{4} << 20;      ///< At most this much memory for reductions, per group.
+};
+
+[[nodiscard]] bool is_in_build() noexcept;
+/// All ranks that the launcher started. Initialises MPI at the first call, which must come from the main thread; MPI is
+/// finalised with the last communicator. Throws Error{kComm}, and Error{kUnavailable} without MPI, without
+/// MPI_THREAD_MULTIPLE, or once MPI has been finalised.
+[[nodiscard]] std::unique_ptr<Communicator> make_world(const Options& options);
+
+}  // namespace weft::comm::mpi

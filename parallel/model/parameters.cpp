@@ -1,0 +1,185 @@
+#include "parallel/model/parameters.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error.h"
+
+namespace weft::parallel {
+namespace {
+
+/// Builds lists of specs under a common name prefix.
+class SpecList {
+ public:
+  SpecList(std::string prefix, bool biases) : prefix_(std::move(prefix)), biases_(biases) {}
+
+  void matrix(const std::string& name, std::int64_t rows, std::int64_t cols, Init init = Init::kNormal) {
+    specs_.push_back({prefix_ + name + ".weight", rows, cols, false, true, init});
+  }
+  void bias(const std::string& name, std::int64_t n) {
+    if (biases_) specs_.push_back({prefix_ + name + ".bias", n, 1, true, false, Init::kZeros});
+  }
+  void norm(const std::string& name, std::int64_t n) {
+    specs_.push_back({prefix_ + name + ".weight", n, 1, true, false, Init::kOnes});
+    bias(name, n);
+  }
+  [[nodiscard]] std::vector<ParameterSpec> take() { return std::move(specs_); }
+
+ private:
+  std::string prefix_;
+  bool biases_;
+  std::vector<ParameterSpec> specs_;
+};
+
+bool has_biases(const ModelConfig& config) { return config.family == ModelFamily::kGpt2Moe; }
+bool is_gated(const ModelConfig& config) { return config.family == ModelFamily::kMixtral; }
+
+/// A feed-forward network: gate and up lie next to each other, so that one GEMM makes both.
+void feed_forward(SpecList& list, const std::string& name, const ModelConfig& config, std::int64_t hidden) {
+  if (is_gated(config)) list.matrix(name + "gate", hidden, config.model_dim);
+  list.matrix(name + "up", hidden, config.model_dim);
+  list.bias(name + "up", hidden);
+  list.matrix(name + "down", config.model_dim, hidden, Init::kScaledNormal);
+  list.bias(name + "down", config.model_dim);
+}
+
+std::vector<ParameterSpec> embedding_specs(const ModelConfig& config) {
+  SpecList list("embed.", has_biases(config));
+  list.matrix("tokens", config.vocab_size, config.model_dim);
+  if (config.family == ModelFamily::kGpt2Moe) list.matrix("positions", config.max_positions, config.model_dim);
+  return list.take();
+}
+
+std::vector<ParameterSpec> dense_layer_specs(const ModelConfig& config, int layer) {
+  SpecList list(str("layers.", layer, "."), has_biases(config));
+  const std::int64_t m = config.model_dim, d = config.head_width();
+  list.norm("attention_norm", m);
+  list.matrix("attention.q", config.heads * d, m);  // q, k and v lie next to each other: one GEMM
+  list.matrix("attention.k", config.kv_heads * d, m);
+  list.matrix("attention.v", config.kv_heads * d, m);
+  list.bias("attention.q", config.heads * d);
+  list.bias("attention.k", config.kv_heads * d);
+  list.bias("attention.v", config.kv_heads * d);
+  list.matrix("attention.o", m, config.heads * d, Init::kScaledNormal);
+  list.bias("attention.o", m);
+  list.norm("ffn_norm", m);
+  if (config.is_moe_layer(layer))
+    list.matrix("moe.gate", config.moe.experts, m);
+  else
+    feed_forward(list, "ffn.", config, config.dense_width());
+  return list.take();
+}
+
+std::vector<ParameterSpec> expert_specs(const ModelConfig& config, int layer, int first, int count) {
+  std::vector<ParameterSpec> out;
+  for (int e = first; e < first + count; ++e) {
+    SpecList list(str("layers.", layer, ".moe.experts.", e, "."), has_biases(config));
+    feed_forward(list, "", config, config.expert_hidden_dim);
+    for (ParameterSpec& spec : list.take()) out.push_back(std::move(spec));
+  }
+  return out;
+}
+
+std::vector<ParameterSpec> head_specs(const ModelConfig& config) {
+  SpecList list("", has_biases(config));
+  list.norm("final_norm", config.model_dim);
+  if (!config.tie_embeddings) list.matrix("lm_head", config.vocab_size, config.model_dim);
+  return list.take();
+}
+
+constexpr std::int64_t kBucketAlignment = 64;  // elements: buckets start on a cache line
+
+}  // namespace
+
+std::int64_t Bucket::owner_begin(int rank) const {
+  const std::int64_t atoms = (count + kAtom - 1) / kAtom;
+  return std::min(count, atoms * rank / num_replicas * kAtom);
+}
+
+std::int64_t Bucket::slice_begin(int rank, int slice, int num_slices) const {
+  const std::int64_t begin = owner_begin(rank), end = owner_begin(rank + 1);
+  const std::int64_t atoms = (end - begin + kAtom - 1) / kAtom;
+  return std::min(end, begin + atoms * slice / num_slices * kAtom);
+}
+
+std::vector<ParameterSpec> global_parameters(const ModelConfig& config) {
+  std::vector<ParameterSpec> all = embedding_specs(config);
+  const auto append = [&](std::vector<ParameterSpec> specs) {
+    all.insert(all.end(), std::make_move_iterator(specs.begin()), std::make_move_iterator(specs.end()));
+  };
+  for (int layer = 0; layer < config.layers; ++layer) {
+    append(dense_layer_specs(config, layer));
+    if (config.is_moe_layer(layer)) append(expert_specs(config, layer, 0, config.moe.experts));
+  }
+  append(head_specs(config));
+  return all;
+}
+
+ParameterTable::ParameterTable(const ModelConfig& config, const Mesh& mesh) {
+  const auto dense = [&](Bucket::Kind kind, int layer) {
+    return Bucket{kind, layer, 0, 0, mesh.dp_size(), mesh.dp_rank()};
+  };
+  add(embedding_specs(config), dense(Bucket::Kind::kEmbedding, -1));
+  for (int layer = 0; layer < config.layers; ++layer) {
+    dense_bucket_.push_back(static_cast<int>(buckets_.size()));
+    add(dense_layer_specs(config, layer), dense(Bucket::Kind::kDenseLayer, layer));
+    expert_bucket_.push_back(-1);
+    if (!config.is_moe_layer(layer)) continue;
+    expert_bucket_.back() = static_cast<int>(buckets_.size());
+    const int experts = config.moe.experts;
+    add(expert_specs(config, layer, mesh.first_local_expert(experts), mesh.num_local_experts(experts)),
+        Bucket{Bucket::Kind::kExperts, layer, 0, 0, mesh.edp_size(), mesh.edp_rank()});
+  }
+  add(head_specs(config), dense(Bucket::Kind::kHead, -1));
+}
+
+void ParameterTable::add(std::vector<ParameterSpec> specs, Bucket bucket) {
+  count_ = (count_ + kBucketAlignment - 1) / kBucketAlignment * kBucketAlignment;
+  bucket.offset = count_;
+  for (ParameterSpec& spec : specs) {
+    const std::int64_t n = spec.count();
+    parameters_.push_back({std::move(spec), count_});
+    count_ += n;
+  }
+  bucket.count = count_ - bucket.offset;
+  buckets_.push_back(bucket);
+}
+
+std::int64_t ParameterTable::owned_count() const {
+  std::int64_t n = 0;
+  for (const Bucket& b : buckets_) n += b.owner_count(b.replica_rank);
+  return n;
+}
+
+std::int64_t ParameterTable::find(const std::string& name) const {
+  for (const LocalParameter& p : parameters_)
+    if (p.spec.name == name) return p.offset;
+  return -1;
+}
+
+ParameterCount count_parameters(const ModelConfig& config) {
+  ParameterCount out;
+  for (const ParameterSpec& spec : global_parameters(config)) {
+    out.total += spec.count();
+    const bool expert = spec.name.find(".experts.") != std::string::npos;
+    out.active += expert ? 0 : spec.count();
+  }
+  const std::int64_t experts_total = out.total - out.active;
+  out.active += experts_total / std::max(1, config.moe.experts) * config.moe.top_k;
+  return out;
+}
+
+double flops_per_token(const ModelConfig& config, std::int64_t sequence_length) {
+  double active_matrices = 0.0;
+  for (const ParameterSpec& spec : global_parameters(config)) {
+    if (spec.is_vector || spec.name.starts_with("embed.")) continue;
+    const bool expert = spec.name.find(".experts.") != std::string::npos;
+    active_matrices += static_cast<double>(spec.count()) * (expert ? double(config.moe.top_k) / config.moe.experts : 1.0);
+  }
+  if (config.tie_embeddings) active_matrices += double(config.vocab_size) * config.model_dim;
+  const double attention = 12.0 * config.layers * config.heads * config.head_width() *
+                           (static_cast<double>(sequence_length) + 1.0) / 2.0;
+  return 6.0 * active_matrices + attention;
+}
+
+}  // namespace weft::parallel

@@ -1,0 +1,139 @@
+#include "parallel/moe/dispatch_plan.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace weft::parallel {
+
+std::vector<std::int64_t> chunk_cuts(std::int64_t rows, int chunks) {
+  std::vector<std::int64_t> cuts;
+  for (int c = 0; c <= chunks; ++c) cuts.push_back(rows * c / chunks);
+  return cuts;
+}
+
+std::pair<std::int64_t, std::int64_t> chunk_overlap(std::span<const std::int64_t> cuts_a, int a,
+                                                    std::span<const std::int64_t> cuts_b, int b) {
+  const auto i = static_cast<std::size_t>(a), j = static_cast<std::size_t>(b);
+  const std::int64_t begin = std::max(cuts_a[i], cuts_b[j]);
+  return {begin, std::max(begin, std::min(cuts_a[i + 1], cuts_b[j + 1]))};
+}
+
+DispatchPlan::DispatchPlan(std::int64_t rows, int num_experts, int ep_size, int forward_chunks, int backward_chunks)
+    : ep_size_(ep_size),
+      num_local_experts_(num_experts / ep_size),
+      forward_cuts_(chunk_cuts(rows, forward_chunks)),
+      backward_cuts_(chunk_cuts(rows, backward_chunks)) {
+  std::set_union(forward_cuts_.begin(), forward_cuts_.end(), backward_cuts_.begin(), backward_cuts_.end(),
+                 std::back_inserter(piece_cuts_));
+  piece_cuts_.erase(std::unique(piece_cuts_.begin(), piece_cuts_.end()), piece_cuts_.end());
+  if (piece_cuts_.size() == 1) piece_cuts_.push_back(piece_cuts_.front());  // no rows: one empty piece
+  send_counts_.resize(static_cast<std::size_t>(ep_size_ * counts_per_peer()));
+  recv_counts_.resize(send_counts_.size());
+  forward_.resize(static_cast<std::size_t>(forward_chunks));
+  if (!same_chunks()) backward_.resize(static_cast<std::size_t>(backward_chunks));
+}
+
+void DispatchPlan::count_choices(Matrix<const std::int32_t> kept) {
+  std::fill(send_counts_.begin(), send_counts_.end(), 0);
+  for (std::int64_t piece = 0; piece < num_pieces(); ++piece)
+    for (std::int64_t t = piece_cuts_[piece]; t < piece_cuts_[piece + 1]; ++t)
+      for (std::int64_t k = 0; k < kept.cols; ++k) {
+        const std::int32_t e = kept.row(t)[k];
+        if (e < 0) continue;
+        const std::int64_t dst = e / num_local_experts_, local = e % num_local_experts_;
+        ++send_counts_[static_cast<std::size_t>(dst * counts_per_peer() + piece * num_local_experts_ + local)];
+      }
+}
+
+std::pair<std::int64_t, std::int64_t> DispatchPlan::pieces_of(std::int64_t begin, std::int64_t end) const {
+  const auto first = std::lower_bound(piece_cuts_.begin(), piece_cuts_.end(), begin) - piece_cuts_.begin();
+  const auto last = std::lower_bound(piece_cuts_.begin(), piece_cuts_.end(), end) - piece_cuts_.begin();
+  return {first, begin == end ? first : last};
+}
+
+void DispatchPlan::finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64_t end) const {
+  const auto [first, last] = pieces_of(begin, end);
+  const std::int64_t num_local = num_local_experts_;
+  const auto cell = [&](int p, std::int64_t l) { return static_cast<std::size_t>(p * num_local + l); };
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(ep_size_ * num_local), 0);  // [src, local expert]
+  chunk.send_rows.assign(static_cast<std::size_t>(ep_size_), 0);
+  chunk.recv_rows.assign(static_cast<std::size_t>(ep_size_), 0);
+  for (int p = 0; p < ep_size_; ++p)
+    for (std::int64_t piece = first; piece < last; ++piece)
+      for (std::int64_t l = 0; l < num_local; ++l) {
+        rows[cell(p, l)] += count(piece, p, l);
+        chunk.recv_rows[static_cast<std::size_t>(p)] += count(piece, p, l);
+        chunk.send_rows[static_cast<std::size_t>(p)] +=
+            send_counts_[static_cast<std::size_t>(p * counts_per_peer() + piece * num_local + l)];
+      }
+  chunk.num_send = std::accumulate(chunk.send_rows.begin(), chunk.send_rows.end(), std::int64_t{0});
+  chunk.num_recv = std::accumulate(chunk.recv_rows.begin(), chunk.recv_rows.end(), std::int64_t{0});
+
+  std::vector<std::int64_t> arrival(rows.size());  // first arrival-order row of each cell
+  std::exclusive_scan(rows.begin(), rows.end(), arrival.begin(), std::int64_t{0});
+  chunk.arrival_of.resize(static_cast<std::size_t>(chunk.num_recv));
+  chunk.expert_of.resize(static_cast<std::size_t>(chunk.num_recv));
+  chunk.expert_offsets.assign(1, 0);
+  std::int64_t at = 0;
+  for (std::int64_t l = 0; l < num_local; ++l) {
+    for (int p = 0; p < ep_size_; ++p)
+      for (std::int64_t i = 0; i < rows[cell(p, l)]; ++i, ++at) {
+        chunk.arrival_of[static_cast<std::size_t>(at)] = static_cast<std::int32_t>(arrival[cell(p, l)] + i);
+        chunk.expert_of[static_cast<std::size_t>(arrival[cell(p, l)] + i)] = static_cast<std::int32_t>(at);
+      }
+    chunk.expert_offsets.push_back(at);
+  }
+}
+
+void DispatchPlan::finish() {
+  for (std::size_t c = 0; c < forward_.size(); ++c) finish_chunk(forward_[c], forward_cuts_[c], forward_cuts_[c + 1]);
+  for (std::size_t c = 0; c < backward_.size(); ++c) finish_chunk(backward_[c], backward_cuts_[c], backward_cuts_[c + 1]);
+}
+
+std::int64_t DispatchPlan::num_recv() const {
+  std::int64_t n = 0;
+  for (const ChunkRows& chunk : forward_) n += chunk.num_recv;
+  return n;
+}
+
+void DispatchPlan::place(bool backward, int c, Matrix<const std::int32_t> kept, Matrix<std::int32_t> row,
+                         std::span<std::int32_t> token) const {
+  const std::int64_t begin = cuts(backward)[static_cast<std::size_t>(c)], end = cuts(backward)[static_cast<std::size_t>(c) + 1];
+  std::vector<std::int64_t> next(static_cast<std::size_t>(ep_size_ * num_local_experts_) + 1, 0);  // counting sort by expert
+  for (std::int64_t t = begin; t < end; ++t)
+    for (std::int64_t k = 0; k < kept.cols; ++k)
+      if (kept.row(t)[k] >= 0) ++next[static_cast<std::size_t>(kept.row(t)[k]) + 1];
+  std::partial_sum(next.begin(), next.end(), next.begin());
+  for (std::int64_t t = begin; t < end; ++t)
+    for (std::int64_t k = 0; k < kept.cols; ++k) {
+      const std::int32_t e = kept.row(t)[k];
+      const std::int64_t at = e < 0 ? -1 : next[static_cast<std::size_t>(e)]++;
+      row.row(t)[k] = static_cast<std::int32_t>(at);
+      if (at >= 0) token[static_cast<std::size_t>(at)] = static_cast<std::int32_t>(t);
+    }
+}
+
+std::vector<std::int32_t> DispatchPlan::forward_to_backward(int f, int b) const {
+  const ChunkRows& from = chunk(false, f);
+  std::vector<std::int32_t> out(static_cast<std::size_t>(from.num_recv), -1);
+  const auto [f_first, f_last] = pieces_of(forward_cuts_[static_cast<std::size_t>(f)], forward_cuts_[static_cast<std::size_t>(f) + 1]);
+  const auto [b_first, b_last] =
+      pieces_of(backward_cuts_[static_cast<std::size_t>(b)], backward_cuts_[static_cast<std::size_t>(b) + 1]);
+  std::int64_t f_at = 0, b_at = 0;
+  for (std::int64_t l = 0; l < num_local_experts_; ++l)
+    for (int p = 0; p < ep_size_; ++p) {
+      // Both orders list a cell's rows by token, hence by piece: walk the pieces of either chunk side by side.
+      for (std::int64_t piece = std::min(f_first, b_first); piece < std::max(f_last, b_last); ++piece) {
+        const bool in_f = piece >= f_first && piece < f_last, in_b = piece >= b_first && piece < b_last;
+        const std::int64_t n = count(piece, p, l);
+        if (in_f && in_b)
+          for (std::int64_t i = 0; i < n; ++i)
+            out[static_cast<std::size_t>(f_at + i)] = static_cast<std::int32_t>(b_at + i);
+        if (in_f) f_at += n;
+        if (in_b) b_at += n;
+      }
+    }
+  return out;
+}
+
+}  // namespace weft::parallel

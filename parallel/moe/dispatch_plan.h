@@ -1,0 +1,83 @@
+// parallel/moe/dispatch_plan.h - where every routed row of one sub-batch goes, worked out from counts alone.
+// Letters: T rows (tokens) of this rank, K choices, P ranks of the expert group, E = P * L experts, L local ones, r chunks.
+//
+// A chunk is a range of the T tokens. Its rows travel in three orders:
+//   send order    (destination rank, expert, token, choice): what all-to-all-v sends; the same as (expert, token, choice)
+//   arrival order (source rank, local expert, token, choice): what all-to-all-v delivers
+//   expert order  (local expert, source rank, token, choice): what the grouped GEMM wants
+// Forward and backward may be cut into different numbers of chunks. Counts are therefore exchanged per piece, a piece being a
+// range that lies in one forward and one backward chunk; one exchange serves all chunks of both directions.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "core/matrix.h"
+
+namespace weft::parallel {
+
+/// Token boundaries of r chunks: [r + 1], chunk c = [cuts[c], cuts[c + 1]).
+[[nodiscard]] std::vector<std::int64_t> chunk_cuts(std::int64_t rows, int chunks);
+
+/// Tokens [begin, end) that chunk a of `cuts_a` and chunk b of `cuts_b` share; empty: begin == end.
+[[nodiscard]] std::pair<std::int64_t, std::int64_t> chunk_overlap(std::span<const std::int64_t> cuts_a, int a,
+                                                                  std::span<const std::int64_t> cuts_b, int b);
+
+/// Rows of one chunk on their way.
+struct ChunkRows {
+  std::int64_t num_send = 0, num_recv = 0;
+  std::vector<std::int64_t> send_rows;       ///< [P] rows to each rank.
+  std::vector<std::int64_t> recv_rows;       ///< [P] rows from each rank.
+  std::vector<std::int64_t> expert_offsets;  ///< [L + 1] in expert order.
+  std::vector<std::int32_t> arrival_of;      ///< [num_recv] arrival-order row of each expert-order row.
+  std::vector<std::int32_t> expert_of;       ///< [num_recv] expert-order row of each arrival-order row.
+};
+
+class DispatchPlan {
+ public:
+  /// Reserves everything: no allocation per step beyond what grows with the routing.
+  DispatchPlan(std::int64_t rows, int num_experts, int ep_size, int forward_chunks, int backward_chunks);
+
+  /// Counts this rank's choices per piece and expert. kept: [T, K] expert of each choice, -1 = dropped. Fills the send side.
+  void count_choices(Matrix<const std::int32_t> kept);
+  /// The counts that rank p must know, rank after rank: [P, pieces * L].
+  [[nodiscard]] std::span<const std::int64_t> counts_to_send() const { return send_counts_; }
+  [[nodiscard]] std::span<std::int64_t> counts_to_receive() { return recv_counts_; }
+  [[nodiscard]] std::int64_t counts_per_peer() const { return num_pieces() * num_local_experts_; }
+  /// Works out all chunks, once counts_to_receive() is filled (with P = 1: a copy of counts_to_send()).
+  void finish();
+
+  [[nodiscard]] int num_chunks(bool backward) const { return static_cast<int>(chunks(backward).size()); }
+  [[nodiscard]] const ChunkRows& chunk(bool backward, int c) const { return chunks(backward)[static_cast<std::size_t>(c)]; }
+  [[nodiscard]] std::span<const std::int64_t> cuts(bool backward) const { return backward ? backward_cuts_ : forward_cuts_; }
+  [[nodiscard]] bool same_chunks() const { return forward_cuts_ == backward_cuts_; }
+  [[nodiscard]] std::int64_t num_recv() const;  ///< Rows this rank's experts get, all chunks.
+
+  /// For each choice of the chunk's tokens its row in send order (-1: dropped), and for each row in send order its token.
+  /// row: [T, K], the rows of the chunk's tokens are written; token: [num_send] of the chunk.
+  void place(bool backward, int c, Matrix<const std::int32_t> kept, Matrix<std::int32_t> row,
+             std::span<std::int32_t> token) const;
+  /// Expert-order row of backward chunk `b` for each expert-order row of forward chunk `f`; -1 for tokens outside b.
+  [[nodiscard]] std::vector<std::int32_t> forward_to_backward(int f, int b) const;
+
+ private:
+  [[nodiscard]] std::int64_t num_pieces() const { return static_cast<std::int64_t>(piece_cuts_.size()) - 1; }
+  [[nodiscard]] std::int64_t count(std::int64_t piece, int src, std::int64_t local_expert) const {
+    return recv_counts_[static_cast<std::size_t>(src * counts_per_peer() + piece * num_local_experts_ + local_expert)];
+  }
+  [[nodiscard]] const std::vector<ChunkRows>& chunks(bool backward) const {
+    return backward && !same_chunks() ? backward_ : forward_;
+  }
+  [[nodiscard]] std::pair<std::int64_t, std::int64_t> pieces_of(std::int64_t begin, std::int64_t end) const;
+  void finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64_t end) const;
+
+  int ep_size_;
+  std::int64_t num_local_experts_;
+  std::vector<std::int64_t> forward_cuts_, backward_cuts_, piece_cuts_;
+  std::vector<std::int64_t> send_counts_, recv_counts_;  // [P, pieces, L]
+  std::vector<ChunkRows> forward_, backward_;
+};
+
+}  // namespace weft::parallel

@@ -1,0 +1,139 @@
+#include "parallel/step/step_builder.h"
+
+#include <optional>
+#include <utility>
+
+#include "core/error.h"
+#include "parallel/step/attention_block.h"
+#include "parallel/step/dense_block.h"
+#include "parallel/step/ends.h"
+#include "parallel/step/moe_block.h"
+#include "parallel/step/update.h"
+
+namespace weft::parallel {
+namespace {
+
+using scheduler::Recompute;
+
+/// What one unit leaves of one layer for its backward.
+struct LayerSaved {
+  AttentionSaved attention;
+  MoeSaved moe;
+  DenseSaved dense;
+};
+
+/// One layer: attention, then experts or a dense feed-forward network.
+template <class T>
+class Layer {
+ public:
+  Layer(const StepContext<T>& ctx, int layer) : attention_(ctx, layer) {
+    if (ctx.model.is_moe_layer(layer))
+      moe_.emplace(ctx, layer);
+    else
+      dense_.emplace(ctx, layer);
+  }
+  BufferId forward(const Unit& unit, Phase phase, BufferId x, LayerSaved& saved,
+                   const std::shared_ptr<PooledBalance>& pooled) const {
+    const BufferId mid = attention_.forward(unit, phase, x, saved.attention);
+    return moe_ ? moe_->forward(unit, phase, mid, saved.moe, pooled) : dense_->forward(unit, phase, mid, saved.dense);
+  }
+  void backward(const Unit& unit, const LayerSaved& saved, BufferId d, const std::shared_ptr<PooledBalance>& pooled) const {
+    if (moe_)
+      moe_->backward(unit, saved.moe, d, pooled);
+    else
+      dense_->backward(unit, saved.dense, d);
+    attention_.backward(unit, saved.attention, d);
+  }
+
+ private:
+  AttentionBlock<T> attention_;
+  std::optional<MoeBlock<T>> moe_;
+  std::optional<DenseBlock<T>> dense_;
+};
+
+template <class T>
+void emit_unit(const StepContext<T>& ctx, const std::vector<Layer<T>>& layers, const Unit& unit) {
+  const Embedding<T> embedding(ctx);
+  const LossHead<T> head(ctx);
+  const auto pooled = std::make_shared<PooledBalance>();
+  std::vector<LayerSaved> saved(layers.size());
+  BufferId x = embedding.forward(unit);
+  for (std::size_t l = 0; l < layers.size(); ++l) x = layers[l].forward(unit, Phase::kForward, x, saved[l], pooled);
+  const BufferId d = head.emit(unit, x);
+  if (!ctx.training()) return;
+  for (std::size_t l = layers.size(); l-- > 0;) {
+    if (ctx.shape.layers[l].recompute == Recompute::kFull)
+      static_cast<void>(layers[l].forward(unit, Phase::kBackward, saved[l].attention.x, saved[l], pooled));
+    layers[l].backward(unit, saved[l], d, pooled);
+  }
+  embedding.backward(unit, d);
+}
+
+template <class T>
+void emit_all(const StepSpec& spec, const scheduler::Shape& shape, Emission& out, const Runtime<T>* runtime) {
+  WEFT_CHECK(static_cast<int>(shape.layers.size()) == spec.model.layers, "the shape has ", shape.layers.size(),
+             " layers, the model ", spec.model.layers);
+  const ParameterTable table(spec.model, spec.mesh);
+  const StepContext<T> ctx(spec, shape, table, out, runtime);
+  std::vector<Layer<T>> layers;
+  layers.reserve(static_cast<std::size_t>(spec.model.layers));
+  for (int l = 0; l < spec.model.layers; ++l) layers.emplace_back(ctx, l);
+  const Update<T> update(ctx);
+  if (spec.mode == StepMode::kTrain) update.emit_weight_gather();
+  for (const Unit& unit : make_units(spec.geometry, shape.sub_batches)) emit_unit(ctx, layers, unit);
+  if (!ctx.training()) return;
+  update.emit_gradient_reduction();
+  update.emit_norm_and_update();
+}
+
+}  // namespace
+
+scheduler::Graph emit_step(const StepSpec& spec, const scheduler::Shape& shape, DType dtype) {
+  Emission out(false);
+  if (dtype == DType::kF64)
+    emit_all<double>(spec, shape, out, nullptr);
+  else
+    emit_all<float>(spec, shape, out, nullptr);
+  return out.take_graph();
+}
+
+scheduler::Shape uniform_shape(int layers, const ShapeOptions& o) {
+  scheduler::Shape shape;
+  shape.layers.assign(static_cast<std::size_t>(layers),
+                      {o.forward_chunks, o.backward_chunks, o.defer_weight_grad, o.recompute});
+  shape.sub_batches = o.sub_batches;
+  shape.gradient_slices = o.gradient_slices;
+  return shape;
+}
+
+template <class T>
+BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const Runtime<T>& runtime, Device device)
+    : spec_(spec),
+      plan_(plan),
+      runtime_(runtime),
+      num_units_(spec.geometry.num_micro_batches * plan.shape.sub_batches) {
+  Emission out(true);
+  emit_all<T>(spec_, plan_.shape, out, &runtime_);
+  graph_ = out.take_graph();
+  bodies_ = out.take_bodies();
+  std::string problems;
+  for (const std::string& problem : scheduler::validate(graph_, plan_)) problems += "\n  " + problem;
+  if (!problems.empty())
+    throw Error(ErrorCode::kInvalidArgument, "the plan does not fit this step:" + problems,
+                "plan again for this model, world and batch");
+  slots_ = scheduler::assign_slots(graph_, plan_.issue_order);
+  arena_ = scheduler::Arena(device, graph_, slots_);
+}
+
+template <class T>
+scheduler::Timeline BoundStep<T>::run() {
+  StepState& state = *runtime_.state;
+  state.statistics.reset();
+  for (auto& running : state.running_choices) running.assign(running.size(), 0.0);
+  return scheduler::execute_inline(graph_, plan_, bodies_, arena_);
+}
+
+template class BoundStep<float>;
+template class BoundStep<double>;
+
+}  // namespace weft::parallel

@@ -1,0 +1,56 @@
+// parallel/step/step_builder.h - the Emitter of DESIGN: a pure function from (model, mesh, geometry, Shape) to the graph of a
+// whole optimizer step, and its closures for the plan that runs.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/dtype.h"
+#include "parallel/step/step_context.h"
+#include "scheduler/executor.h"
+
+namespace weft::parallel {
+
+/// The graph alone: no device, no communicator, no memory. dtype: kF32 or kF64.
+[[nodiscard]] scheduler::Graph emit_step(const StepSpec& spec, const scheduler::Shape& shape, DType dtype);
+
+/// One Shape for all layers, from plain figures.
+struct ShapeOptions {
+  int forward_chunks = 1;
+  int backward_chunks = 1;
+  bool defer_weight_grad = false;
+  scheduler::Recompute recompute = scheduler::Recompute::kNone;
+  int sub_batches = 1;
+  int gradient_slices = 1;
+};
+[[nodiscard]] scheduler::Shape uniform_shape(int layers, const ShapeOptions& options);
+
+/// A step that can run: graph, closures, arena. Runs as often as wanted; what varies is in the StepState of `runtime`, whose
+/// parts outlive this object.
+template <class T>
+class BoundStep {
+ public:
+  /// Checks the plan against the graph first: throws kInvalidArgument with every problem.
+  BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const Runtime<T>& runtime, Device device = {});
+  BoundStep(const BoundStep&) = delete;
+  BoundStep& operator=(const BoundStep&) = delete;
+
+  scheduler::Timeline run();
+  [[nodiscard]] const scheduler::Graph& graph() const noexcept { return graph_; }
+  [[nodiscard]] const scheduler::Plan& plan() const noexcept { return plan_; }
+  [[nodiscard]] const scheduler::SlotMap& slots() const noexcept { return slots_; }
+  [[nodiscard]] const scheduler::Arena& arena() const noexcept { return arena_; }
+  [[nodiscard]] int num_units() const noexcept { return num_units_; }
+
+ private:
+  StepSpec spec_;  // closures refer to it
+  scheduler::Plan plan_;
+  Runtime<T> runtime_;
+  int num_units_;
+  scheduler::Graph graph_;
+  std::vector<scheduler::TaskBody> bodies_;
+  scheduler::SlotMap slots_;
+  scheduler::Arena arena_;
+};
+
+}  // namespace weft::parallel

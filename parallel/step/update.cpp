@@ -1,0 +1,216 @@
+#include "parallel/step/update.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "kernels/adamw.h"
+#include "kernels/reduce.h"
+
+namespace weft::parallel {
+namespace {
+
+comm::Communicator& replicas_of(const MeshComms& comms, const Bucket& bucket) {
+  return bucket.kind == Bucket::Kind::kExperts ? comms.edp() : comms.world();
+}
+
+/// A run of elements of one bucket with one weight decay.
+struct Run {
+  std::int64_t offset;        // in weights and gradients
+  std::int64_t state_offset;  // in m and v
+  std::int64_t count;
+  bool decay;
+};
+
+template <class T>
+std::vector<Run> update_runs(const ParameterStore<T>& store, int b) {
+  const Bucket& bucket = store.table().buckets()[static_cast<std::size_t>(b)];
+  const std::int64_t begin = bucket.offset + store.update_begin(b), end = bucket.offset + store.update_end(b);
+  std::vector<Run> runs;
+  for (const LocalParameter& p : store.table().parameters()) {
+    const std::int64_t first = std::max(begin, p.offset), last = std::min(end, p.offset + p.spec.count());
+    if (first < last) runs.push_back({first, store.state_offset(b) + first - begin, last - first, p.spec.decay});
+  }
+  return runs;
+}
+
+template <class T>
+double owned_squares(const ParameterStore<T>& store, Stream& stream) {
+  double sum = 0.0;
+  for (const Bucket& bucket : store.table().buckets()) {
+    double part = 0.0;
+    kernels::sum_squares<T>(stream, &part, store.gradients() + bucket.offset + bucket.owner_begin(bucket.replica_rank),
+                            bucket.owner_count(bucket.replica_rank));
+    sum += part;
+  }
+  return sum;
+}
+
+}  // namespace
+
+template <class T>
+void gather_weights(const ParameterStore<T>& store, int b, const MeshComms& comms, Stream& stream) {
+  const Bucket& bucket = store.table().buckets()[static_cast<std::size_t>(b)];
+  std::vector<std::int64_t> counts;
+  for (int r = 0; r < bucket.num_replicas; ++r) counts.push_back(bucket.owner_count(r));
+  T* weights = store.weights() + bucket.offset;
+  replicas_of(comms, bucket)
+      .all_gather_v(comm::as_buffer(weights + bucket.owner_begin(bucket.replica_rank), bucket.owner_count(bucket.replica_rank)),
+                    comm::as_buffer(weights, bucket.count), counts, stream);
+}
+
+template <class T>
+scheduler::ResourceSet Update<T>::links(const Bucket& bucket) const {
+  const int stride = bucket.kind == Bucket::Kind::kExperts ? ctx_.mesh.ep_size : 1;
+  if (!ctx_.mesh.crosses_nodes(bucket.num_replicas, stride)) return {Resource::kIntra};
+  if (stride >= ctx_.mesh.ranks_per_node) return {Resource::kInter};
+  return {Resource::kIntra, Resource::kInter};
+}
+
+template <class T>
+void Update<T>::emit_weight_gather() const {
+  if (!ctx_.spec.sharded_optimizer) return;
+  const Runtime<T>* runtime = ctx_.runtime;
+  for (int b = 0; b < static_cast<int>(ctx_.table.buckets().size()); ++b) {
+    const Bucket& bucket = ctx_.table.buckets()[static_cast<std::size_t>(b)];
+    if (bucket.num_replicas == 1) continue;
+    const double wire = double(bucket.count) * sizeof(T) * (bucket.num_replicas - 1) / bucket.num_replicas;
+    ctx_.out.task(comm_task(Stage::kParameterGather, Phase::kForward, "", bucket.layer, links(bucket), WorkKind::kAllGather, wire),
+                  {}, {ctx_.weights(b)},
+                  [=](TaskContext& c) { gather_weights<T>(*runtime->store, b, *runtime->comms, c.stream); });
+  }
+}
+
+/// The slices of all owners, packed behind each other, so that rank r's share is block r. Then reduced to the owners.
+template <class T>
+void Update<T>::emit_reduce_scatter(int b, int slice) const {
+  const Runtime<T>* runtime = ctx_.runtime;
+  const Bucket& bucket = ctx_.table.buckets()[static_cast<std::size_t>(b)];
+  const int slices = ctx_.shape.gradient_slices;
+  std::int64_t total = 0;
+  for (int r = 0; r < bucket.num_replicas; ++r)
+    total += bucket.slice_begin(r, slice + 1, slices) - bucket.slice_begin(r, slice, slices);
+  const std::int64_t own = bucket.slice_begin(bucket.replica_rank, slice + 1, slices) -
+                           bucket.slice_begin(bucket.replica_rank, slice, slices);
+  const BufferId staging = ctx_.buffer("gradient staging", total + own, MemoryClass::kCommunication);
+  BufferList writes = ctx_.all_gradients(b);
+  writes.add(staging);
+  const double wire = double(total) * sizeof(T) * (bucket.num_replicas - 1) / bucket.num_replicas;
+  TaskSpec spec = comm_task(Stage::kGradReduce, Phase::kBackward, "", bucket.layer, links(bucket), WorkKind::kReduceScatter, wire);
+  spec.chunk = static_cast<std::int16_t>(slice);
+  ctx_.out.task(spec, {}, writes, [=, bucket = bucket](TaskContext& c) {
+    T* gradients = runtime->store->gradients() + bucket.offset;
+    T* packed = c.arena.get<T>(staging);
+    std::vector<std::int64_t> counts;
+    std::int64_t at = 0;
+    for (int r = 0; r < bucket.num_replicas; ++r) {
+      const std::int64_t begin = bucket.slice_begin(r, slice, slices);
+      counts.push_back(bucket.slice_begin(r, slice + 1, slices) - begin);
+      kernels::copy<T>(c.stream, packed + at, gradients + begin, counts.back());
+      at += counts.back();
+    }
+    T* reduced = packed + at;
+    replicas_of(*runtime->comms, bucket)
+        .reduce_scatter_v(comm::as_buffer(packed, at), comm::as_buffer(reduced, own), counts, comm::ReduceOp::kSum, c.stream);
+    kernels::copy<T>(c.stream, gradients + bucket.slice_begin(bucket.replica_rank, slice, slices), reduced, own);
+  });
+}
+
+template <class T>
+void Update<T>::emit_all_reduce(int b, int slice) const {
+  const Runtime<T>* runtime = ctx_.runtime;
+  const Bucket& bucket = ctx_.table.buckets()[static_cast<std::size_t>(b)];
+  const std::int64_t begin = bucket.count * slice / ctx_.shape.gradient_slices;
+  const std::int64_t count = bucket.count * (slice + 1) / ctx_.shape.gradient_slices - begin;
+  const double wire = 2.0 * double(count) * sizeof(T) * (bucket.num_replicas - 1) / bucket.num_replicas;
+  TaskSpec spec = comm_task(Stage::kGradReduce, Phase::kBackward, "", bucket.layer, links(bucket), WorkKind::kAllReduce, wire);
+  spec.chunk = static_cast<std::int16_t>(slice);
+  ctx_.out.task(spec, {}, ctx_.all_gradients(b), [=, bucket = bucket](TaskContext& c) {
+    T* gradients = runtime->store->gradients() + bucket.offset + begin;
+    replicas_of(*runtime->comms, bucket)
+        .all_reduce(comm::as_buffer(gradients, count), comm::as_buffer(gradients, count), comm::ReduceOp::kSum, c.stream);
+  });
+}
+
+template <class T>
+void Update<T>::emit_gradient_reduction() const {
+  for (int b = static_cast<int>(ctx_.table.buckets().size()) - 1; b >= 0; --b) {  // the order in which backward ends
+    if (ctx_.table.buckets()[static_cast<std::size_t>(b)].num_replicas == 1) continue;
+    for (int slice = 0; slice < ctx_.shape.gradient_slices; ++slice) {
+      if (ctx_.spec.sharded_optimizer)
+        emit_reduce_scatter(b, slice);
+      else
+        emit_all_reduce(b, slice);
+    }
+  }
+}
+
+template <class T>
+void Update<T>::emit_norm(BufferId norm) const {
+  const Runtime<T>* runtime = ctx_.runtime;
+  BufferList reads{};
+  for (int b = 0; b < static_cast<int>(ctx_.table.buckets().size()); ++b)
+    for (const BufferId id : ctx_.all_gradients(b).span()) reads.add(id);
+  const double bytes = double(ctx_.table.owned_count()) * sizeof(T);
+  TaskSpec spec;
+  spec.stage = Stage::kGradNorm;
+  spec.phase = Phase::kUpdate;
+  spec.work = {WorkKind::kMemory, bytes};
+  spec.resources = {Resource::kCompute, Resource::kIntra, Resource::kInter};
+  ctx_.out.task(spec, reads, {norm}, [=, rank = ctx_.mesh.world_rank](TaskContext& c) {
+    StepState& state = *runtime->state;
+    const double squares = owned_squares(*runtime->store, c.stream);
+    state.sums = state.statistics.pack(rank, squares);
+    const auto n = static_cast<std::int64_t>(state.sums.size());
+    runtime->comms->world().all_reduce(comm::as_buffer(state.sums.data(), n), comm::as_buffer(state.sums.data(), n),
+                                       comm::ReduceOp::kSum, c.stream);
+    const double total = std::sqrt(state.sums[1]);
+    state.finite = std::isfinite(state.sums[0]) && std::isfinite(total);
+    state.optimizer.grad_scale = state.clip_norm > 0.0 && total > state.clip_norm ? state.clip_norm / total : 1.0;
+  });
+}
+
+template <class T>
+void Update<T>::emit_adamw(int b, BufferId norm) const {
+  const Runtime<T>* runtime = ctx_.runtime;
+  const Bucket& bucket = ctx_.table.buckets()[static_cast<std::size_t>(b)];
+  const std::int64_t count = ctx_.spec.sharded_optimizer ? bucket.owner_count(bucket.replica_rank) : bucket.count;
+  const BufferId states = ctx_.out.buffer(
+      {"optimizer state", MemoryClass::kOptimizer, 2 * count * static_cast<std::int64_t>(sizeof(T)), false, true});
+  BufferList reads = ctx_.all_gradients(b);
+  reads.add(norm);
+  TaskSpec spec;
+  spec.stage = Stage::kOptimizer;
+  spec.phase = Phase::kUpdate;
+  spec.layer = static_cast<std::int16_t>(bucket.layer);
+  spec.work = {WorkKind::kMemory, 7.0 * double(count) * sizeof(T)};
+  ctx_.out.task(spec, reads, {states, ctx_.weights(b)},
+                [=, runs = runtime != nullptr ? update_runs(*runtime->store, b) : std::vector<Run>{}](TaskContext& c) {
+                  const StepState& state = *runtime->state;
+                  if (!state.finite) return;
+                  const ParameterStore<T>& store = *runtime->store;
+                  for (const Run& run : runs) {
+                    kernels::AdamWOptions options = state.optimizer;
+                    options.step = state.step;
+                    if (!run.decay) options.weight_decay = 0.0;
+                    kernels::adamw<T>(c.stream, store.weights() + run.offset, store.m() + run.state_offset,
+                                      store.v() + run.state_offset, store.gradients() + run.offset, run.count, options);
+                  }
+                });
+}
+
+template <class T>
+void Update<T>::emit_norm_and_update() const {
+  const BufferId norm = ctx_.out.buffer({"gradient norm", MemoryClass::kWorkspace, sizeof(double), false, true});
+  emit_norm(norm);
+  if (ctx_.spec.mode != StepMode::kTrain) return;
+  for (int b = 0; b < static_cast<int>(ctx_.table.buckets().size()); ++b) emit_adamw(b, norm);
+}
+
+template void gather_weights(const ParameterStore<float>&, int, const MeshComms&, Stream&);
+template void gather_weights(const ParameterStore<double>&, int, const MeshComms&, Stream&);
+template class Update<float>;
+template class Update<double>;
+
+}  // namespace weft::parallel

@@ -1,0 +1,30 @@
+#include "scheduler/executor.h"
+
+#include <chrono>
+#include <exception>
+
+#include "core/error.h"
+
+namespace weft::scheduler {
+
+Timeline execute_inline(const Graph& graph, const Plan& plan, const std::vector<TaskBody>& bodies, Arena& arena) {
+  using Clock = std::chrono::steady_clock;
+  const auto stream = make_inline_stream();
+  TaskContext context{*stream, arena};
+  Timeline out{std::vector<double>(bodies.size()), std::vector<double>(bodies.size()), 0.0};
+  const Clock::time_point origin = Clock::now();
+  const auto now_us = [&] { return std::chrono::duration<double, std::micro>(Clock::now() - origin).count(); };
+  for (const TaskId t : plan.issue_order) {
+    out.start_us[t] = now_us();
+    try {
+      bodies[t](context);
+    } catch (const Error& e) {
+      throw Error(e.code(), str(graph.name(t), ": ", e.message()), e.hint());
+    }
+    out.end_us[t] = now_us();
+  }
+  out.total_us = now_us();
+  return out;
+}
+
+}  // namespace weft::scheduler

@@ -1,0 +1,78 @@
+#include "scheduler/graph.h"
+
+#include <algorithm>
+#include <array>
+
+#include "core/error.h"
+
+namespace weft::scheduler {
+namespace {
+
+constexpr std::array<std::string_view, kNumStages> kStageNames{
+    "parameter_gather", "embedding", "norm",   "attention",      "dense_ffn", "gate",    "count_exchange",
+    "order",            "dispatch",  "all_gather", "expert",     "reduce_scatter", "combine", "i_order",
+    "expert_dw",        "loss",      "grad_reduce", "grad_norm", "optimizer"};
+constexpr std::array<std::string_view, 3> kPhaseNames{"forward", "backward", "update"};
+constexpr std::array<std::string_view, kNumWorkKinds> kWorkNames{
+    "nothing", "gemm", "grouped_gemm", "attention", "memory", "all_to_all", "all_gather", "reduce_scatter", "all_reduce"};
+constexpr std::array<std::string_view, kNumMemoryClasses> kMemoryNames{"parameters",    "gradients", "optimizer",
+                                                                       "activations", "communication", "workspace"};
+
+}  // namespace
+
+std::string_view to_string(Stage stage) noexcept { return kStageNames[static_cast<std::size_t>(stage)]; }
+std::string_view to_string(Phase phase) noexcept { return kPhaseNames[static_cast<std::size_t>(phase)]; }
+std::string_view to_string(WorkKind kind) noexcept { return kWorkNames[static_cast<std::size_t>(kind)]; }
+std::string_view to_string(MemoryClass memory) noexcept { return kMemoryNames[static_cast<std::size_t>(memory)]; }
+
+std::string Graph::name(TaskId t) const {
+  const Task& task = tasks[t];
+  std::string out = str(to_string(task.stage), "(", to_string(task.phase), ")");
+  if (*task.label != '\0') out += str(" ", task.label);
+  if (task.layer != kNoId) out += str(" layer ", task.layer);
+  if (task.micro_batch != kNoId) out += str(" micro-batch ", task.micro_batch);
+  if (task.sub_batch > 0) out += str(" sub-batch ", task.sub_batch);
+  if (task.chunk != kNoId) out += str(" chunk ", task.chunk);
+  return out;
+}
+
+BufferId GraphBuilder::add_buffer(const BufferSpec& spec) {
+  graph_.buffers.push_back(spec);
+  last_writer_.push_back(kNoId);
+  readers_.emplace_back();
+  return static_cast<BufferId>(graph_.buffers.size() - 1);
+}
+
+void GraphBuilder::depend(TaskId on, std::int32_t first_dep) {
+  if (on == kNoId) return;
+  const auto begin = graph_.deps.begin() + first_dep;
+  if (std::find(begin, graph_.deps.end(), on) == graph_.deps.end()) graph_.deps.push_back(on);
+}
+
+TaskId GraphBuilder::add_task(const TaskSpec& spec, std::span<const BufferId> reads, std::span<const BufferId> writes) {
+  Task task;
+  static_cast<TaskSpec&>(task) = spec;
+  const auto id = static_cast<TaskId>(graph_.tasks.size());
+  task.first_access = static_cast<std::int32_t>(graph_.accesses.size());
+  task.num_reads = static_cast<std::int32_t>(reads.size());
+  task.num_writes = static_cast<std::int32_t>(writes.size());
+  graph_.accesses.insert(graph_.accesses.end(), reads.begin(), reads.end());
+  graph_.accesses.insert(graph_.accesses.end(), writes.begin(), writes.end());
+
+  task.first_dep = static_cast<std::int32_t>(graph_.deps.size());
+  for (const BufferId b : reads) depend(last_writer_[b], task.first_dep);
+  for (const BufferId b : writes) {
+    depend(last_writer_[b], task.first_dep);
+    for (const TaskId reader : readers_[b]) depend(reader, task.first_dep);
+  }
+  task.num_deps = static_cast<std::int32_t>(graph_.deps.size()) - task.first_dep;
+  for (const BufferId b : reads) readers_[b].push_back(id);
+  for (const BufferId b : writes) {
+    last_writer_[b] = id;
+    readers_[b].clear();
+  }
+  graph_.tasks.push_back(task);
+  return id;
+}
+
+}  // namespace weft::scheduler

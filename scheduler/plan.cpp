@@ -1,0 +1,177 @@
+#include "scheduler/plan.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/rng.h"
+
+namespace weft::scheduler {
+namespace {
+
+struct Lifetime {
+  std::int32_t first = -1, last = -1;  // positions in the issue order
+};
+
+std::vector<Lifetime> lifetimes(const Graph& graph, std::span<const TaskId> order) {
+  std::vector<Lifetime> out(graph.buffers.size());
+  for (std::int32_t i = 0; i < static_cast<std::int32_t>(order.size()); ++i) {
+    const auto touch = [&](BufferId b) {
+      if (out[b].first < 0) out[b].first = i;
+      out[b].last = i;
+    };
+    for (const BufferId b : graph.reads(order[i])) touch(b);
+    for (const BufferId b : graph.writes(order[i])) touch(b);
+  }
+  return out;
+}
+
+/// Tasks that must be done before a buffer's memory may change hands: its last writer and the readers after it.
+class LastUsers {
+ public:
+  explicit LastUsers(std::size_t num_buffers) : users_(num_buffers) {}
+  void visit(const Graph& graph, TaskId t) {
+    for (const BufferId b : graph.reads(t)) users_[b].push_back(t);
+    for (const BufferId b : graph.writes(t)) users_[b].assign(1, t);
+  }
+  [[nodiscard]] const std::vector<TaskId>& of(BufferId b) const { return users_[b]; }
+
+ private:
+  std::vector<std::vector<TaskId>> users_;
+};
+
+/// The free slots; best fit: the smallest that is large enough, else the largest (which then grows).
+class FreeSlots {
+ public:
+  void put(std::int32_t slot) { free_.push_back(slot); }
+  std::int32_t take(std::int64_t bytes, const std::vector<std::int64_t>& slot_bytes) {
+    std::size_t best = free_.size();
+    for (std::size_t i = 0; i < free_.size(); ++i) {
+      const std::int64_t size = slot_bytes[free_[i]];
+      if (best == free_.size()) {
+        best = i;
+        continue;
+      }
+      const std::int64_t chosen = slot_bytes[free_[best]];
+      const bool fits = size >= bytes, chosen_fits = chosen >= bytes;
+      if (fits != chosen_fits ? fits : (fits ? size < chosen : size > chosen)) best = i;
+    }
+    if (best == free_.size()) return kNoId;
+    // A slot far too small is better left to others than grown.
+    if (slot_bytes[free_[best]] * 4 < bytes) return kNoId;
+    const std::int32_t slot = free_[best];
+    free_.erase(free_.begin() + static_cast<std::ptrdiff_t>(best));
+    return slot;
+  }
+
+ private:
+  std::vector<std::int32_t> free_;
+};
+
+}  // namespace
+
+std::string_view to_string(Recompute recompute) noexcept {
+  switch (recompute) {
+    case Recompute::kNone: return "none";
+    case Recompute::kSelective: return "selective";
+    case Recompute::kFull: return "full";
+  }
+  return "unknown";
+}
+
+std::uint64_t digest(const Plan& plan) noexcept {
+  std::string text = str(plan.shape.sub_batches, ",", plan.shape.gradient_slices, ",", plan.shape.imbalance_limit, ";");
+  for (const LayerShape& l : plan.shape.layers)
+    text += str(l.forward_chunks, ",", l.backward_chunks, ",", l.defer_weight_grad, ",", to_string(l.recompute), ";");
+  for (const TaskId t : plan.issue_order) text += str(t, " ");
+  return hash_name(text);
+}
+
+SlotMap assign_slots(const Graph& graph, std::span<const TaskId> issue_order) {
+  const std::vector<Lifetime> life = lifetimes(graph, issue_order);
+  SlotMap map;
+  map.slot_of_buffer.assign(graph.buffers.size(), kNoId);
+  std::vector<BufferId> previous;  // last buffer of each slot
+  LastUsers users(graph.buffers.size());
+  FreeSlots free;
+
+  for (std::int32_t i = 0; i < static_cast<std::int32_t>(issue_order.size()); ++i) {
+    const TaskId t = issue_order[i];
+    const auto start = [&](BufferId b) {
+      if (graph.buffers[b].persistent || life[b].first != i || map.slot_of_buffer[b] != kNoId) return;
+      std::int32_t slot = free.take(graph.buffers[b].bytes, map.slot_bytes);
+      if (slot == kNoId) {
+        slot = static_cast<std::int32_t>(map.slot_bytes.size());
+        map.slot_bytes.push_back(0);
+        previous.push_back(kNoId);
+      } else {
+        for (const TaskId user : users.of(previous[slot])) map.reuse_edges.push_back({user, t});
+      }
+      map.slot_of_buffer[b] = slot;
+      map.slot_bytes[slot] = std::max(map.slot_bytes[slot], graph.buffers[b].bytes);
+      previous[slot] = b;
+    };
+    for (const BufferId b : graph.reads(t)) start(b);
+    for (const BufferId b : graph.writes(t)) start(b);
+    users.visit(graph, t);
+    const auto stop = [&](BufferId b) {
+      const std::int32_t slot = map.slot_of_buffer[b];
+      if (slot != kNoId && life[b].last == i && previous[slot] == b) {
+        free.put(slot);
+        map.slot_of_buffer[b] = slot;
+      }
+    };
+    // A buffer both read and written by one task ends once.
+    std::vector<BufferId> touched(graph.reads(t).begin(), graph.reads(t).end());
+    touched.insert(touched.end(), graph.writes(t).begin(), graph.writes(t).end());
+    std::sort(touched.begin(), touched.end());
+    touched.erase(std::unique(touched.begin(), touched.end()), touched.end());
+    for (const BufferId b : touched) stop(b);
+  }
+  return map;
+}
+
+std::int64_t MemoryUse::total() const { return std::accumulate(std::begin(bytes), std::end(bytes), std::int64_t{0}); }
+
+MemoryUse memory_use(const Graph& graph, const SlotMap& slots) {
+  MemoryUse use;
+  std::vector<BufferId> largest(slots.slot_bytes.size(), kNoId);
+  for (BufferId b = 0; b < static_cast<BufferId>(graph.buffers.size()); ++b) {
+    const BufferSpec& spec = graph.buffers[b];
+    if (spec.persistent) use.bytes[static_cast<int>(spec.memory)] += spec.bytes;
+    const std::int32_t slot = slots.slot_of_buffer[b];
+    if (slot != kNoId && (largest[slot] == kNoId || graph.buffers[largest[slot]].bytes < spec.bytes)) largest[slot] = b;
+  }
+  for (std::size_t s = 0; s < slots.slot_bytes.size(); ++s)
+    if (largest[s] != kNoId) use.bytes[static_cast<int>(graph.buffers[largest[s]].memory)] += slots.slot_bytes[s];
+  return use;
+}
+
+std::vector<std::string> validate(const Graph& graph, const Plan& plan) {
+  std::vector<std::string> problems;
+  std::vector<std::int32_t> position(graph.tasks.size(), kNoId);
+  if (plan.issue_order.size() != graph.tasks.size())
+    problems.push_back(str("the order has ", plan.issue_order.size(), " tasks, the graph ", graph.tasks.size()));
+  for (std::size_t i = 0; i < plan.issue_order.size(); ++i) {
+    const TaskId t = plan.issue_order[i];
+    if (t < 0 || t >= graph.num_tasks()) {
+      problems.push_back(str("entry ", i, " of the order is task ", t, ", which does not exist"));
+    } else if (position[t] != kNoId) {
+      problems.push_back(str(graph.name(t), " stands in the order twice, at ", position[t], " and ", i));
+    } else {
+      position[t] = static_cast<std::int32_t>(i);
+    }
+  }
+  for (TaskId t = 0; t < graph.num_tasks(); ++t) {
+    if (position[t] == kNoId) {
+      problems.push_back(str(graph.name(t), " is missing from the order"));
+      continue;
+    }
+    for (const TaskId d : graph.dependencies(t))
+      if (position[d] != kNoId && position[d] > position[t])
+        problems.push_back(str(graph.name(t), " is issued before ", graph.name(d), ", which it depends on"));
+  }
+  return problems;
+}
+
+}  // namespace weft::scheduler

@@ -1,0 +1,69 @@
+// scheduler/plan.h - Plan = Shape + issue order: plain data, saved with the run and checked by digest.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "scheduler/graph.h"
+
+namespace weft::scheduler {
+
+/// What a layer keeps of its forward pass. kNone: everything its backward needs. kSelective: what costs a GEMM, a collective or
+/// attention; norms and activations are computed again. kFull: the layer's input alone; its whole forward runs again.
+enum class Recompute : std::uint8_t { kNone, kSelective, kFull };
+[[nodiscard]] std::string_view to_string(Recompute recompute) noexcept;
+
+/// How one layer is cut. A chunk is a range of the tokens of a sub-batch: r equal ranges (up to rounding).
+struct LayerShape {
+  int forward_chunks = 1;          ///< r of dispatch, experts and combine, forward.
+  int backward_chunks = 1;         ///< The same, backward.
+  bool defer_weight_grad = false;  ///< Expert dW as tasks of their own instead of inside the backward's expert tasks.
+  Recompute recompute = Recompute::kNone;
+  friend bool operator==(const LayerShape&, const LayerShape&) = default;
+};
+
+/// What the graph looks like. Equal Shapes give equal bits, in any issue order and executor.
+struct Shape {
+  std::vector<LayerShape> layers;
+  int sub_batches = 1;      ///< Pieces of a micro-batch, cut between routing groups.
+  int gradient_slices = 1;  ///< Pieces of each bucket's gradient reduction.
+  /// Rows that a rank's experts are given room for, over the mean. More than that grows the buffer, counted and logged.
+  double imbalance_limit = 1.5;
+  friend bool operator==(const Shape&, const Shape&) = default;
+};
+
+struct Plan {
+  std::string policy;
+  Shape shape;
+  std::vector<TaskId> issue_order;  ///< A linear extension of all edges, the same on every rank.
+};
+
+/// A fingerprint of shape and order; every rank of a job must have the same.
+[[nodiscard]] std::uint64_t digest(const Plan& plan) noexcept;
+
+/// Where the arena's buffers lie. Two buffers may share a slot when one is dead before the other is first written, in issue
+/// order; `reuse_edges` (from, to) then keep that true in any executor that follows them.
+struct SlotMap {
+  std::vector<std::int32_t> slot_of_buffer;  ///< [buffers]; kNoId: persistent or never used.
+  std::vector<std::int64_t> slot_bytes;      ///< [slots]
+  struct Edge {
+    TaskId from, to;
+  };
+  std::vector<Edge> reuse_edges;
+};
+[[nodiscard]] SlotMap assign_slots(const Graph& graph, std::span<const TaskId> issue_order);
+
+/// Bytes by MemoryClass: persistent buffers in full, plus the slots, each counted as the class of its largest buffer.
+struct MemoryUse {
+  std::int64_t bytes[kNumMemoryClasses] = {};
+  [[nodiscard]] std::int64_t total() const;
+};
+[[nodiscard]] MemoryUse memory_use(const Graph& graph, const SlotMap& slots);
+
+/// Every problem of a plan for `graph`: an order that is no permutation, edges it breaks (with the tasks' names). Empty: fit to run.
+[[nodiscard]] std::vector<std::string> validate(const Graph& graph, const Plan& plan);
+
+}  // namespace weft::scheduler
