@@ -14,7 +14,6 @@ namespace weft::parallel {
 enum class LrSchedule { kConstant, kCosine, kLinear, kWsd };
 enum class Recompute { kNone, kSelective, kFull };
 enum class PolicyKind { kSequential };
-enum class ZeroMode { kOff, kOptimizer };  ///< kOptimizer: ZeRO-1, AdamW states sharded over each parameter's replicas.
 
 struct OptimizerConfig {
   double lr = 1e-3;            ///< Peak learning rate.
@@ -48,7 +47,7 @@ struct TrainConfig {
 struct ParallelConfig {
   int expert = 1;        ///< EP: ranks that share one set of experts. Divides moe.experts and the world.
   int expert_shard = 1;  ///< ESP: ranks that share one expert's hidden width (1 for now).
-  ZeroMode zero = ZeroMode::kOptimizer;
+  bool zero = true;      ///< ZeRO-1: AdamW states sharded over each parameter's replicas.
   friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };
 

@@ -1,0 +1,180 @@
+#include "parallel/train/run_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+
+namespace weft::parallel {
+namespace {
+
+// Collects problems. Each check names the field's path, its value, and what to change.
+class Problems {
+ public:
+  template <class T, class... Text>
+  void add(const char* path, const T& value, const Text&... text) {
+    found_.push_back(str(path, " = ", value, ": ", text...));
+  }
+  void positive(const char* path, int value) {
+    if (value < 1) add(path, value, "must be at least 1");
+  }
+  void not_negative(const char* path, int value) {
+    if (value < 0) add(path, value, "must not be negative");
+  }
+  void in_range(const char* path, double value, double low, double high, const char* allowed) {
+    if (!(value >= low && value <= high)) add(path, value, "must be ", allowed);  // a NaN is in no range
+  }
+  void not_negative(const char* path, double value) {
+    in_range(path, value, 0.0, std::numeric_limits<double>::max(), "finite and not negative");
+  }
+  void positive(const char* path, double value) {
+    in_range(path, value, std::numeric_limits<double>::min(), std::numeric_limits<double>::max(), "finite and above 0");
+  }
+  std::vector<std::string> take() { return std::move(found_); }
+
+ private:
+  std::vector<std::string> found_;
+};
+
+constexpr double kMaxParameters = 1e14;  // beyond any machine; keeps all products of sizes inside 64 bits
+
+void check_attention(const ModelConfig& m, Problems& problems) {
+  if (m.heads < 1 || m.kv_heads < 1 || m.model_dim < 1 || m.head_dim < 0) return;  // said elsewhere
+  if (m.heads % m.kv_heads != 0) problems.add("model.kv_heads", m.kv_heads, "must divide model.heads = ", m.heads);
+  if (m.head_dim == 0 && m.model_dim % m.heads != 0)
+    return problems.add("model.heads", m.heads, "must divide model.model_dim = ", m.model_dim,
+                        ", or set model.head_dim");
+  if (m.family == ModelFamily::kMixtral && m.head_width() % 2 != 0)
+    problems.add("model.head_dim", m.head_width(),
+                 "must be even, because rotary positions turn pairs; change model.head_dim, heads or model_dim");
+}
+
+void check_size(const ModelConfig& m, Problems& problems) {
+  const auto widest = [](double a, double b) { return std::max(a, b); };
+  const double width = m.heads > 0 ? widest(m.model_dim, static_cast<double>(m.heads) * m.head_width()) : m.model_dim;
+  const double feed_forward = widest(static_cast<double>(m.moe.experts) * m.expert_hidden_dim, m.dense_width());
+  const double parameters = width * (2.0 * m.vocab_size + m.layers * (4.0 * width + 3.0 * feed_forward));
+  if (parameters > kMaxParameters)
+    problems.add("model", str("about ", parameters, " parameters"), "more than ", kMaxParameters,
+                 "; make model_dim, expert_hidden_dim, layers or experts smaller");
+}
+
+void check_model(const ModelConfig& m, Problems& problems) {
+  problems.positive("model.layers", m.layers);
+  problems.positive("model.model_dim", m.model_dim);
+  problems.positive("model.expert_hidden_dim", m.expert_hidden_dim);
+  problems.not_negative("model.dense_hidden_dim", m.dense_hidden_dim);
+  problems.positive("model.heads", m.heads);
+  problems.positive("model.kv_heads", m.kv_heads);
+  problems.not_negative("model.head_dim", m.head_dim);
+  problems.positive("model.vocab_size", m.vocab_size);
+  if (m.family == ModelFamily::kGpt2Moe) problems.positive("model.max_positions", m.max_positions);
+  problems.positive("model.rope_theta", m.rope_theta);
+  problems.positive("model.norm_eps", m.norm_eps);
+  problems.not_negative("model.init_std", m.init_std);
+  const bool known = m.layer_pattern.find_first_not_of("MD") == std::string::npos;
+  if (m.layer_pattern.empty() || !known)
+    problems.add("model.layer_pattern", "\"" + m.layer_pattern + "\"", "must be one or more of M (MoE) and D (dense)");
+  check_attention(m, problems);
+  check_size(m, problems);
+}
+
+void check_moe(const MoeConfig& m, Problems& problems) {
+  problems.positive("model.moe.experts", m.experts);
+  problems.positive("model.moe.top_k", m.top_k);
+  if (m.experts >= 1 && m.top_k > m.experts)
+    problems.add("model.moe.top_k", m.top_k, "must not exceed model.moe.experts = ", m.experts);
+  problems.not_negative("model.moe.capacity_factor", m.capacity_factor);
+  problems.not_negative("model.moe.balance_loss_coef", m.balance_loss_coef);
+  problems.not_negative("model.moe.z_loss_coef", m.z_loss_coef);
+  problems.positive("model.moe.group_sequences", m.group_sequences);
+}
+
+void check_optimizer(const OptimizerConfig& o, int steps, Problems& problems) {
+  constexpr double kBelowOne = 1.0 - std::numeric_limits<double>::epsilon() / 2;
+  problems.not_negative("train.optimizer.lr", o.lr);
+  problems.in_range("train.optimizer.min_lr_ratio", o.min_lr_ratio, 0.0, 1.0, "in [0, 1]");
+  problems.not_negative("train.optimizer.warmup_steps", o.warmup_steps);
+  if (steps >= 1 && o.warmup_steps > steps)
+    problems.add("train.optimizer.warmup_steps", o.warmup_steps, "must not exceed train.steps = ", steps);
+  problems.in_range("train.optimizer.wsd_decay_fraction", o.wsd_decay_fraction, 0.0, 1.0, "in [0, 1]");
+  problems.in_range("train.optimizer.beta1", o.beta1, 0.0, kBelowOne, "in [0, 1)");
+  problems.in_range("train.optimizer.beta2", o.beta2, 0.0, kBelowOne, "in [0, 1)");
+  problems.positive("train.optimizer.eps", o.eps);
+  problems.not_negative("train.optimizer.weight_decay", o.weight_decay);
+  problems.not_negative("train.optimizer.clip_norm", o.clip_norm);
+}
+
+void check_train(const RunConfig& config, Problems& problems) {
+  const TrainConfig& t = config.train;
+  problems.positive("train.steps", t.steps);
+  problems.positive("train.global_batch", t.global_batch);
+  problems.positive("train.micro_batch", t.micro_batch);
+  problems.positive("train.sequence_length", t.sequence_length);
+  if (t.dtype != DType::kF32 && t.dtype != DType::kF64)
+    problems.add("train.dtype", to_string(t.dtype), "must be F32 or F64");
+  check_optimizer(t.optimizer, t.steps, problems);
+  problems.not_negative("train.validate_every", t.validate_every);
+  problems.not_negative("train.validate_sequences", t.validate_sequences);
+  problems.not_negative("train.time_limit_s", t.time_limit_s);
+
+  const ModelConfig& m = config.model;
+  if (m.family == ModelFamily::kGpt2Moe && m.max_positions >= 1 && t.sequence_length > m.max_positions)
+    problems.add("train.sequence_length", t.sequence_length, "must not exceed model.max_positions = ", m.max_positions);
+  if (m.moe.group_sequences >= 1 && t.micro_batch >= 1 && t.micro_batch % m.moe.group_sequences != 0)
+    problems.add("train.micro_batch", t.micro_batch,
+                 "must be a multiple of model.moe.group_sequences = ", m.moe.group_sequences);
+  const double choices = static_cast<double>(t.micro_batch) * t.sequence_length * m.moe.top_k;
+  if (choices > std::numeric_limits<std::int32_t>::max())
+    problems.add("train.micro_batch", t.micro_batch, "micro_batch * sequence_length * top_k = ", choices,
+                 " is more than fits 32 bits; make one of them smaller");
+}
+
+void check_layout(const RunConfig& config, int world_size, Problems& problems) {
+  const ParallelConfig& p = config.parallel;
+  const TrainConfig& t = config.train;
+  problems.positive("parallel.expert", p.expert);
+  if (p.expert_shard != 1)
+    problems.add("parallel.expert_shard", p.expert_shard, "sharding single experts is not there yet; set it to 1");
+  if (p.expert >= 1 && config.model.moe.experts >= 1 && config.model.moe.experts % p.expert != 0)
+    problems.add("parallel.expert", p.expert, "must divide model.moe.experts = ", config.model.moe.experts);
+  if (p.expert >= 1 && world_size % p.expert != 0)
+    problems.add("parallel.expert", p.expert, "must divide the number of ranks, ", world_size, "; start a multiple of ",
+                 p.expert, " ranks");
+  if (t.global_batch < 1 || t.micro_batch < 1) return;
+  const std::int64_t at_once = static_cast<std::int64_t>(world_size) * t.micro_batch;
+  if (t.global_batch % at_once != 0)
+    problems.add("train.global_batch", t.global_batch, "must be a multiple of ranks * train.micro_batch = ", world_size,
+                 " * ", t.micro_batch, " = ", at_once);
+}
+
+void check_rest(const RunConfig& config, Problems& problems) {
+  const std::string& name = config.name;
+  const bool printable = std::all_of(name.begin(), name.end(), [](unsigned char c) { return c > ' ' && c != 127; });
+  if (name.empty() || name.front() == '.' || name.find('/') != std::string::npos || !printable)
+    problems.add("name", "\"" + name + "\"", "names a folder: no spaces, no '/', no '.' at the start, not empty");
+  for (const auto* files : {&config.data.train, &config.data.val})
+    if (std::find(files->begin(), files->end(), "") != files->end())
+      problems.add(files == &config.data.train ? "data.train" : "data.val", "\"\"", "an empty file name; remove it");
+  problems.not_negative("checkpoint.every", config.checkpoint.every);
+  problems.not_negative("checkpoint.keep", config.checkpoint.keep);
+  problems.positive("schedule.forward_chunks", config.schedule.forward_chunks);
+  problems.positive("schedule.backward_chunks", config.schedule.backward_chunks);
+  problems.positive("schedule.gradient_slices", config.schedule.gradient_slices);
+}
+
+}  // namespace
+
+std::vector<std::string> validate(const RunConfig& config, int world_size) {
+  WEFT_CHECK(world_size >= 1, "validate: world_size is ", world_size);
+  Problems problems;
+  check_model(config.model, problems);
+  check_moe(config.model.moe, problems);
+  check_train(config, problems);
+  check_layout(config, world_size, problems);
+  check_rest(config, problems);
+  return problems.take();
+}
+
+}  // namespace weft::parallel

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The counting behind scripts/test: a case that fails, crashes, does not run or is skipped must not pass for a good one.
+source "$(dirname "${BASH_SOURCE[0]}")/../support/tap.sh"
+
+# report CASE...: an xml report; a case is NAME=pass, fail, skip, crash (no result) or empty.
+report() {
+  local entry name kind
+  echo '<Catch name="t">'
+  for entry in "$@"; do
+    name=${entry%=*} kind=${entry#*=}
+    echo "    <TestCase name=\"$name\" filename=\"a.cpp\" line=\"7\">"
+    case $kind in
+      skip) printf '      <Warning>\n        skipped: no GPU\n      </Warning>\n      <OverallResult success="true"/>\n' ;;
+      fail) printf '      <Expression success="false" type="CHECK" filename="a.cpp" line="9">\n        <Original>\n          a == b\n        </Original>\n      </Expression>\n      <OverallResult success="false" durationInSeconds="1"/>\n' ;;
+      pass) echo '      <OverallResult success="true"/>' ;;
+      crash) return ;;
+    esac
+    echo '    </TestCase>'
+  done
+  echo '</Catch>'
+}
+
+# outcome LIST REPORT...: "case:status" for each case.
+outcome() {
+  rm -f "$TMP/details"
+  awk -v suite=s -v details="$TMP/details" -f scripts/catch_results.awk "$@" | awk -F'\t' '{ printf "%s%s:%s", sep, $3, $1; sep = " " }'
+}
+
+list() { printf '%s\n' "$@" > "$TMP/list"; }
+
+list a b c
+report a=pass b=fail c=skip > "$TMP/0.xml"
+check 'pass, fail and skip are told apart' same 'a:pass b:fail c:skip' "$(outcome "$TMP/list" "$TMP/0.xml")"
+check 'a failure is shown with its place' grep -q 'a.cpp:9: CHECK' "$TMP/details"
+
+report a=pass b=crash > "$TMP/0.xml"
+check 'a crash fails its case and those after it' same 'a:pass b:fail c:fail' "$(outcome "$TMP/list" "$TMP/0.xml")"
+check 'the case that crashed is named' grep -q 'the process ended in this case' "$TMP/details"
+
+: > "$TMP/0.xml"
+check 'no report at all fails every case' same 'a:fail b:fail c:fail' "$(outcome "$TMP/list" "$TMP/0.xml")"
+
+report a=pass b=pass c=pass > "$TMP/0.xml"
+report a=pass b=fail c=pass > "$TMP/1.xml"
+check 'one failing rank fails the case' same 'a:pass b:fail c:pass' "$(outcome "$TMP/list" "$TMP/0.xml" "$TMP/1.xml")"
+
+: > "$TMP/0.xml"
+report a=pass b=pass c=pass > "$TMP/1.xml"
+check 'a rank without a report fails all' same 'a:fail b:fail c:fail' "$(outcome "$TMP/list" "$TMP/0.xml" "$TMP/1.xml")"
+
+list 'x <y> "z" & w'
+report 'x &lt;y> &quot;z&quot; &amp; w=pass' > "$TMP/0.xml"
+check 'names with markup match' same 'x <y> "z" & w:pass' "$(outcome "$TMP/list" "$TMP/0.xml")"
+
+finish

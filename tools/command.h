@@ -1,0 +1,19 @@
+// tools/command.h - what a subcommand of weft is: options on a CLI::App, and a function to run once they are read.
+#pragma once
+
+#include <functional>
+
+namespace CLI {
+class App;
+}
+
+namespace weft::tools {
+
+/// Set by the subcommand that was chosen. Returns the exit status; throws weft::Error.
+using Action = std::function<int()>;
+
+/// Each adds one subcommand to `app`, which sets `action` when it is chosen.
+void add_config(CLI::App& app, Action& action);
+void add_version(CLI::App& app, Action& action);
+
+}  // namespace weft::tools
