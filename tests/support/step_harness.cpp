@@ -190,8 +190,9 @@ double max_difference(const StepOutcome& a, const StepOutcome& b, std::string& w
       diff += std::pow(a.weights[i].second[j] - b.weights[i].second[j], 2);
       size += std::pow(a.weights[i].second[j], 2);
     }
-    // A floor of 1e-6 per element: the gradient of a key bias is zero but for rounding, and so is the bias.
-    note(std::sqrt(diff / std::max(size, 1e-12 * double(a.weights[i].second.size()))), a.weights[i].first);
+    // A key bias has a gradient of zero but for rounding, and so stays at rounding: weights are compared against their own
+    // size or that of one update (lr = 1e-2), whichever is larger.
+    note(std::sqrt(diff / std::max(size, 1e-4 * double(a.weights[i].second.size()))), a.weights[i].first);
   }
   return worst;
 }
