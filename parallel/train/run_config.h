@@ -8,11 +8,12 @@
 
 #include "core/dtype.h"
 #include "parallel/model/model_config.h"
+#include "scheduler/plan.h"
 
 namespace weft::parallel {
 
 enum class LrSchedule { kConstant, kCosine, kLinear, kWsd };
-enum class Recompute { kNone, kSelective, kFull };
+using scheduler::Recompute;
 enum class PolicyKind { kSequential };
 
 struct OptimizerConfig {

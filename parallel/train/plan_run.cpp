@@ -1,0 +1,54 @@
+// parallel/train/plan_run.cpp - planning without running.
+#include <algorithm>
+
+#include "core/error.h"
+#include "parallel/train/run_setup.h"
+#include "scheduler/policy.h"
+
+namespace weft::parallel {
+
+StepSpec training_spec(const RunConfig& config, const Mesh& mesh) {
+  const TrainConfig& t = config.train;
+  const int micro_batches = t.global_batch / (mesh.dp_size() * t.micro_batch);
+  return {config.model, mesh, {micro_batches, t.micro_batch, t.sequence_length, config.model.moe.group_sequences},
+          StepMode::kTrain, config.parallel.zero};
+}
+
+StepSpec validation_spec(const RunConfig& config, const Mesh& mesh) {
+  StepSpec spec = training_spec(config, mesh);
+  spec.geometry.num_micro_batches = 1;
+  spec.mode = StepMode::kEvaluate;
+  return spec;
+}
+
+scheduler::Shape training_shape(const RunConfig& config) {
+  const ScheduleConfig& s = config.schedule;
+  return uniform_shape(config.model.layers,
+                       {s.forward_chunks, s.backward_chunks, s.defer_weight_grad, config.train.recompute, 1, s.gradient_slices});
+}
+
+RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ranks_per_node,
+                 const scheduler::CostModel& cost) {
+  RunPlan out;
+  out.mesh = make_mesh(world_size, world_rank, config.parallel.expert, ranks_per_node);
+  const scheduler::Shape shape = training_shape(config);
+  const scheduler::Graph graph = emit_step(training_spec(config, out.mesh), shape, config.train.dtype);
+  out.plan = scheduler::sequential_plan(graph, shape);
+  const scheduler::SlotMap slots = scheduler::assign_slots(graph, out.plan.issue_order);
+  out.memory = scheduler::memory_use(graph, slots);
+  out.num_tasks = graph.num_tasks();
+  const scheduler::Timeline timeline = scheduler::simulate(graph, out.plan, slots, cost, true);
+  out.predicted_ms = timeline.total_us / 1e3;
+  for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t)
+    out.predicted_stage_ms[static_cast<std::size_t>(graph.tasks[t].stage)] += (timeline.end_us[t] - timeline.start_us[t]) / 1e3;
+  out.cost_source = cost.source;
+  if (!config.data.val.empty()) {
+    const scheduler::Graph validation = emit_step(validation_spec(config, out.mesh), shape, config.train.dtype);
+    const scheduler::Plan plan = scheduler::sequential_plan(validation, shape);
+    for (const std::int64_t bytes : scheduler::assign_slots(validation, plan.issue_order).slot_bytes)
+      out.validation_bytes += bytes;
+  }
+  return out;
+}
+
+}  // namespace weft::parallel

@@ -1,0 +1,13 @@
+// parallel/train/run_setup.h - from a config to the steps that it describes.
+#pragma once
+
+#include "parallel/train/trainer.h"
+
+namespace weft::parallel {
+
+[[nodiscard]] StepSpec training_spec(const RunConfig& config, const Mesh& mesh);
+/// One micro-batch, forward alone.
+[[nodiscard]] StepSpec validation_spec(const RunConfig& config, const Mesh& mesh);
+[[nodiscard]] scheduler::Shape training_shape(const RunConfig& config);
+
+}  // namespace weft::parallel

@@ -1,0 +1,310 @@
+#include "parallel/train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <optional>
+
+#include "core/error.h"
+#include "core/rng.h"
+#include "parallel/data/batch.h"
+#include "parallel/data/token_dataset.h"
+#include "parallel/step/update.h"
+#include "parallel/train/checkpoint.h"
+#include "parallel/train/lr_schedule.h"
+#include "parallel/train/metrics.h"
+#include "parallel/train/run_setup.h"
+#include "parallel/train/validator.h"
+
+namespace weft::parallel {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+/// Every problem at once, before anything is opened or allocated.
+void require_valid(const RunConfig& config, int world_size) {
+  std::string problems;
+  for (const std::string& problem : validate(config, world_size)) problems += (problems.empty() ? "" : "\n  ") + problem;
+  if (!problems.empty()) throw Error(ErrorCode::kInvalidArgument, problems);
+}
+
+/// Share of the step in which only communication ran. In one thread that is all the time of the collectives.
+double exposed_comm(const scheduler::Graph& graph, const scheduler::Timeline& timeline) {
+  double comm = 0.0;
+  for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t)
+    if (!graph.tasks[t].resources.has(Resource::kCompute)) comm += timeline.end_us[t] - timeline.start_us[t];
+  return timeline.total_us > 0 ? comm / timeline.total_us : 0.0;
+}
+
+template <class T>
+class Training {
+ public:
+  Training(const RunConfig& config, comm::Communicator& world, const TrainOptions& options, TrainObserver& observer);
+  TrainOutcome run();
+
+ private:
+  void start_from_checkpoint();
+  void bind();
+  [[nodiscard]] bool should_stop(std::int64_t valid_here, std::int64_t& valid_all);
+  StepReport one_step(std::int64_t step, const std::vector<Batch>& batches, std::int64_t valid);
+  [[nodiscard]] std::vector<Batch> load_batches() const;
+  void validate_now(std::int64_t step);
+  void save(std::int64_t step);
+  void write_metrics(const StepReport& report, std::optional<double> validation_loss);
+
+  RunConfig config_;
+  comm::Communicator& world_;
+  const TrainOptions& options_;
+  TrainObserver& observer_;
+  Clock::time_point start_ = Clock::now();
+  TokenDataset data_;
+  Mesh mesh_;
+  RunPlan plan_;
+  MeshComms comms_;
+  ParameterTable table_;
+  std::unique_ptr<Stream> stream_ = make_inline_stream();
+  std::unique_ptr<Checkpoint> resume_;
+  std::int64_t first_step_ = 1, samples_ = 0, tokens_ = 0, last_saved_ = 0;
+  std::unique_ptr<ParameterStore<T>> store_;
+  StepState state_;
+  std::unique_ptr<BoundStep<T>> step_;
+  std::unique_ptr<Validator<T>> validator_;
+  std::unique_ptr<MetricsWriter> metrics_;  // rank 0
+};
+
+template <class T>
+Training<T>::Training(const RunConfig& config, comm::Communicator& world, const TrainOptions& options, TrainObserver& observer)
+    : config_(config),
+      world_(world),
+      options_(options),
+      observer_(observer),
+      data_(config.data.train, dataset_options(config)),
+      mesh_(make_mesh(world.size(), world.rank(), config.parallel.expert, options.ranks_per_node)),
+      plan_(plan_run(config, world.size(), world.rank(), options.ranks_per_node, options.cost)),
+      comms_(world, mesh_),
+      table_(config.model, mesh_) {
+  std::int64_t digests[2] = {static_cast<std::int64_t>(scheduler::digest(plan_.plan)), 0};
+  digests[1] = -digests[0];
+  world.all_reduce(comm::as_buffer(digests, 2), comm::as_buffer(digests, 2), comm::ReduceOp::kMax, *stream_);
+  if (digests[0] != -digests[1])
+    throw Error(ErrorCode::kInternal, "the ranks planned different steps", "are all ranks running the same build and config?");
+  start_from_checkpoint();  // before the parameters take memory: a wrong one costs nothing
+  if (!config.data.val.empty()) validator_ = std::make_unique<Validator<T>>(config, comms_, mesh_);
+  bind();
+  if (world.rank() == 0) {
+    prune_checkpoints(options.run_dir / "checkpoints", config.checkpoint.keep);
+    metrics_ = std::make_unique<MetricsWriter>((options.run_dir / "metrics.jsonl").string(), first_step_ - 1);
+  }
+}
+
+template <class T>
+void Training<T>::start_from_checkpoint() {
+  if (options_.resume == Resume::kNone) return;
+  const bool one = options_.resume == Resume::kFrom && fs::exists(options_.resume_from / "manifest.json");
+  std::vector<std::string> refused;
+  if (one) {
+    resume_ = std::make_unique<Checkpoint>(options_.resume_from);
+    resume_->verify(world_.rank(), world_.size());
+  } else {
+    const fs::path run = options_.resume == Resume::kFrom ? options_.resume_from : options_.run_dir;
+    resume_ = newest_valid_checkpoint(run / "checkpoints", world_, refused);
+    if (!resume_ && options_.resume == Resume::kFrom)
+      throw Error(ErrorCode::kIo, str(run.string(), " holds no checkpoint that can be used"), "see `weft checkpoint ls`");
+  }
+  for (const std::string& why : refused) observer_.on_warning("passed over " + why);
+  if (!resume_) return;
+  resume_->check_model(config_.model);
+  if (resume_->dtype() != config_.train.dtype)
+    throw Error(ErrorCode::kInvalidArgument,
+                str("train.dtype is ", to_string(config_.train.dtype), ", the checkpoint's ", to_string(resume_->dtype())),
+                "resume with the checkpoint's dtype, or start from its weights with --init_from");
+  const CheckpointState& state = resume_->state();
+  first_step_ = state.step + 1;
+  samples_ = state.samples;
+  tokens_ = state.tokens;
+  last_saved_ = state.step;
+}
+
+template <class T>
+void Training<T>::bind() {
+  store_ = std::make_unique<ParameterStore<T>>(table_, Device{}, config_.parallel.zero);
+  state_.previous_choices.assign(static_cast<std::size_t>(config_.model.layers),
+                                 std::vector<double>(static_cast<std::size_t>(config_.model.moe.experts), 0.0));
+  state_.running_choices = state_.previous_choices;
+  if (resume_) {
+    load_checkpoint(*resume_, *store_, true);
+    state_.previous_choices = resume_->state().previous_choices;
+    observer_.on_note(str("resumed from ", resume_->folder().string(), ", step ", first_step_ - 1));
+    resume_.reset();
+  } else if (!options_.init_from.empty()) {
+    const Checkpoint from(options_.init_from);
+    from.check_model(config_.model);
+    from.verify(world_.rank(), world_.size());
+    load_checkpoint(from, *store_, false);
+    observer_.on_note(str("weights from ", options_.init_from.string()));
+  } else {
+    initialize_weights(*store_, config_.model, config_.train.seed);
+  }
+  step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_), plan_.plan,
+                                         Runtime<T>{store_.get(), &comms_, &state_, nullptr});
+  state_.statistics = StepStatistics(config_.model, step_->num_units(), world_.size());
+  state_.clip_norm = config_.train.optimizer.clip_norm;
+  state_.num_tokens = double(config_.train.global_batch) * config_.train.sequence_length;
+  state_.num_groups = double(config_.train.global_batch) / config_.model.moe.group_sequences;
+  kernels::AdamWOptions& o = state_.optimizer;
+  o.beta1 = config_.train.optimizer.beta1;
+  o.beta2 = config_.train.optimizer.beta2;
+  o.eps = config_.train.optimizer.eps;
+  o.weight_decay = config_.train.optimizer.weight_decay;
+}
+
+template <class T>
+std::vector<Batch> Training<T>::load_batches() const {
+  std::vector<Batch> out;
+  const int num_micro = step_->num_units();
+  for (int m = 0; m < num_micro; ++m) {
+    const std::int64_t first =
+        samples_ + (std::int64_t{mesh_.dp_rank()} * num_micro + m) * config_.train.micro_batch;
+    out.push_back(data_.training_batch(first, config_.train.micro_batch));
+  }
+  return out;
+}
+
+/// One small reduction before each step: the loss divisor, and whether any rank wants to stop.
+template <class T>
+bool Training<T>::should_stop(std::int64_t valid_here, std::int64_t& valid_all) {
+  const bool late = config_.train.time_limit_s > 0 && milliseconds_since(start_) > 1e3 * config_.train.time_limit_s;
+  std::int64_t sums[2] = {valid_here, late || (options_.stop_requested && options_.stop_requested()) ? 1 : 0};
+  world_.all_reduce(comm::as_buffer(sums, 2), comm::as_buffer(sums, 2), comm::ReduceOp::kSum, *stream_);
+  valid_all = sums[0];
+  return sums[1] > 0;
+}
+
+template <class T>
+StepReport Training<T>::one_step(std::int64_t step, const std::vector<Batch>& batches, std::int64_t valid) {
+  state_.step = step;
+  state_.num_valid_tokens = static_cast<double>(std::max<std::int64_t>(1, valid));
+  state_.optimizer.lr = learning_rate(config_.train.optimizer, step, config_.train.steps);
+  state_.batches.clear();
+  for (const Batch& b : batches)
+    state_.batches.push_back({b.tokens.data(), b.targets.data(), b.positions.data(), b.segments.data()});
+  const std::int64_t grows = step_->arena().num_grows();
+  const Clock::time_point start = Clock::now();
+  const scheduler::Timeline timeline = step_->run();
+
+  StepReport report;
+  report.step = step;
+  report.step_ms = milliseconds_since(start);
+  report.result = unpack(state_.sums, config_.model, state_.num_valid_tokens);
+  if (!state_.finite)
+    throw Error(ErrorCode::kNonFinite,
+                str("step ", step, ": loss ", report.result.loss, ", gradient norm ", report.result.gradient_norm),
+                str("the update was not applied and ", last_saved_ > 0 ? str("the checkpoint of step ", last_saved_, " stands")
+                                                                        : "no checkpoint was written",
+                    "; lower train.optimizer.lr or clip_norm, or warm up longer"));
+  for (std::size_t l = 0; l < report.result.router.size(); ++l)
+    if (!report.result.router[l].choices.empty()) state_.previous_choices[l] = report.result.router[l].choices;
+  tokens_ += valid;
+  samples_ += config_.train.global_batch;
+  report.lr = state_.optimizer.lr;
+  report.tokens = tokens_;
+  report.tokens_per_second = state_.num_tokens / report.step_ms * 1e3;
+  report.model_tflops = flops_per_token(config_.model, config_.train.sequence_length) * report.tokens_per_second /
+                        world_.size() / 1e12;
+  report.predicted_ms = plan_.predicted_ms;
+  report.exposed_comm_fraction = exposed_comm(step_->graph(), timeline);
+  if (step_->arena().num_grows() > grows)
+    observer_.on_note(str("step ", step, ": routing was more unbalanced than planned for; buffers grew to ",
+                          step_->arena().bytes() >> 20, " MiB"));
+  observer_.on_step(report, step_->graph(), timeline);
+  return report;
+}
+
+template <class T>
+void Training<T>::write_metrics(const StepReport& report, std::optional<double> validation_loss) {
+  if (!metrics_) return;
+  const StepResult& r = report.result;
+  MetricsLine line;
+  line.add("step", report.step);
+  line.add("loss", r.loss);
+  line.add("grad_norm", r.gradient_norm);
+  line.add("lr", report.lr);
+  line.add("tokens", report.tokens);
+  line.add("step_ms", report.step_ms);
+  line.add("tokens_per_second", report.tokens_per_second);
+  line.add("model_tflops", report.model_tflops);
+  line.add("predicted_ms", report.predicted_ms);
+  line.add("exposed_comm_frac", report.exposed_comm_fraction);
+  if (config_.model.layer_pattern.find('M') != std::string::npos) {
+    line.add("aux_loss", r.balance_loss);
+    line.add("z_loss", r.z_loss);
+    line.add("drop_frac", r.drop_fraction);
+    line.add("max_vio", r.max_violation);
+    line.add("rank_imbalance", r.rank_imbalance);
+    line.add("dead_experts", r.dead_experts);
+  }
+  if (validation_loss) line.add("val_loss", *validation_loss);
+  metrics_->write(line);
+}
+
+template <class T>
+void Training<T>::save(std::int64_t step) {
+  if (step == last_saved_) return;
+  const fs::path root = options_.run_dir / "checkpoints";
+  CheckpointState state;
+  state.step = step;
+  state.samples = samples_;
+  state.tokens = tokens_;
+  state.config_text = options_.config_text;
+  state.previous_choices = state_.previous_choices;
+  try {
+    const fs::path folder = save_checkpoint(root, *store_, comms_, state);
+    last_saved_ = step;
+    observer_.on_note("saved " + folder.string());
+    if (world_.rank() == 0) prune_checkpoints(root, config_.checkpoint.keep);
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::kIo) throw;
+    observer_.on_warning(str("step ", step, ": no checkpoint was saved, training goes on: ", e.message()));
+  }
+}
+
+template <class T>
+TrainOutcome Training<T>::run() {
+  observer_.on_start(plan_, first_step_);
+  const TrainConfig& t = config_.train;
+  for (std::int64_t step = first_step_; step <= t.steps; ++step) {
+    const std::vector<Batch> batches = load_batches();
+    std::int64_t valid_here = 0, valid = 0;
+    for (const Batch& b : batches) valid_here += num_valid_targets(b);
+    if (should_stop(valid_here, valid)) {
+      save(step - 1);
+      return TrainOutcome::kStopped;
+    }
+    const StepReport report = one_step(step, batches, valid);
+    std::optional<double> validation_loss;
+    const bool last = step == t.steps;
+    if (validator_ && (last || (t.validate_every > 0 && step % t.validate_every == 0))) {
+      validation_loss = validator_->run(*store_);
+      observer_.on_validation(step, *validation_loss);
+    }
+    write_metrics(report, validation_loss);
+    if (config_.checkpoint.every > 0 && (last || step % config_.checkpoint.every == 0)) save(step);
+  }
+  return TrainOutcome::kFinished;
+}
+
+}  // namespace
+
+TrainOutcome train(const RunConfig& config, comm::Communicator& world, const TrainOptions& options, TrainObserver& observer) {
+  require_valid(config, world.size());
+  if (config.train.dtype == DType::kF64) return Training<double>(config, world, options, observer).run();
+  return Training<float>(config, world, options, observer).run();
+}
+
+}  // namespace weft::parallel

@@ -1,0 +1,79 @@
+// parallel/train/trainer.h - a training run from config to last checkpoint.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "parallel/step/step_builder.h"
+#include "parallel/train/run_config.h"
+#include "scheduler/cost_model.h"
+#include "scheduler/plan.h"
+
+namespace weft::parallel {
+
+/// One step as it is reported. Times are this rank's; all else is the same on every rank.
+struct StepReport {
+  std::int64_t step = 0;
+  StepResult result;
+  double lr = 0.0;
+  std::int64_t tokens = 0;  ///< Targets trained on so far.
+  double step_ms = 0.0;
+  double tokens_per_second = 0.0;  ///< Over all ranks.
+  double model_tflops = 0.0;       ///< Model FLOPs (flops_per_token) per second, per rank, in 1e12.
+  double predicted_ms = 0.0;       ///< What the plan's simulation said.
+  double exposed_comm_fraction = 0.0;  ///< Share of the step in which only communication ran.
+};
+
+/// What the run is about to do, known before the first step.
+struct RunPlan {
+  Mesh mesh;
+  scheduler::Plan plan;
+  scheduler::MemoryUse memory;             ///< Of the training step, on this rank.
+  std::int64_t validation_bytes = 0;       ///< Arena of the validation pass.
+  std::int64_t num_tasks = 0;
+  double predicted_ms = 0.0;
+  std::array<double, scheduler::kNumStages> predicted_stage_ms{};
+  std::string cost_source;
+};
+
+/// Emits and plans a step of `config` as rank `world_rank` of `world_size` would: no device, communicator or memory.
+[[nodiscard]] RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ranks_per_node,
+                               const scheduler::CostModel& cost);
+
+/// Told what happens, on every rank; what is shown is the observer's business. All calls come from the training thread.
+class TrainObserver {
+ public:
+  virtual ~TrainObserver() = default;
+  virtual void on_start(const RunPlan& /*plan*/, std::int64_t /*first_step*/) {}
+  virtual void on_step(const StepReport& /*report*/, const scheduler::Graph& /*graph*/, const scheduler::Timeline& /*measured*/) {}
+  virtual void on_validation(std::int64_t /*step*/, double /*loss*/) {}
+  /// Something worth a line: resumed from where, a checkpoint saved or refused, a buffer that grew.
+  virtual void on_note(const std::string& /*text*/) {}
+  virtual void on_warning(const std::string& /*text*/) {}
+};
+
+enum class Resume { kNone, kAuto, kFrom };
+
+struct TrainOptions {
+  std::filesystem::path run_dir;
+  Resume resume = Resume::kAuto;
+  std::filesystem::path resume_from;  ///< kFrom: a checkpoint folder, or a run folder (its newest valid checkpoint).
+  std::filesystem::path init_from;    ///< Weights of this checkpoint, fresh optimizer and schedule; empty: none.
+  std::string config_text;            ///< Stored with the run's checkpoints.
+  scheduler::CostModel cost;
+  int ranks_per_node = 1;
+  /// Polled before every step on every rank; true anywhere: save and stop. May be null.
+  std::function<bool()> stop_requested;
+};
+
+enum class TrainOutcome { kFinished, kStopped };  ///< kStopped: saved and stopped on request or at the time limit.
+
+/// Trains. Collective over `world`, which holds every rank of the job. Writes run_dir/metrics.jsonl and run_dir/checkpoints (rank 0 makes
+/// the folder). Throws kInvalidArgument (config, data, checkpoint of another model) before any large memory is taken; kNonFinite
+/// when loss or gradient norm are not finite: the update is not applied and the last checkpoint stands.
+TrainOutcome train(const RunConfig& config, comm::Communicator& world, const TrainOptions& options, TrainObserver& observer);
+
+}  // namespace weft::parallel
