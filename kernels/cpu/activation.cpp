@@ -10,7 +10,7 @@ void swiglu_forward(Stream&, Matrix<T> h, Matrix<const T> gate_up) {
     const T *gate = gate_up.row(i), *up = gate + h.cols;
     T* out = h.row(i);
 #pragma omp simd
-    for (std::int64_t j = 0; j < h.cols; ++j) out[j] = gate[j] * sigmoid(gate[j]) * up[j];
+    for (std::int64_t j = 0; j < h.cols; ++j) out[j] = gate[j] / (T(1) + exp(-gate[j])) * up[j];
   }
 }
 

@@ -10,16 +10,6 @@
 namespace weft::kernels::cpu {
 namespace {
 
-template <class T>
-void add_block(Matrix<T> to, const T* from, std::int64_t from_stride) {
-  for (std::int64_t i = 0; i < to.rows; ++i) {
-    T* row = to.row(i);
-    const T* add = from + i * from_stride;
-#pragma omp simd
-    for (std::int64_t j = 0; j < to.cols; ++j) row[j] += add[j];
-  }
-}
-
 /// One block of queries of one head: what the backward needs of it, packed, and the gradient of the queries.
 template <class T>
 class BackwardBlock {
@@ -27,24 +17,23 @@ class BackwardBlock {
   explicit BackwardBlock(std::int64_t head_dim)
       : head_dim_(head_dim),
         padded_dim_(round_up(head_dim, kTileCols<T>)),
-        scratch_(kBlockQueries * (5 * padded_dim_ + 2) + kBlockKeys * (2 * kBlockQueries + 3 * padded_dim_)),
+        scratch_(2 * kQueryStride<T> * (head_dim + kBlockKeys) + kBlockQueries * (3 * padded_dim_ + 2) +
+                 3 * kBlockKeys * padded_dim_),
+        q_t_(scratch_.take(kQueryStride<T> * head_dim)),
+        dout_t_(scratch_.take(kQueryStride<T> * head_dim)),
+        probs_(scratch_.take(kQueryStride<T> * kBlockKeys)),
+        dscores_(scratch_.take(kQueryStride<T> * kBlockKeys)),
         q_(scratch_.take(kBlockQueries * padded_dim_)),
-        q_t_(scratch_.take(kBlockQueries * padded_dim_)),
         dout_(scratch_.take(kBlockQueries * padded_dim_)),
-        dout_t_(scratch_.take(kBlockQueries * padded_dim_)),
         dq_(scratch_.take(kBlockQueries * padded_dim_)),
         lse_(scratch_.take(kBlockQueries)),
         delta_(scratch_.take(kBlockQueries)),
-        probs_(scratch_.take(kBlockKeys * kBlockQueries)),
-        dscores_(scratch_.take(kBlockKeys * kBlockQueries)),
         keys_(scratch_.take(kBlockKeys * padded_dim_)),
         values_(scratch_.take(kBlockKeys * padded_dim_)),
         d_block_(scratch_.take(kBlockKeys * padded_dim_)) {}
 
   /// q, dout, out: [queries, d]; lse: [queries, 1].
-  void start(Matrix<const T> q, Matrix<const T> dout, Matrix<const T> out, Matrix<const T> lse,
-             const std::int32_t* position, T scale) {
-    position_ = position;
+  void start(Matrix<const T> q, Matrix<const T> dout, Matrix<const T> out, Matrix<const T> lse, T scale) {
     num_queries_ = q.rows;
     width_ = round_up(q.rows, kTileCols<T>);
     transpose_block(q_t_, q, scale, width_);
@@ -65,25 +54,18 @@ class BackwardBlock {
     }
   }
 
-  /// dk += ds^T q, dv += p^T dout, dq += ds k, with ds = p * (dout v^T - delta). k, v, dk, dv: [keys, d].
-  void add(Matrix<T> dk, Matrix<T> dv, Matrix<const T> k, Matrix<const T> v, const std::int32_t* key_position) {
-    const std::int64_t height = round_up(k.rows, kTileRows);
-    copy_block(keys_, k, T(1), height, padded_dim_);
-    copy_block(values_, v, T(1), height, head_dim_);
-    multiply_blocks<T, Layout::kRows, false>({probs_, width_}, {keys_, padded_dim_}, {q_t_, width_}, height, width_,
-                                             head_dim_);
-    multiply_blocks<T, Layout::kRows, false>({dscores_, width_}, {values_, head_dim_}, {dout_t_, width_}, height,
-                                             width_, head_dim_);
-    differentiate_softmax(height);
-    if (key_position != nullptr) mask(key_position, k.rows);
-    multiply_blocks<T, Layout::kRows, false>({d_block_, padded_dim_}, {probs_, width_}, {dout_, padded_dim_}, height,
-                                             padded_dim_, num_queries_);
-    add_block(dv, d_block_, padded_dim_);
-    multiply_blocks<T, Layout::kRows, false>({d_block_, padded_dim_}, {dscores_, width_}, {q_, padded_dim_}, height,
-                                             padded_dim_, num_queries_);
-    add_block(dk, d_block_, padded_dim_);
-    multiply_blocks<T, Layout::kColumns, true>({dq_, padded_dim_}, {dscores_, width_}, {keys_, padded_dim_}, width_,
-                                               padded_dim_, k.rows);
+  /// dk += ds^T q, dv += p^T dout, dq += ds k, with ds = p * (dout v^T - delta). k, v, dk, dv: [keys, d]; query i sees
+  /// the first visible[i] keys.
+  void add(Matrix<T> dk, Matrix<T> dv, Matrix<const T> k, Matrix<const T> v, const std::int64_t* visible) {
+    copy_block(keys_, k, T(1), round_up(k.rows, kTileRows), padded_dim_);
+    copy_block(values_, v, T(1), round_up(k.rows, kTileRows), head_dim_);
+    for (std::int64_t i = 0; i < width_; i += kTileCols<T>) differentiate_scores(i, visible);
+    add_keys_gradient(dv, probs_, dout_, visible);
+    add_keys_gradient(dk, dscores_, q_, visible);
+    for (std::int64_t i = 0; i < width_; i += kTileRows)
+      multiply_blocks<T, Layout::kColumns, true>({dq_ + i * padded_dim_, padded_dim_}, {dscores_ + i, kQueryStride<T>},
+                                                 {keys_, padded_dim_}, kTileRows, padded_dim_,
+                                                 visible[i + kTileRows - 1]);
   }
 
   void finish(Matrix<T> dq, T scale) const {
@@ -96,35 +78,57 @@ class BackwardBlock {
   }
 
  private:
-  void differentiate_softmax(std::int64_t height) {
-    for (std::int64_t j = 0; j < height; ++j) {
-      T *p = probs_ + j * width_, *ds = dscores_ + j * width_;
-#pragma omp simd
-      for (std::int64_t i = 0; i < width_; ++i) {
-        p[i] = exp(p[i] - lse_[i]);
-        ds[i] = p[i] * (ds[i] - delta_[i]);
-      }
-    }
-  }
-
-  void mask(const std::int32_t* key_position, std::int64_t num_keys) {
+  /// Probabilities and their scores' gradients, for the tile of queries that starts at `first`.
+  void differentiate_scores(std::int64_t first, const std::int64_t* visible) {
+    constexpr std::int64_t kStride = kQueryStride<T>, kWidth = kTileCols<T>;
+    const std::int64_t num_keys = round_up(visible[first + kWidth - 1], kTileRows);
+    multiply_blocks<T, Layout::kRows, false>({probs_ + first, kStride}, {keys_, padded_dim_}, {q_t_ + first, kStride},
+                                             num_keys, kWidth, head_dim_);
+    multiply_blocks<T, Layout::kRows, false>({dscores_ + first, kStride}, {values_, head_dim_},
+                                             {dout_t_ + first, kStride}, num_keys, kWidth, head_dim_);
+    const T *lse = lse_ + first, *delta = delta_ + first;
     for (std::int64_t j = 0; j < num_keys; ++j) {
-      T *p = probs_ + j * width_, *ds = dscores_ + j * width_;
-      const std::int32_t key = key_position[j];
+      T *p = probs_ + j * kStride + first, *ds = dscores_ + j * kStride + first;
 #pragma omp simd
-      for (std::int64_t i = 0; i < num_queries_; ++i) {
-        const bool visible = key <= position_[i];
-        p[i] = visible ? p[i] : T(0);
-        ds[i] = visible ? ds[i] : T(0);
+      for (std::int64_t i = 0; i < kWidth; ++i) {
+        const T prob = exp(p[i] - lse[i]);
+        p[i] = prob;
+        ds[i] = prob * (ds[i] - delta[i]);
+      }
+    }
+    for (std::int64_t j = visible[first]; j < num_keys; ++j) {
+      T *p = probs_ + j * kStride + first, *ds = dscores_ + j * kStride + first;
+#pragma omp simd
+      for (std::int64_t i = 0; i < kWidth; ++i) {
+        p[i] = j < visible[first + i] ? p[i] : T(0);
+        ds[i] = j < visible[first + i] ? ds[i] : T(0);
       }
     }
   }
 
-  std::int64_t head_dim_, padded_dim_;
+  /// to[j] += sum over queries i that see key j of weight[j, i] * rows[i]: from the first tile of queries on that sees
+  /// a key of j's tile.
+  void add_keys_gradient(Matrix<T> to, const T* weight, const T* rows, const std::int64_t* visible) {
+    std::int64_t first = 0;
+    for (std::int64_t j = 0; j < to.rows; j += kTileRows) {
+      while (first < width_ && visible[first + kTileCols<T> - 1] <= j) first += kTileCols<T>;
+      multiply_blocks<T, Layout::kRows, false>(
+          {d_block_ + j * padded_dim_, padded_dim_}, {weight + j * kQueryStride<T> + first, kQueryStride<T>},
+          {rows + first * padded_dim_, padded_dim_}, kTileRows, padded_dim_, std::max(num_queries_ - first, kNone));
+    }
+    for (std::int64_t j = 0; j < to.rows; ++j) {
+      T* row = to.row(j);
+      const T* add = d_block_ + j * padded_dim_;
+#pragma omp simd
+      for (std::int64_t c = 0; c < head_dim_; ++c) row[c] += add[c];
+    }
+  }
+
+  static constexpr std::int64_t kNone = 0;
+  std::int64_t head_dim_, padded_dim_;  // padded to whole tiles, as width_ is
   Scratch<T> scratch_;
-  T *q_, *q_t_, *dout_, *dout_t_, *dq_, *lse_, *delta_, *probs_, *dscores_, *keys_, *values_, *d_block_;
-  const std::int32_t* position_ = nullptr;
-  std::int64_t num_queries_ = 0, width_ = 0;  // width: num_queries padded to whole tiles
+  T *q_t_, *dout_t_, *probs_, *dscores_, *q_, *dout_, *dq_, *lse_, *delta_, *keys_, *values_, *d_block_;
+  std::int64_t num_queries_ = 0, width_ = 0;
 };
 
 template <class T>
@@ -143,17 +147,15 @@ void attention_backward(Stream&, const AttentionGradients<T>& grad, Matrix<const
   zero(grad.dk);
   zero(grad.dv);
   for (const RowBlock& queries : query_blocks) {
-    const auto visible_keys = key_blocks.seen_by(queries);
+    const Visibility visibility(queries, key_blocks.seen_by(queries), in.q_rows, in.k_rows);
     const auto rows = [&](auto m, std::int64_t first_col, std::int64_t cols) {
       return m.row_range(queries.first, queries.count).col_range(first_col, cols);
     };
     for (std::int64_t h = 0; h < shape.num_heads; ++h) {
-      block.start(rows(in.q, h * d, d), rows(dout, h * d, d), rows(out, h * d, d), rows(lse, h, 1),
-                  in.q_rows.position + queries.first, scale);
-      for (const RowBlock& keys : visible_keys) {
+      block.start(rows(in.q, h * d, d), rows(dout, h * d, d), rows(out, h * d, d), rows(lse, h, 1), scale);
+      for (const auto& [keys, visible] : visibility.blocks()) {
         const auto kv = [&](auto m) { return m.row_range(keys.first, keys.count).col_range(h / group * d, d); };
-        block.add(kv(grad.dk), kv(grad.dv), kv(in.k), kv(in.v),
-                  all_visible(queries, keys) ? nullptr : in.k_rows.position + keys.first);
+        block.add(kv(grad.dk), kv(grad.dv), kv(in.k), kv(in.v), visible);
       }
       block.finish(rows(grad.dq, h * d, d), scale);
     }

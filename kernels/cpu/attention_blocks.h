@@ -12,8 +12,13 @@
 
 namespace weft::kernels::cpu {
 
-inline constexpr std::int64_t kBlockQueries = 64;
+inline constexpr std::int64_t kBlockQueries = 128;
 inline constexpr std::int64_t kBlockKeys = 64;
+
+/// Columns that a transposed block of queries takes: one vector more than there are, so that rows do not all fall into
+/// the same few sets of the cache.
+template <class T>
+inline constexpr std::int64_t kQueryStride = kBlockQueries + Simd<T>::kLanes;
 
 /// Rows [first, first + count) of one segment, with their first and last (smallest and largest) position.
 struct RowBlock {
@@ -44,12 +49,25 @@ class KeyBlocks {
   std::vector<Run> runs_;  // sorted by segment
 };
 
-/// True when every query of the block sees every key of the block.
-[[nodiscard]] inline bool all_visible(const RowBlock& queries, const RowBlock& keys) {
-  return keys.max_position <= queries.min_position;
-}
+/// How many keys of a block each query of a block sees: the first visible[i] ones, since positions ascend, so the
+/// counts ascend too.
+struct VisibleKeys {
+  RowBlock keys;
+  const std::int64_t* visible;  ///< [kBlockQueries]; past the last query, its count is repeated.
+};
 
-/// visible[i] for column i of a transposed score block: the query's position, or less than any position past the end.
+/// The mask of one block of queries against the blocks of keys that it meets: O(rows) counts, the same for all heads.
+class Visibility {
+ public:
+  Visibility(const RowBlock& queries, std::span<const RowBlock> key_blocks, AttentionRows q_rows, AttentionRows k_rows);
+  Visibility(const Visibility&) = delete;
+  [[nodiscard]] const std::vector<VisibleKeys>& blocks() const { return blocks_; }
+
+ private:
+  std::vector<std::int64_t> counts_;
+  std::vector<VisibleKeys> blocks_;  // point into counts_
+};
+
 /// One scratch allocation, cut into blocks.
 template <class T>
 class Scratch {
@@ -67,11 +85,11 @@ class Scratch {
   T* next_;
 };
 
-/// to[i, j] = factor * from[i, j], with zeros in the padding up to [rows, cols]. Returns a view of `to`.
+/// to[i, j] = factor * from[i, j], packed as [rows, cols], with zeros in the padding.
 template <class T>
 void copy_block(T* to, Matrix<const T> from, T factor, std::int64_t rows, std::int64_t cols);
-/// to[j, i] = factor * from[i, j]: [cols of from, rows], with zeros where i is past from's rows.
+/// to[j, i] = factor * from[i, j]; rows of `to` are kQueryStride<T> apart, and zero from from.rows up to `padded`.
 template <class T>
-void transpose_block(T* to, Matrix<const T> from, T factor, std::int64_t rows);
+void transpose_block(T* to, Matrix<const T> from, T factor, std::int64_t padded);
 
 }  // namespace weft::kernels::cpu

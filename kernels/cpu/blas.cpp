@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/few_rows.h"
+
 namespace weft::kernels {
 namespace {
 
@@ -42,6 +44,8 @@ void multiply(Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T>
       for (std::int64_t i = 0; i < c.rows; ++i) std::fill_n(c.row(i), c.cols, T(0));
     return;
   }
+  if (c.rows <= kFewRows && trans_a == Transpose::kNo && trans_b == Transpose::kYes)
+    return multiply_few_rows(c, a, b, alpha, accumulate);
   cblas_gemm(trans_a == Transpose::kYes ? CblasTrans : CblasNoTrans,
              trans_b == Transpose::kYes ? CblasTrans : CblasNoTrans, static_cast<int>(c.rows), static_cast<int>(c.cols),
              static_cast<int>(inner), alpha, a.data, static_cast<int>(a.stride), b.data, static_cast<int>(b.stride),

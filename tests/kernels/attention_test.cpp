@@ -205,8 +205,12 @@ TEST_CASE("rows are cut at segments and block ends, and later keys are left out"
     const auto seen = keys.seen_by(queries[b]);
     REQUIRE(!seen.empty());
     CHECK(seen.back().first <= queries[b].first + queries[b].count - 1);  // nothing above the diagonal
-    for (const auto& block : seen)
-      CHECK(cpu::all_visible(queries[b], block) == (block.max_position <= queries[b].min_position));
+    const cpu::Visibility visibility(queries[b], seen, view(long_row), view(long_row));
+    for (const auto& [block, visible] : visibility.blocks())
+      for (std::int64_t i = 0; i < cpu::kBlockQueries; ++i) {
+        const std::int64_t query = queries[b].first + std::min(i, queries[b].count - 1);
+        CHECK(visible[i] == std::clamp<std::int64_t>(query - block.first + 1, 0, block.count));
+      }
   }
   CHECK(keys.seen_by({0, 5, 6, 0, 4}).empty());  // no key of that segment
 }
