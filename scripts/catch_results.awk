@@ -1,10 +1,10 @@
 # scripts/catch_results.awk - what became of each test case of one Catch2 binary.
 #
-#   awk -v suite=NAME -v details=FILE -f catch_results.awk LIST XML...
+#   awk -v suite=NAME -v details=FILE -f catch_results.awk LIST XML
 #
-# LIST: the names that --list-test-names-only prints. XML: one report of the xml reporter per rank.
-# Prints "pass|fail|skip <tab> suite <tab> case <tab> reason" for each name in LIST, in order. A case fails when it failed on
-# any rank, or when a rank did not finish it. A case is skipped when it warned "skipped: REASON" (tests/support/skip.h).
+# LIST: the names that --list-test-names-only prints. XML: what the xml reporter wrote; empty after an early crash.
+# Prints "pass|fail|skip <tab> suite <tab> case <tab> reason" for each name in LIST, in order. A case that did not come to its
+# end has failed. A case is skipped when it warned "skipped: REASON" (tests/support/skip.h).
 # What failed, and why, goes to the file `details`.
 
 function decode(text) {
@@ -19,15 +19,13 @@ function attribute(line, key,    at) {
 }
 function trim(text) { sub(/^[ \t]+/, "", text); sub(/[ \t\r]+$/, "", text); return text }
 
-BEGIN { for (i = 1; i < ARGC; i++) position[ARGV[i]] = i }
-FNR == 1 { file = position[FILENAME] }
-file == 1 {
+FILENAME == ARGV[1] {
   if (trim($0) != "") names[++count] = trim($0)
   next
 }
 /^ *<TestCase / {
   name = trim(attribute($0, "name")); text = ""; reason = ""
-  started[file, name] = 1
+  started[name] = 1
   next
 }
 /^ *<Section /             { text = text "    section: " attribute($0, "name") "\n"; next }
@@ -37,8 +35,8 @@ file == 1 {
 /^ *<FatalErrorCondition / { text = text "    " attribute($0, "filename") ":" attribute($0, "line") ": crash\n"; next }
 /^ *<OverallResult / {
   ok = attribute($0, "success") == "true"
-  done[file, name] = 1
-  if (!ok) { failed[name] = 1; report[name] = report[name] (text == "" ? "    no assertion ran\n" : text) }
+  done[name] = 1
+  if (!ok) { failed[name] = 1; report[name] = (text == "" ? "    no assertion ran\n" : text) }
   if (reason != "") skipped[name] = reason
   name = ""
   next
@@ -52,11 +50,9 @@ name != "" {
 END {
   for (i = 1; i <= count; i++) {
     name = names[i]
-    for (f = 2; f < ARGC; f++) {
-      if ((f, name) in done) continue
+    if (!(name in done)) {
       failed[name] = 1
-      where = (ARGC > 3 ? " on rank " (f - 2) : "")
-      report[name] = report[name] "    " ((f, name) in started ? "the process ended in this case" : "did not run") where "\n"
+      report[name] = "    " (name in started ? "the process ended in this case" : "did not run") "\n"
     }
     if (name in failed) {
       print "fail\t" suite "\t" name "\t"
