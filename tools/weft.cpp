@@ -38,8 +38,10 @@ int run(int argc, char** argv) {
       "Exit status: 0 done, 2 bad usage or config, 74 I/O, 75 saved and stopped on request,\n"
       "79 hang detected, 80 non-finite loss, 1 anything else.");
   Action action;
+  add_bench(app, action);
   add_config(app, action);
   add_data(app, action);
+  add_train(app, action);
   add_version(app, action);
   check_command(app, argc, argv);
   try {

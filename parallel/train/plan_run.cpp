@@ -27,6 +27,16 @@ scheduler::Shape training_shape(const RunConfig& config) {
                        {s.forward_chunks, s.backward_chunks, s.defer_weight_grad, config.train.recompute, 1, s.gradient_slices});
 }
 
+TokenDatasetOptions dataset_options(const RunConfig& config, const std::vector<std::string>& paths) {
+  TokenDatasetOptions options{paths, config.train.sequence_length, config.model.vocab_size, std::nullopt};
+  if (config.data.end_of_text >= 0) options.end_of_text = config.data.end_of_text;
+  return options;
+}
+
+AttendAcrossDocuments attend_mode(const RunConfig& config) {
+  return config.data.attend_across_documents ? AttendAcrossDocuments::kYes : AttendAcrossDocuments::kNo;
+}
+
 RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ranks_per_node,
                  const scheduler::CostModel& cost) {
   RunPlan out;

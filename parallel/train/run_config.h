@@ -56,6 +56,7 @@ struct DataConfig {
   std::vector<std::string> train;  ///< Token files: llm.c .bin, or Megatron .bin/.idx (named without extension or by .bin).
   std::vector<std::string> val;
   bool attend_across_documents = false;  ///< Packed documents see one another.
+  int end_of_text = -1;  ///< Token that starts a document in files that do not list their documents (llm.c); -1: none.
   friend bool operator==(const DataConfig&, const DataConfig&) = default;
 };
 

@@ -1,6 +1,7 @@
 // parallel/train/run_setup.h - from a config to the steps that it describes.
 #pragma once
 
+#include "parallel/data/batch.h"
 #include "parallel/train/trainer.h"
 
 namespace weft::parallel {
@@ -9,5 +10,8 @@ namespace weft::parallel {
 /// One micro-batch, forward alone.
 [[nodiscard]] StepSpec validation_spec(const RunConfig& config, const Mesh& mesh);
 [[nodiscard]] scheduler::Shape training_shape(const RunConfig& config);
+
+[[nodiscard]] TokenDatasetOptions dataset_options(const RunConfig& config, const std::vector<std::string>& paths);
+[[nodiscard]] AttendAcrossDocuments attend_mode(const RunConfig& config);
 
 }  // namespace weft::parallel

@@ -4,12 +4,12 @@
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <optional>
 
 #include "core/error.h"
 #include "core/rng.h"
 #include "parallel/data/batch.h"
-#include "parallel/data/token_dataset.h"
 #include "parallel/step/update.h"
 #include "parallel/train/checkpoint.h"
 #include "parallel/train/lr_schedule.h"
@@ -25,13 +25,6 @@ using Clock = std::chrono::steady_clock;
 
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-/// Every problem at once, before anything is opened or allocated.
-void require_valid(const RunConfig& config, int world_size) {
-  std::string problems;
-  for (const std::string& problem : validate(config, world_size)) problems += (problems.empty() ? "" : "\n  ") + problem;
-  if (!problems.empty()) throw Error(ErrorCode::kInvalidArgument, problems);
 }
 
 /// Share of the step in which only communication ran. In one thread that is all the time of the collectives.
@@ -64,6 +57,7 @@ class Training {
   TrainObserver& observer_;
   Clock::time_point start_ = Clock::now();
   TokenDataset data_;
+  SampleOrder order_;
   Mesh mesh_;
   RunPlan plan_;
   MeshComms comms_;
@@ -84,7 +78,8 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
       world_(world),
       options_(options),
       observer_(observer),
-      data_(config.data.train, dataset_options(config)),
+      data_(dataset_options(config, config.data.train)),
+      order_(config.train.seed, data_.num_samples()),
       mesh_(make_mesh(world.size(), world.rank(), config.parallel.expert, options.ranks_per_node)),
       plan_(plan_run(config, world.size(), world.rank(), options.ranks_per_node, options.cost)),
       comms_(world, mesh_),
@@ -166,12 +161,14 @@ void Training<T>::bind() {
 
 template <class T>
 std::vector<Batch> Training<T>::load_batches() const {
+  const TrainConfig& t = config_.train;
+  const BatchLayout layout{t.global_batch, t.micro_batch, mesh_.dp_size(), mesh_.dp_rank()};
   std::vector<Batch> out;
-  const int num_micro = step_->num_units();
-  for (int m = 0; m < num_micro; ++m) {
-    const std::int64_t first =
-        samples_ + (std::int64_t{mesh_.dp_rank()} * num_micro + m) * config_.train.micro_batch;
-    out.push_back(data_.training_batch(first, config_.train.micro_batch));
+  for (std::int64_t m = 0; m < layout.num_micro_batches(); ++m) {
+    std::vector<std::int64_t> places(static_cast<std::size_t>(t.micro_batch)), samples(places.size());
+    std::iota(places.begin(), places.end(), samples_ + layout.first_place(0, m));
+    std::transform(places.begin(), places.end(), samples.begin(), [&](std::int64_t place) { return order_(place); });
+    out.push_back(make_batch(data_, samples, places, attend_mode(config_)));
   }
   return out;
 }
@@ -281,7 +278,7 @@ TrainOutcome Training<T>::run() {
   for (std::int64_t step = first_step_; step <= t.steps; ++step) {
     const std::vector<Batch> batches = load_batches();
     std::int64_t valid_here = 0, valid = 0;
-    for (const Batch& b : batches) valid_here += num_valid_targets(b);
+    for (const Batch& b : batches) valid_here += count_valid_targets(b);
     if (should_stop(valid_here, valid)) {
       save(step - 1);
       return TrainOutcome::kStopped;
@@ -302,7 +299,6 @@ TrainOutcome Training<T>::run() {
 }  // namespace
 
 TrainOutcome train(const RunConfig& config, comm::Communicator& world, const TrainOptions& options, TrainObserver& observer) {
-  require_valid(config, world.size());
   if (config.train.dtype == DType::kF64) return Training<double>(config, world, options, observer).run();
   return Training<float>(config, world, options, observer).run();
 }

@@ -72,7 +72,7 @@ struct TrainOptions {
 enum class TrainOutcome { kFinished, kStopped };  ///< kStopped: saved and stopped on request or at the time limit.
 
 /// Trains. Collective over `world`, which holds every rank of the job. Writes run_dir/metrics.jsonl and run_dir/checkpoints (rank 0 makes
-/// the folder). Throws kInvalidArgument (config, data, checkpoint of another model) before any large memory is taken; kNonFinite
+/// the folder). validate(config, world.size()) must be empty. Throws kInvalidArgument (data, checkpoint of another model) before any large memory is taken; kNonFinite
 /// when loss or gradient norm are not finite: the update is not applied and the last checkpoint stands.
 TrainOutcome train(const RunConfig& config, comm::Communicator& world, const TrainOptions& options, TrainObserver& observer);
 

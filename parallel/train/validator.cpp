@@ -2,19 +2,35 @@
 
 #include <algorithm>
 
+#include "kernels/cross_entropy.h"
 #include "parallel/data/batch.h"
 #include "parallel/step/update.h"
 #include "parallel/train/run_setup.h"
 #include "scheduler/policy.h"
 
 namespace weft::parallel {
+namespace {
+
+/// `batch` with sequences that count for nothing behind its own, up to `num_sequences`.
+Batch padded(Batch batch, std::int64_t num_sequences) {
+  for (std::int32_t segment = 1 << 30; batch.num_sequences < num_sequences; ++batch.num_sequences, ++segment) {
+    const auto n = static_cast<std::size_t>(batch.sequence_length);
+    batch.tokens.insert(batch.tokens.end(), n, 0);
+    batch.targets.insert(batch.targets.end(), n, kernels::kIgnoreTarget);
+    batch.segments.insert(batch.segments.end(), n, segment);
+    for (std::int32_t p = 0; p < batch.sequence_length; ++p) batch.positions.push_back(p);
+    batch.sample_ids.push_back(-1);
+  }
+  return batch;
+}
+
+}  // namespace
 
 template <class T>
 Validator<T>::Validator(const RunConfig& config, const MeshComms& comms, const Mesh& mesh)
-    : config_(config), comms_(comms), mesh_(mesh), data_(config.data.val, dataset_options(config)) {
-  num_sequences_ = data_.num_samples();
-  if (config.train.validate_sequences > 0)
-    num_sequences_ = std::min<std::int64_t>(num_sequences_, config.train.validate_sequences);
+    : config_(config), comms_(comms), mesh_(mesh), data_(dataset_options(config, config.data.val)) {
+  const TrainConfig& t = config.train;
+  layout_ = validation_layout(data_, t.validate_sequences, {t.global_batch, t.micro_batch, mesh.dp_size(), mesh.dp_rank()});
 }
 
 template <class T>
@@ -31,15 +47,13 @@ double Validator<T>::run(ParameterStore<T>& store) {
   if (store.sharded())
     for (int b = 0; b < static_cast<int>(store.table().buckets().size()); ++b)
       if (store.table().buckets()[static_cast<std::size_t>(b)].num_replicas > 1) gather_weights<T>(store, b, comms_, *stream);
-  const std::int64_t per_round = std::int64_t{config_.train.micro_batch} * mesh_.dp_size();
   double sums[2] = {0.0, 0.0};
-  for (std::int64_t first = 0; first < num_sequences_; first += per_round) {
-    const std::int64_t mine = first + std::int64_t{mesh_.dp_rank()} * config_.train.micro_batch;
-    const Batch batch = data_.validation_batch(mine, config_.train.micro_batch, num_sequences_);
+  for (std::int64_t round = 0; round < layout_.num_rounds(); ++round) {
+    const Batch batch = padded(validation_batch(data_, layout_, round, attend_mode(config_)), config_.train.micro_batch);
     state_.batches = {{batch.tokens.data(), batch.targets.data(), batch.positions.data(), batch.segments.data()}};
     step_->run();
     sums[0] += state_.statistics.loss_sum(0);
-    sums[1] += static_cast<double>(num_valid_targets(batch));
+    sums[1] += static_cast<double>(count_valid_targets(batch));
   }
   comms_.world().all_reduce(comm::as_buffer(sums, 2), comm::as_buffer(sums, 2), comm::ReduceOp::kSum, *stream);
   return sums[0] / std::max(1.0, sums[1]);

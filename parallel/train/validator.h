@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "parallel/data/token_dataset.h"
+#include "parallel/data/batch.h"
 #include "parallel/step/step_builder.h"
 #include "parallel/train/run_config.h"
 
@@ -18,14 +18,13 @@ class Validator {
 
   /// Mean cross-entropy in nats per target. Collective. Brings every replica's weights up to date first.
   [[nodiscard]] double run(ParameterStore<T>& store);
-  [[nodiscard]] std::int64_t num_sequences() const noexcept { return num_sequences_; }
 
  private:
   RunConfig config_;
   const MeshComms& comms_;
   Mesh mesh_;
   TokenDataset data_;
-  std::int64_t num_sequences_;
+  ValidationLayout layout_;
   StepState state_;
   std::unique_ptr<BoundStep<T>> step_;  // made at the first run
 };

@@ -90,6 +90,7 @@ RunConfig random_config(std::uint64_t seed) {
   c.data.train = d.list();
   c.data.val = d.list();
   c.data.attend_across_documents = d.boolean();
+  c.data.end_of_text = d.integer();
   c.schedule.defer_weight_grad = d.boolean();
   return c;
 }

@@ -86,19 +86,22 @@ void point_at(const std::string& word, std::string_view text, FirstError::Entry&
   entry.column = static_cast<int>(begin - (before.rfind('\n') + 1)) + 1;  // npos + 1 == 0: the first line
 }
 
-config::RunConfig parse_strictly(std::string_view text, std::string_view origin) {
-  config::RunConfig message;
+}  // namespace
+
+void parse_text_proto(std::string_view text, std::string_view origin, google::protobuf::Message& message) {
   FirstError errors;
   google::protobuf::TextFormat::Parser parser;  // refuses unknown fields and repeated scalars unless told otherwise
   parser.RecordErrorsTo(&errors);
   parser.SetRecursionLimit(kMaxNesting);
-  if (parser.ParseFromString(std::string(text), &message) && !errors.first()) return message;
+  if (parser.ParseFromString(std::string(text), &message) && !errors.first()) return;
   auto entry = errors.first().value_or(FirstError::Entry{1, 1, "not a config in protobuf text format"});
   const Complaint complaint = explain_parse_error(entry.message);
   point_at(complaint.word, text, entry);
   throw Error(ErrorCode::kInvalidArgument, str(origin, ":", entry.line, ":", entry.column, ": ", complaint.message),
               complaint.hint);
 }
+
+namespace {
 
 std::string read_file(const std::string& path) {
   errno = 0;
@@ -126,7 +129,8 @@ bool is_data_file(const fs::path& path) {
 }  // namespace
 
 parallel::RunConfig parse_config(std::string_view text, std::string_view origin, std::span<const std::string> sets) {
-  config::RunConfig message = parse_strictly(text, origin);
+  config::RunConfig message;
+  parse_text_proto(text, origin, message);
   apply_sets(message, sets);
   return from_proto(message);
 }

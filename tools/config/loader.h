@@ -8,7 +8,15 @@
 
 #include "parallel/train/run_config.h"
 
+namespace google::protobuf {
+class Message;
+}
+
 namespace weft::tools {
+
+/// Fills `message` from protobuf text format, strictly: an unknown field, a wrong type, a field given twice or nesting beyond 32
+/// throws Error{kInvalidArgument} with `origin`, line and column.
+void parse_text_proto(std::string_view text, std::string_view origin, google::protobuf::Message& message);
 
 /// Reads `path`, applies `sets` ("path.to.field=value") and finds the data files (find_data_file). Checks no values:
 /// see require_valid. Throws Error{kIo} for a file that cannot be read, Error{kInvalidArgument}, with file, line and

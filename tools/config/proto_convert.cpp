@@ -102,6 +102,7 @@ void fields(Visit visit, parallel::DataConfig& c) {
   visit("train", c.train);
   visit("val", c.val);
   visit("attend_across_documents", c.attend_across_documents);
+  visit("end_of_text", c.end_of_text);
 }
 
 template <class Visit>

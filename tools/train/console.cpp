@@ -1,0 +1,153 @@
+#include "tools/train/console.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/error.h"
+#include "tools/train/process.h"
+#include "tools/train/text.h"
+
+namespace weft::tools {
+namespace {
+
+using parallel::StepReport;
+
+bool is_live(Progress progress, int rank) {
+  if (rank != 0 || progress == Progress::kNever) return false;
+  return progress == Progress::kAlways || isatty(STDOUT_FILENO) == 1;
+}
+
+std::string memory_line(const scheduler::MemoryUse& use, std::int64_t validation) {
+  std::string line = "memory per rank: " + human_bytes(double(use.total() + validation)) + " (";
+  for (int c = 0; c < scheduler::kNumMemoryClasses; ++c)
+    if (use.bytes[c] > 0)
+      line += str(to_string(static_cast<scheduler::MemoryClass>(c)), " ", human_bytes(double(use.bytes[c])), ", ");
+  if (validation > 0) line += "validation " + human_bytes(double(validation)) + ", ";
+  return line.substr(0, line.size() - 2) + ")";
+}
+
+}  // namespace
+
+Console::Console(const parallel::RunConfig& config, int rank, Progress progress, int log_every)
+    : config_(config), rank_(rank), live_(is_live(progress, rank)), log_every_(std::max(1, log_every)) {}
+
+void Console::open_log(const std::filesystem::path& path) {
+  log_.reset(std::fopen(path.c_str(), "ae"));
+  if (!log_) throw Error(ErrorCode::kIo, str("cannot write ", path.string(), ": ", std::strerror(errno)));
+}
+
+void Console::print(const std::string& line) const {
+  if (rank_ != 0) return;
+  std::printf("%s%s\n", live_ ? "\r\x1b[K" : "", line.c_str());
+  std::fflush(stdout);
+  if (log_) {
+    std::fprintf(log_.get(), "%s\n", line.c_str());
+    std::fflush(log_.get());
+  }
+}
+
+void Console::on_start(const parallel::RunPlan& plan, std::int64_t first_step) {
+  plan_ = plan;
+  first_step_ = first_step;
+  start_ = std::chrono::steady_clock::now();
+  const parallel::TrainConfig& t = config_.train;
+  const parallel::ParameterCount count = parallel::count_parameters(config_.model);
+  print(str("model: ", human_count(double(count.total)), " parameters, ", human_count(double(count.active)),
+            " active per token; ", config_.model.layers, " layers, ", config_.model.moe.experts, " experts, top-",
+            config_.model.moe.top_k));
+  print(str("layout: ", plan.mesh.world_size, " ranks, DP ", plan.mesh.dp_size(), ", EP ", plan.mesh.ep_size, " x EDP ",
+            plan.mesh.edp_size(), ", ZeRO-1 ", config_.parallel.zero ? "on" : "off", "; ", t.global_batch, " x ",
+            t.sequence_length, " tokens a step in ", t.global_batch / (plan.mesh.dp_size() * t.micro_batch),
+            " micro-batches of ", t.micro_batch));
+  print(memory_line(plan.memory, plan.validation_bytes));
+  print(str("schedule: ", plan.plan.policy, ", ", plan.num_tasks, " tasks, ", fixed(plan.predicted_ms, 1),
+            " ms a step predicted from ", plan.cost_source));
+}
+
+std::string Console::step_line(const StepReport& report) const {
+  const parallel::StepResult& r = report.result;
+  std::string line = str("step ", report.step, "/", config_.train.steps, " loss ", fixed(r.loss, 4));
+  const double deviation = std::sqrt(std::max(0.0, loss_square_ - loss_mean_ * loss_mean_));
+  if (num_steps_ > 10 && deviation > 0) {
+    const double z = (r.loss - loss_mean_) / deviation;
+    line += str(" (", z >= 0 ? "+" : "", fixed(z, 1), "σ)");
+  }
+  char text[96];
+  std::snprintf(text, sizeof text, " gnorm %.3f lr %.2e %.0f ms ", r.gradient_norm, report.lr, report.step_ms);
+  line += text + human_count(report.tokens_per_second) + " tok/s " + fixed(report.model_tflops * 1e3, 1) + " GFLOP/s/rank";
+  if (plan_.mesh.world_size > 1) line += " comm " + fixed(100 * report.exposed_comm_fraction, 0) + "% imb " + fixed(r.rank_imbalance, 2);
+  if (config_.model.moe.capacity_factor > 0) line += " drop " + fixed(100 * r.drop_fraction, 1) + "%";
+  line += " mem " + human_bytes(double(peak_memory_bytes()));
+  const double left = total_ms_ / double(std::max<std::int64_t>(1, num_steps_)) / 1e3 * double(config_.train.steps - report.step);
+  return line + " eta " + human_seconds(left);
+}
+
+void Console::on_step(const StepReport& report, const scheduler::Graph& graph, const scheduler::Timeline& timeline) {
+  ++num_steps_;
+  total_ms_ += report.step_ms;
+  for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t)
+    stage_ms_[static_cast<std::size_t>(graph.tasks[t].stage)] += (timeline.end_us[t] - timeline.start_us[t]) / 1e3;
+  if (report.step == first_step_) {
+    first_loss_ = loss_mean_ = report.result.loss;
+    loss_square_ = loss_mean_ * loss_mean_;
+  }
+  last_loss_ = report.result.loss;
+  if (rank_ == 0) {
+    const bool printed = report.step == first_step_ || report.step == config_.train.steps || report.step % log_every_ == 0;
+    if (printed)
+      print(step_line(report));
+    else if (live_) {
+      std::printf("\r\x1b[K%s", step_line(report).c_str());
+      std::fflush(stdout);
+    }
+  }
+  constexpr double kKeep = 0.95;
+  loss_mean_ = kKeep * loss_mean_ + (1 - kKeep) * report.result.loss;
+  loss_square_ = kKeep * loss_square_ + (1 - kKeep) * report.result.loss * report.result.loss;
+}
+
+void Console::on_validation(std::int64_t step, double loss) {
+  last_validation_ = loss;
+  print(str("step ", step, " validation loss ", fixed(loss, 4)));
+}
+
+void Console::on_note(const std::string& text) { print(text); }
+
+void Console::on_warning(const std::string& text) {
+  if (rank_ != 0) return;
+  std::fprintf(stderr, "%swarning: %s\n", live_ ? "\r\x1b[K" : "", text.c_str());
+  if (log_) std::fprintf(log_.get(), "warning: %s\n", text.c_str());
+}
+
+void Console::summary(const std::filesystem::path& run_dir) const {
+  if (rank_ != 0) return;
+  if (num_steps_ == 0) {
+    print(str("nothing to do: the run in ", run_dir.string(), " has all its ", config_.train.steps, " steps"));
+    return;
+  }
+  const double steps = double(num_steps_), step_ms = total_ms_ / steps;
+  print(str("trained ", num_steps_, " steps in ",
+            human_seconds(std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count()), ": loss ",
+            fixed(first_loss_, 4), " -> ", fixed(last_loss_, 4),
+            last_validation_ >= 0 ? ", validation loss " + fixed(last_validation_, 4) : ""));
+  print(str("step time: ", fixed(step_ms, 1), " ms measured, ", fixed(plan_.predicted_ms, 1), " ms predicted (", plan_.cost_source, ")"));
+  for (int s = 0; s < scheduler::kNumStages; ++s) {
+    const auto i = static_cast<std::size_t>(s);
+    if (stage_ms_[i] <= 0 && plan_.predicted_stage_ms[i] <= 0) continue;
+    char text[128];
+    std::snprintf(text, sizeof text, "  %-16s %9.2f ms %5.1f%%   predicted %9.2f ms",
+                  std::string(to_string(static_cast<scheduler::Stage>(s))).c_str(), stage_ms_[i] / steps,
+                  100 * stage_ms_[i] / total_ms_, plan_.predicted_stage_ms[i]);
+    print(text);
+  }
+  print(str("peak memory: ", human_bytes(double(peak_memory_bytes())), " of the process, ",
+            human_bytes(double(plan_.memory.total() + plan_.validation_bytes)), " planned"));
+  print(str("run folder: ", run_dir.string()));
+}
+
+}  // namespace weft::tools

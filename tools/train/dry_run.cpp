@@ -1,0 +1,86 @@
+#include "tools/train/dry_run.h"
+
+#include <cstdlib>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "parallel/train/trainer.h"
+#include "tools/config/loader.h"
+#include "tools/exit_status.h"
+#include "tools/train/text.h"
+
+namespace weft::tools {
+namespace {
+
+int environment_number(std::initializer_list<const char*> names, int otherwise) {
+  for (const char* name : names)
+    if (const char* value = std::getenv(name); value != nullptr && std::atoi(value) >= 0) return std::atoi(value);
+  return otherwise;
+}
+
+int launcher_ranks() { return environment_number({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"}, 1); }
+int launcher_rank() { return environment_number({"OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"}, 0); }
+
+/// Ranks differ by a few elements of sharded state: the fullest counts.
+parallel::RunPlan fullest_rank(const parallel::RunConfig& config, int ranks, const scheduler::CostModel& costs) {
+  parallel::RunPlan worst;
+  for (const int rank : {0, ranks - 1}) {
+    parallel::RunPlan plan = parallel::plan_run(config, ranks, rank, ranks, costs);
+    if (plan.memory.total() >= worst.memory.total()) worst = std::move(plan);
+  }
+  return worst;
+}
+
+nlohmann::ordered_json to_json(const parallel::RunConfig& config, const parallel::RunPlan& plan) {
+  const parallel::ParameterCount count = parallel::count_parameters(config.model);
+  nlohmann::ordered_json out{{"ranks", plan.mesh.world_size},
+                             {"parameters", count.total},
+                             {"active_parameters", count.active},
+                             {"tokens_per_step", std::int64_t{config.train.global_batch} * config.train.sequence_length},
+                             {"flops_per_token", parallel::flops_per_token(config.model, config.train.sequence_length)},
+                             {"tasks", plan.num_tasks},
+                             {"policy", plan.plan.policy},
+                             {"predicted_ms", plan.predicted_ms},
+                             {"cost_source", plan.cost_source}};
+  for (int c = 0; c < scheduler::kNumMemoryClasses; ++c)
+    out["memory_bytes"][std::string(to_string(static_cast<scheduler::MemoryClass>(c)))] = plan.memory.bytes[c];
+  out["memory_bytes"]["validation"] = plan.validation_bytes;
+  out["memory_bytes"]["total"] = plan.memory.total() + plan.validation_bytes;
+  for (int s = 0; s < scheduler::kNumStages; ++s)
+    if (plan.predicted_stage_ms[static_cast<std::size_t>(s)] > 0)
+      out["predicted_stage_ms"][std::string(to_string(static_cast<scheduler::Stage>(s)))] =
+          plan.predicted_stage_ms[static_cast<std::size_t>(s)];
+  return out;
+}
+
+void print_table(const nlohmann::ordered_json& facts) {
+  std::cout << "model            " << human_count(facts["parameters"].get<double>()) << " parameters, "
+            << human_count(facts["active_parameters"].get<double>()) << " active per token\n"
+            << "step             " << facts["tokens_per_step"] << " tokens, "
+            << human_count(facts["flops_per_token"].get<double>() * facts["tokens_per_step"].get<double>())
+            << " model FLOPs, " << facts["tasks"] << " tasks a rank\n"
+            << "memory per rank  (" << facts["ranks"] << " ranks)\n";
+  for (const auto& [name, bytes] : facts["memory_bytes"].items())
+    std::cout << "  " << name << std::string(15 - name.size(), ' ') << human_bytes(bytes.get<double>()) << "\n";
+  std::cout << "predicted step   " << fixed(facts["predicted_ms"].get<double>(), 1) << " ms, policy "
+            << facts["policy"].get<std::string>() << ", costs from " << facts["cost_source"].get<std::string>() << "\n";
+  for (const auto& [name, ms] : facts["predicted_stage_ms"].items())
+    std::cout << "  " << name << std::string(17 - name.size(), ' ') << fixed(ms.get<double>(), 2) << " ms\n";
+}
+
+}  // namespace
+
+int dry_run(const parallel::RunConfig& config, int ranks, const scheduler::CostModel& costs, bool as_json) {
+  const int num_ranks = ranks > 0 ? ranks : launcher_ranks();
+  require_valid(config, num_ranks);
+  if (launcher_rank() != 0) return kExitDone;
+  const nlohmann::ordered_json facts = to_json(config, fullest_rank(config, num_ranks, costs));
+  if (as_json)
+    std::cout << facts.dump(2) << "\n";
+  else
+    print_table(facts);
+  return kExitDone;
+}
+
+}  // namespace weft::tools
