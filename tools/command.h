@@ -14,6 +14,7 @@ using Action = std::function<int()>;
 
 /// Each adds one subcommand to `app`, which sets `action` when it is chosen.
 void add_config(CLI::App& app, Action& action);
+void add_data(CLI::App& app, Action& action);
 void add_version(CLI::App& app, Action& action);
 
 }  // namespace weft::tools

@@ -39,6 +39,7 @@ int run(int argc, char** argv) {
       "79 hang detected, 80 non-finite loss, 1 anything else.");
   Action action;
   add_config(app, action);
+  add_data(app, action);
   add_version(app, action);
   check_command(app, argc, argv);
   try {

@@ -49,8 +49,9 @@ double conditional_entropy(std::span<const std::int32_t> tokens, int n, std::int
   WEFT_CHECK(n >= 1 && n <= 8, "n-gram entropy: n is ", n, ", not in [1, 8]");
   std::int32_t largest = 1;
   for (const std::int32_t token : tokens) {
+    if (token == separator) continue;
     WEFT_CHECK(token >= 0, "n-gram entropy: token ", token, " is negative");
-    if (token != separator) largest = std::max(largest, token);
+    largest = std::max(largest, token);
   }
   const int bits = std::bit_width(static_cast<std::uint32_t>(largest));
   WEFT_CHECK(n * bits <= 64, "n-gram entropy: ", n, " tokens of up to ", largest,
