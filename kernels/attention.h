@@ -36,8 +36,8 @@ struct AttentionInputs {
   AttentionRows k_rows;
 };
 
-/// out: [Tq, Hq * d]; lse: [Tq, Hq], the log of each row's softmax denominator (scaled scores). A query that sees no key
-/// gets out = 0 and lse = -infinity.
+/// out: [Tq, Hq * d]; lse: [Tq, Hq], the log of each row's softmax denominator (scaled scores). A query that sees no
+/// key gets out = 0 and lse = -infinity.
 template <class T>
 void attention_forward(Stream& stream, Matrix<T> out, Matrix<T> lse, const AttentionInputs<T>& in,
                        const AttentionShape& shape);

@@ -11,8 +11,12 @@ enum class Transpose : bool { kNo, kYes };
 /// Whether a result replaces what is there or is added to it. kOverwrite never reads the destination.
 enum class Accumulate : bool { kOverwrite, kAdd };
 
-/// c = alpha * op(a) op(b), or c += .... Throws kInvalidArgument when the shapes do not fit. Empty shapes are fine: with an
-/// inner width of 0 and kOverwrite, c is set to zero.
+/// Threads that a matrix product on the CPU may use, for this process; below 1 counts as 1. One until called: a rank
+/// owns one core. Not to be called while kernels run.
+void set_blas_threads(int num_threads);
+
+/// c = alpha * op(a) op(b), or c += .... Throws kInvalidArgument when the shapes do not fit. Empty shapes are fine:
+/// with an inner width of 0 and kOverwrite, c is set to zero.
 template <class T>
 void gemm(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
           T alpha = T(1), Accumulate accumulate = Accumulate::kOverwrite);

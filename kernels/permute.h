@@ -1,5 +1,6 @@
 // kernels/permute.h - moving rows: the copies before and after dispatch and combine, forward and backward.
-// Letters: T tokens, K choices per token, R rows that travel, M width. A row index of -1 means "none" (a dropped choice).
+// Letters: T tokens, K choices per token, R rows that travel, M width. A row index of -1 means "none" (a dropped
+// choice).
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,8 @@ void unpermute_weighted(Stream& stream, Matrix<T> out, Matrix<const T> residual,
 
 /// Backward of unpermute_weighted: d_rows[d_row[t,k]] = weight[t,k] * dout[t] and d_weight[t,k] = <dout[t], rows[row[t,k]]>
 /// (0 where row is -1). row and d_row are -1 at the same places; they differ when forward and backward lay out their rows
-/// differently. Rows of d_rows that no choice names stay as they are.
+/// differently. Rows of d_rows that no choice names stay as they are. With equal tables, d_rows may be
+/// the memory of rows: each row is read before it is written.
 template <class T>
 struct UnpermuteGradient {
   Matrix<T> d_rows;                  ///< [R', M]

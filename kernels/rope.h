@@ -1,6 +1,6 @@
 // kernels/rope.h - rotary position embedding, in place.
-// Source: Su et al., arXiv:2104.09864, eq. 34, in the "rotate half" layout of Hugging Face's models: element i of a head
-// pairs with element i + d/2, angle = position * theta^(-2i/d).
+// Source: Su et al., arXiv:2104.09864, eq. 34, in the "rotate half" layout of Hugging Face's models: element i of a
+// head pairs with element i + d/2, angle = position * theta^(-2i/d).
 #pragma once
 
 #include <cstdint>

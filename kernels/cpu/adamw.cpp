@@ -1,0 +1,38 @@
+#include <cmath>
+
+#include "kernels/cpu/backend.h"
+
+namespace weft::kernels::cpu {
+namespace {
+
+template <class T>
+void adamw(Stream&, T* weight, T* m, T* v, const T* grad, std::int64_t n, const AdamWOptions& options) {
+  const auto step = static_cast<double>(options.step);
+  const T beta1 = static_cast<T>(options.beta1), beta2 = static_cast<T>(options.beta2);
+  const T rest1 = static_cast<T>(1.0 - options.beta1), rest2 = static_cast<T>(1.0 - options.beta2);
+  const T rate = static_cast<T>(options.lr / (1.0 - std::pow(options.beta1, step)));  // lr over m's bias correction
+  const T correction2 = static_cast<T>(1.0 / std::sqrt(1.0 - std::pow(options.beta2, step)));
+  const T keep = static_cast<T>(1.0 - options.lr * options.weight_decay);
+  const T eps = static_cast<T>(options.eps), scale = static_cast<T>(options.grad_scale);
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const T g = grad[i] * scale;
+    const T m_new = beta1 * m[i] + rest1 * g;
+    const T v_new = beta2 * v[i] + rest2 * g * g;
+    m[i] = m_new;
+    v[i] = v_new;
+    weight[i] = keep * weight[i] - rate * m_new / (std::sqrt(v_new) * correction2 + eps);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void add_adamw(Backend<T>& table) {
+  table.adamw = adamw<T>;
+}
+
+template void add_adamw(Backend<float>& table);
+template void add_adamw(Backend<double>& table);
+
+}  // namespace weft::kernels::cpu

@@ -1,0 +1,37 @@
+// kernels/cpu/backend.h - the parts of the CPU backend: each source file puts its kernels into the table.
+// Every kernel runs on the calling thread and has done its work when it returns. Sums are added in a fixed order that
+// depends on shapes alone, so equal calls give equal bits.
+#pragma once
+
+#include "kernels/backend.h"
+
+namespace weft::kernels::cpu {
+
+template <class T>
+void add_gemm(Backend<T>& table);
+template <class T>
+void add_grouped_gemm(Backend<T>& table);
+template <class T>
+void add_norm(Backend<T>& table);
+template <class T>
+void add_activation(Backend<T>& table);
+template <class T>
+void add_rope(Backend<T>& table);
+template <class T>
+void add_attention(Backend<T>& table);
+template <class T>
+void add_attention_backward(Backend<T>& table);
+template <class T>
+void add_topk(Backend<T>& table);
+template <class T>
+void add_permute(Backend<T>& table);
+template <class T>
+void add_embedding(Backend<T>& table);
+template <class T>
+void add_cross_entropy(Backend<T>& table);
+template <class T>
+void add_adamw(Backend<T>& table);
+template <class T>
+void add_reduce(Backend<T>& table);
+
+}  // namespace weft::kernels::cpu

@@ -1,0 +1,56 @@
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+#include "kernels/cpu/backend.h"
+
+namespace weft::kernels::cpu {
+namespace {
+
+template <class T>
+void sum_squares(Stream&, double* out, const T* x, std::int64_t n) {
+  constexpr std::int64_t kSums = 32;  // independent sums hide the latency of addition
+  std::array<double, kSums> sums{};
+  std::int64_t i = 0;
+  for (; i + kSums <= n; i += kSums) {
+#pragma omp simd
+    for (std::int64_t j = 0; j < kSums; ++j) {
+      const auto value = static_cast<double>(x[i + j]);
+      sums[static_cast<std::size_t>(j)] += value * value;
+    }
+  }
+  double total = std::accumulate(sums.begin(), sums.end(), 0.0);
+  for (; i < n; ++i) total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  *out = total;
+}
+
+template <class T>
+void fill(Stream&, T* x, std::int64_t n, T value) {
+  std::fill_n(x, n, value);
+}
+
+template <class T>
+void axpy(Stream&, T* y, const T* x, std::int64_t n, T alpha) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) y[i] += alpha * x[i];
+}
+
+template <class T>
+void copy(Stream&, T* y, const T* x, std::int64_t n) {
+  std::copy_n(x, n, y);
+}
+
+}  // namespace
+
+template <class T>
+void add_reduce(Backend<T>& table) {
+  table.sum_squares = sum_squares<T>;
+  table.fill = fill<T>;
+  table.axpy = axpy<T>;
+  table.copy = copy<T>;
+}
+
+template void add_reduce(Backend<float>& table);
+template void add_reduce(Backend<double>& table);
+
+}  // namespace weft::kernels::cpu

@@ -1,0 +1,77 @@
+#include "kernels/gemm.h"
+
+#include <limits>
+
+#include "kernels/backend.h"
+#include "kernels/check.h"
+
+namespace weft::kernels {
+namespace {
+
+constexpr std::int64_t kMaxSide = std::numeric_limits<std::int32_t>::max();  // BLAS counts in 32 bits
+
+void check_side(const char* kernel, MatrixShape m) {
+  WEFT_CHECK(m.rows <= kMaxSide && m.cols <= kMaxSide && m.stride <= kMaxSide, kernel, ": a side of [", m.rows, ", ",
+             m.cols, "] or its stride ", m.stride, " does not fit 32 bits");
+}
+
+}  // namespace
+
+template <class T>
+void gemm(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
+          T alpha, Accumulate accumulate) {
+  const bool ta = trans_a == Transpose::kYes, tb = trans_b == Transpose::kYes;
+  const std::int64_t inner = ta ? a.rows : a.cols;
+  check_matrix("gemm", "c", c, c.rows, c.cols);
+  check_matrix("gemm", "a", a, ta ? inner : c.rows, ta ? c.rows : inner);
+  check_matrix("gemm", "b", b, tb ? c.cols : inner, tb ? inner : c.cols);
+  check_side("gemm", c);
+  check_side("gemm", a);
+  check_side("gemm", b);
+  backend<T>(stream).gemm(stream, c, a, trans_a, b, trans_b, alpha, accumulate);
+}
+
+template <class T>
+void linear_forward(Stream& stream, Matrix<T> y, Matrix<const T> x, Matrix<const T> w, const T* bias) {
+  check_matrix("linear_forward", "y", y, x.rows, w.rows);
+  check_matrix("linear_forward", "x", x, x.rows, w.cols);
+  check_matrix("linear_forward", "w", w, w.rows, w.cols);
+  check_side("linear_forward", y);
+  check_side("linear_forward", x);
+  check_side("linear_forward", w);
+  backend<T>(stream).linear_forward(stream, y, x, w, bias);
+}
+
+template <class T>
+void linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T> dy, Matrix<const T> w, Accumulate accumulate) {
+  check_matrix("linear_backward_input", "dx", dx, dy.rows, w.cols);
+  check_matrix("linear_backward_input", "dy", dy, dy.rows, w.rows);
+  check_matrix("linear_backward_input", "w", w, w.rows, w.cols);
+  check_side("linear_backward_input", dx);
+  check_side("linear_backward_input", dy);
+  check_side("linear_backward_input", w);
+  backend<T>(stream).linear_backward_input(stream, dx, dy, w, accumulate);
+}
+
+template <class T>
+void linear_backward_weight(Stream& stream, Matrix<T> dw, T* dbias, Matrix<const T> dy, Matrix<const T> x,
+                            Accumulate accumulate) {
+  check_matrix("linear_backward_weight", "dw", dw, dy.cols, x.cols);
+  check_matrix("linear_backward_weight", "dy", dy, x.rows, dy.cols);
+  check_matrix("linear_backward_weight", "x", x, x.rows, x.cols);
+  check_side("linear_backward_weight", dw);
+  check_side("linear_backward_weight", dy);
+  check_side("linear_backward_weight", x);
+  backend<T>(stream).linear_backward_weight(stream, dw, dbias, dy, x, accumulate);
+}
+
+#define WEFT_INSTANTIATE(T)                                             \
+  template decltype(gemm<T>) gemm<T>;                                   \
+  template decltype(linear_forward<T>) linear_forward<T>;               \
+  template decltype(linear_backward_input<T>) linear_backward_input<T>; \
+  template decltype(linear_backward_weight<T>) linear_backward_weight<T>;
+WEFT_INSTANTIATE(float)
+WEFT_INSTANTIATE(double)
+#undef WEFT_INSTANTIATE
+
+}  // namespace weft::kernels

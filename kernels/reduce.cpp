@@ -1,0 +1,44 @@
+#include "kernels/reduce.h"
+
+#include "kernels/backend.h"
+#include "kernels/check.h"
+
+namespace weft::kernels {
+
+template <class T>
+void sum_squares(Stream& stream, double* out, const T* x, std::int64_t n) {
+  check_array("sum_squares", "out", out, 1);
+  check_array("sum_squares", "x", x, n);
+  backend<T>(stream).sum_squares(stream, out, x, n);
+}
+
+template <class T>
+void fill(Stream& stream, T* x, std::int64_t n, T value) {
+  check_array("fill", "x", x, n);
+  backend<T>(stream).fill(stream, x, n, value);
+}
+
+template <class T>
+void axpy(Stream& stream, T* y, const T* x, std::int64_t n, T alpha) {
+  check_array("axpy", "y", y, n);
+  check_array("axpy", "x", x, n);
+  backend<T>(stream).axpy(stream, y, x, n, alpha);
+}
+
+template <class T>
+void copy(Stream& stream, T* y, const T* x, std::int64_t n) {
+  check_array("copy", "y", y, n);
+  check_array("copy", "x", x, n);
+  backend<T>(stream).copy(stream, y, x, n);
+}
+
+#define WEFT_INSTANTIATE(T)                         \
+  template decltype(sum_squares<T>) sum_squares<T>; \
+  template decltype(fill<T>) fill<T>;               \
+  template decltype(axpy<T>) axpy<T>;               \
+  template decltype(copy<T>) copy<T>;
+WEFT_INSTANTIATE(float)
+WEFT_INSTANTIATE(double)
+#undef WEFT_INSTANTIATE
+
+}  // namespace weft::kernels

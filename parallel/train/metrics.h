@@ -1,0 +1,43 @@
+// parallel/train/metrics.h - metrics.jsonl: a schema line, then one JSON object per step.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace weft::parallel {
+
+/// One line: keys in the order they were added. Numbers are written with 17 significant digits, so that they read back as
+/// the same bits; what is not finite becomes null.
+class MetricsLine {
+ public:
+  void add(const std::string& key, double value);
+  void add(const std::string& key, std::int64_t value);
+  void add(const std::string& key, int value) { add(key, static_cast<std::int64_t>(value)); }
+  void add(const std::string& key, const std::string& text);
+  [[nodiscard]] std::string json() const;
+
+ private:
+  std::vector<std::pair<std::string, std::string>> entries_;
+};
+
+/// Appends lines to a file, each with one write, so that a reader never sees half a line but at the very end of a killed run.
+class MetricsWriter {
+ public:
+  /// Keeps what `path` has of steps up to `last_step` (and a sound schema line), drops the rest; -1 starts a new file. Throws
+  /// Error{kIo}.
+  MetricsWriter(const std::string& path, std::int64_t last_step);
+  void write(const MetricsLine& line);
+
+ private:
+  struct Close {
+    void operator()(std::FILE* file) const noexcept { std::fclose(file); }
+  };
+  std::string path_;
+  std::unique_ptr<std::FILE, Close> file_;
+};
+
+}  // namespace weft::parallel

@@ -1,0 +1,79 @@
+#include "kernels/adamw.h"
+
+#include "tests/kernels/kernel_test.h"
+
+using namespace weft;
+using namespace weft::kernels;
+using weft::test::difference;
+using weft::test::error_of;
+using weft::test::Grid;
+using weft::test::inline_stream;
+using weft::test::Random;
+using weft::test::says;
+namespace reference = weft::reference;
+
+TEMPLATE_TEST_CASE("AdamW equals its definition over several steps", "[adamw]", float, double) {
+  using T = TestType;
+  for (std::uint64_t seed = 0; seed < 30; ++seed) {
+    Random random(seed);
+    const std::int64_t n = random.pick({0, 1, 5, 16, 33, 1000});
+    AdamWOptions options;
+    options.lr = 1e-2;
+    options.weight_decay = random.below(2) != 0 ? 0.1 : 0.0;
+    options.grad_scale = random.below(2) != 0 ? 1.0 : 0.3;
+    options.step = random.pick({1, 2, 1000, 1'000'000});
+    INFO("seed " << seed << ": n " << n << " step " << options.step);
+    auto weight = random.normals<T>(n), m = random.normals<T>(n), v = random.normals<T>(n), grad = random.normals<T>(n);
+    for (auto& value : v) value = options.step == 1 ? T(0) : std::fabs(value);
+    for (auto& value : m) value = options.step == 1 ? T(0) : value;
+    reference::AdamW want{test::reals(weight), test::reals(m), test::reals(v)};
+    for (int step = 0; step < 3; ++step, ++options.step) {
+      want = reference::adamw(want, test::reals(grad), options);
+      adamw<T>(inline_stream(), weight.data(), m.data(), v.data(), grad.data(), n, options);
+    }
+    CHECK(difference(weight, want.weight, 3) == "");
+    CHECK(difference(m, want.m, 3) == "");
+    CHECK(difference(v, want.v, 3) == "");
+  }
+}
+
+TEST_CASE("AdamW's first step is the learning rate in the gradient's direction", "[adamw]") {
+  AdamWOptions options;
+  options.lr = 0.5;
+  std::vector<double> weight = {1.0, 1.0}, m(2), v(2);
+  const std::vector<double> grad = {1e-3, -7.0};
+  adamw<double>(inline_stream(), weight.data(), m.data(), v.data(), grad.data(), 2, options);
+  CHECK(weight[0] == Approx(0.5).epsilon(1e-4));
+  CHECK(weight[1] == Approx(1.5).epsilon(1e-7));
+}
+
+TEST_CASE("a NaN gradient reaches the weight, and no other", "[adamw]") {
+  AdamWOptions options;
+  options.lr = 0.1;
+  std::vector<float> weight(20, 1.0F), m(20), v(20), grad(20, 1.0F);
+  grad[17] = std::numeric_limits<float>::quiet_NaN();
+  adamw<float>(inline_stream(), weight.data(), m.data(), v.data(), grad.data(), 20, options);
+  for (std::size_t i = 0; i < 20; ++i) CHECK(std::isnan(weight[i]) == (i == 17));
+}
+
+TEST_CASE("AdamW refuses what makes no sense", "[adamw]") {
+  std::vector<float> x(4);
+  const auto call = [&](float* w, float* m, float* v, const float* g, std::int64_t n, const AdamWOptions& o) {
+    return error_of([&] { adamw<float>(inline_stream(), w, m, v, g, n, o); });
+  };
+  float* p = x.data();
+  CHECK_THAT(call(nullptr, p, p, p, 4, {}), says("adamw", "weight is null"));
+  CHECK_THAT(call(p, nullptr, p, p, 4, {}), says("adamw", "m is null"));
+  CHECK_THAT(call(p, p, nullptr, p, 4, {}), says("adamw", "v is null"));
+  CHECK_THAT(call(p, p, p, nullptr, 4, {}), says("adamw", "grad is null"));
+  CHECK_THAT(call(p, p, p, p, -1, {}), says("adamw", "-1 elements"));
+  AdamWOptions options;
+  options.step = 0;
+  CHECK_THAT(call(p, p, p, p, 4, options), says("adamw", "count from 1"));
+  options.step = 1;
+  options.beta1 = 1.0;
+  CHECK_THAT(call(p, p, p, p, 4, options), says("adamw", "beta1"));
+  options.beta1 = 0.9;
+  options.beta2 = -0.1;
+  CHECK_THAT(call(p, p, p, p, 4, options), says("adamw", "beta2"));
+}

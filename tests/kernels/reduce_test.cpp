@@ -1,0 +1,76 @@
+#include "kernels/reduce.h"
+
+#include "tests/kernels/kernel_test.h"
+
+using namespace weft;
+using namespace weft::kernels;
+using weft::test::difference;
+using weft::test::error_of;
+using weft::test::Grid;
+using weft::test::inline_stream;
+using weft::test::Random;
+using weft::test::says;
+namespace reference = weft::reference;
+
+TEMPLATE_TEST_CASE("sums of squares are added in f64", "[reduce]", float, double) {
+  using T = TestType;
+  for (const std::int64_t n : {0, 1, 31, 32, 33, 64, 1000, 100'003}) {
+    Random random(static_cast<std::uint64_t>(n));
+    INFO("n " << n);
+    const auto x = random.normals<T>(n);
+    long double want = 0.0L;
+    for (const T value : x) want += static_cast<long double>(value) * static_cast<long double>(value);
+    double got = -1.0;
+    sum_squares<T>(inline_stream(), &got, x.data(), n);
+    CHECK(difference<double>({&got, 1}, std::vector<double>{static_cast<double>(want)}, n) == "");
+  }
+}
+
+TEST_CASE("a NaN or infinity anywhere shows in the sum of squares", "[reduce]") {
+  for (const std::size_t where : {0, 31, 32, 63, 64, 70}) {
+    std::vector<float> x(71, 1.0F);
+    double sum = 0.0;
+    x[where] = std::numeric_limits<float>::quiet_NaN();
+    sum_squares<float>(inline_stream(), &sum, x.data(), 71);
+    CHECK(std::isnan(sum));
+    x[where] = -std::numeric_limits<float>::infinity();
+    sum_squares<float>(inline_stream(), &sum, x.data(), 71);
+    CHECK(std::isinf(sum));
+    x[where] = 3e38F;  // its square is no float
+    sum_squares<float>(inline_stream(), &sum, x.data(), 71);
+    CHECK(std::isfinite(sum));
+  }
+}
+
+TEMPLATE_TEST_CASE("fill, axpy and copy do what they say", "[reduce]", float, double) {
+  using T = TestType;
+  for (const std::int64_t n : {0, 1, 15, 16, 17, 1003}) {
+    Random random(static_cast<std::uint64_t>(n) + 1);
+    const auto x = random.normals<T>(n);
+    auto y = random.normals<T>(n), z = y;
+    auto want = test::reals(y);
+    const T alpha = T(0.3);
+    for (std::size_t i = 0; i < want.size(); ++i) want[i] += static_cast<double>(alpha) * static_cast<double>(x[i]);
+    axpy<T>(inline_stream(), y.data(), x.data(), n, alpha);
+    CHECK(difference(y, want, 1) == "");
+    copy<T>(inline_stream(), z.data(), x.data(), n);
+    CHECK(z == x);
+    fill<T>(inline_stream(), z.data(), n, alpha);
+    CHECK(z == std::vector<T>(static_cast<std::size_t>(n), alpha));
+  }
+}
+
+TEST_CASE("passes over arrays refuse null and negative counts", "[reduce]") {
+  Stream& s = inline_stream();
+  std::vector<float> x(4);
+  float* p = x.data();
+  double sum = 0.0;
+  CHECK_THAT(error_of([&] { sum_squares<float>(s, nullptr, p, 4); }), says("sum_squares", "out is null"));
+  CHECK_THAT(error_of([&] { sum_squares<float>(s, &sum, nullptr, 4); }), says("sum_squares", "x is null"));
+  CHECK_THAT(error_of([&] { sum_squares<float>(s, &sum, p, -4); }), says("sum_squares", "-4 elements"));
+  CHECK_THAT(error_of([&] { fill<float>(s, nullptr, 4, 0.0F); }), says("fill", "x is null"));
+  CHECK_THAT(error_of([&] { axpy<float>(s, nullptr, p, 4, 0.0F); }), says("axpy", "y is null"));
+  CHECK_THAT(error_of([&] { axpy<float>(s, p, nullptr, 4, 0.0F); }), says("axpy", "x is null"));
+  CHECK_THAT(error_of([&] { copy<float>(s, nullptr, p, 4); }), says("copy", "y is null"));
+  CHECK_THAT(error_of([&] { copy<float>(s, p, nullptr, 4); }), says("copy", "x is null"));
+}

@@ -1,0 +1,201 @@
+#include "tests/support/step_harness.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <mutex>
+
+#include "comm/factory.h"
+#include "core/error.h"
+#include "core/rng.h"
+#include "parallel/step/update.h"
+#include "scheduler/policy.h"
+
+namespace weft::test {
+namespace {
+
+using namespace weft::parallel;
+
+/// Tokens of this rank's micro-batches in one step.
+struct BatchData {
+  std::vector<std::int32_t> tokens, targets, positions, segments;
+};
+
+BatchData make_batch(const StepCase& c, int step, int rank, int micro_batch_index, int num_micro_batches) {
+  BatchData b;
+  const Rng rng(c.seed, RngPurpose::kTest, static_cast<std::uint64_t>(step));
+  for (int i = 0; i < c.micro_batch; ++i) {
+    const std::uint64_t sample = static_cast<std::uint64_t>((rank * num_micro_batches + micro_batch_index) * c.micro_batch + i);
+    for (int p = 0; p < c.sequence_length; ++p) {
+      const auto token = [&](int at) {
+        return static_cast<std::int32_t>(rng.bits(sample, static_cast<std::uint64_t>(at))[0] %
+                                         static_cast<std::uint32_t>(c.model.vocab_size));
+      };
+      b.tokens.push_back(token(p));
+      b.targets.push_back((sample + static_cast<std::uint64_t>(p)) % 7 == 3 ? -1 : token(p + 1));
+      b.positions.push_back(p);
+      b.segments.push_back(i);
+    }
+  }
+  return b;
+}
+
+template <class T>
+class Run {
+ public:
+  Run(const StepCase& c, comm::Communicator& world)
+      : case_(c),
+        mesh_(make_mesh(c.world_size, world.rank(), c.ep_size, c.world_size)),
+        comms_(world, mesh_),
+        table_(c.model, mesh_),
+        store_(table_, Device{}, c.sharded),
+        num_micro_(c.global_batch / (c.world_size * c.micro_batch)) {
+    initialize_weights(store_, c.model, c.seed);
+    const StepSpec spec{c.model, mesh_, {num_micro_, c.micro_batch, c.sequence_length, c.model.moe.group_sequences},
+                        StepMode::kTrain, c.sharded};
+    const scheduler::Shape shape = uniform_shape(c.model.layers, c.shape);
+    const scheduler::Graph graph = emit_step(spec, shape, dtype_of<T>);
+    step_ = std::make_unique<BoundStep<T>>(spec, scheduler::sequential_plan(graph, shape),
+                                           Runtime<T>{&store_, &comms_, &state_, nullptr});
+    state_.statistics = StepStatistics(c.model, step_->num_units(), c.world_size);
+    state_.previous_choices.assign(static_cast<std::size_t>(c.model.layers), std::vector<double>(c.model.moe.experts, 0.0));
+    state_.running_choices = state_.previous_choices;
+    state_.clip_norm = c.clip_norm;
+    state_.optimizer.lr = c.lr;
+    state_.optimizer.weight_decay = 0.1;
+    state_.optimizer.eps = 1e-6;  // a key bias has a gradient of zero but for rounding, which a smaller eps would blow up
+    state_.num_tokens = double(c.global_batch) * c.sequence_length;
+    state_.num_groups = double(c.global_batch) / c.model.moe.group_sequences;
+  }
+
+  StepResult step(int number) {
+    std::vector<BatchData> data;
+    for (int m = 0; m < num_micro_; ++m) data.push_back(make_batch(case_, number, mesh_.world_rank, m, num_micro_));
+    double valid = 0;
+    state_.batches.clear();
+    for (const BatchData& b : data) {
+      state_.batches.push_back({b.tokens.data(), b.targets.data(), b.positions.data(), b.segments.data()});
+      valid += static_cast<double>(std::count_if(b.targets.begin(), b.targets.end(), [](int t) { return t >= 0; }));
+    }
+    const auto stream = make_inline_stream();
+    comms_.world().all_reduce(comm::as_buffer(&valid, 1), comm::as_buffer(&valid, 1), comm::ReduceOp::kSum, *stream);
+    state_.num_valid_tokens = valid;
+    state_.step = number;
+    step_->run();
+    const StepResult result = unpack(state_.sums, case_.model, valid);
+    for (std::size_t l = 0; l < result.router.size(); ++l) state_.previous_choices[l] = result.router[l].choices;
+    return result;
+  }
+
+  void collect_weights(std::map<std::string, std::vector<double>>& out) {
+    const auto stream = make_inline_stream();
+    if (case_.sharded)
+      for (int b = 0; b < static_cast<int>(table_.buckets().size()); ++b) gather_weights<T>(store_, b, comms_, *stream);
+    for (const LocalParameter& p : table_.parameters()) {
+      const T* w = store_.weights() + p.offset;
+      out[p.spec.name].assign(w, w + p.spec.count());
+    }
+  }
+  [[nodiscard]] std::int64_t num_grows() const { return step_->arena().num_grows(); }
+
+ private:
+  StepCase case_;
+  Mesh mesh_;
+  MeshComms comms_;
+  ParameterTable table_;
+  ParameterStore<T> store_;
+  int num_micro_;
+  StepState state_;
+  std::unique_ptr<BoundStep<T>> step_;
+};
+
+constexpr double kUpdate = 1e-2;  // a weight is compared against its size or that of one update (lr), whichever is larger
+
+double relative(double a, double b) { return std::abs(a - b) / std::max({std::abs(a), std::abs(b), 1e-30}); }
+
+}  // namespace
+
+template <class T>
+StepOutcome run_steps(const StepCase& c) {
+  StepOutcome out;
+  std::map<std::string, std::vector<double>> weights;
+  std::mutex mutex;
+  comm::run_local_ranks(c.world_size, [&](comm::Communicator& world) {
+    Run<T> run(c, world);
+    std::vector<StepResult> steps;
+    for (int s = 1; s <= c.steps; ++s) steps.push_back(run.step(s));
+    std::map<std::string, std::vector<double>> mine;
+    run.collect_weights(mine);  // collective: before the lock
+    const std::lock_guard lock(mutex);
+    out.num_grows += run.num_grows();
+    if (out.steps.empty()) out.steps = steps;
+    for (std::size_t s = 0; s < steps.size(); ++s)
+      if (steps[s].loss != out.steps[s].loss || steps[s].gradient_norm != out.steps[s].gradient_norm)
+        throw Error(ErrorCode::kInternal, str("ranks disagree about step ", s + 1));
+    for (auto& [name, values] : mine) {
+      const auto [at, added] = weights.try_emplace(name, values);
+      if (!added && at->second != values) throw Error(ErrorCode::kInternal, str("replicas of ", name, " differ"));
+    }
+  });
+  out.weights.assign(weights.begin(), weights.end());
+  return out;
+}
+
+template StepOutcome run_steps<float>(const StepCase&);
+template StepOutcome run_steps<double>(const StepCase&);
+
+ModelConfig small_mixtral() {
+  ModelConfig m;
+  m.layers = 2;
+  m.model_dim = 16;
+  m.expert_hidden_dim = 12;
+  m.heads = 4;
+  m.kv_heads = 2;
+  m.vocab_size = 29;
+  m.max_positions = 64;
+  m.init_std = 0.2;
+  m.moe.experts = 4;
+  m.moe.top_k = 2;
+  m.moe.z_loss_coef = 1e-3;
+  return m;
+}
+
+ModelConfig small_gpt2_moe() {
+  ModelConfig m = small_mixtral();
+  m.family = ModelFamily::kGpt2Moe;
+  m.kv_heads = 4;
+  m.layer_pattern = "DM";
+  m.dense_hidden_dim = 20;
+  m.tie_embeddings = true;
+  return m;
+}
+
+double max_difference(const StepOutcome& a, const StepOutcome& b, std::string& where) {
+  double worst = 0.0;
+  const auto note = [&](double d, const std::string& what) {
+    if (!(d <= worst)) {
+      worst = d;
+      where = what;
+    }
+  };
+  for (std::size_t s = 0; s < a.steps.size(); ++s) {
+    const StepResult &x = a.steps[s], &y = b.steps[s];
+    note(relative(x.loss, y.loss), str("loss of step ", s + 1));
+    note(relative(x.gradient_norm, y.gradient_norm), str("gradient norm of step ", s + 1));
+    note(relative(x.balance_loss, y.balance_loss), str("balance loss of step ", s + 1));
+    note(relative(x.z_loss, y.z_loss), str("z-loss of step ", s + 1));
+    note(std::abs(x.drop_fraction - y.drop_fraction), str("drop fraction of step ", s + 1));
+  }
+  if (a.weights.size() != b.weights.size()) note(1.0, "the sets of weights");
+  for (std::size_t i = 0; i < std::min(a.weights.size(), b.weights.size()); ++i) {
+    double diff = 0.0, size = 0.0;
+    for (std::size_t j = 0; j < a.weights[i].second.size(); ++j) {
+      diff += std::pow(a.weights[i].second[j] - b.weights[i].second[j], 2);
+      size += std::pow(a.weights[i].second[j], 2);
+    }
+    note(std::sqrt(diff / std::max(size, kUpdate * kUpdate * double(a.weights[i].second.size()))), a.weights[i].first);
+  }
+  return worst;
+}
+
+}  // namespace weft::test

@@ -1,0 +1,47 @@
+// tests/support/step_harness.h - a few optimizer steps on made-up data, on ranks that are threads.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "parallel/step/step_builder.h"
+
+namespace weft::test {
+
+/// A training run without files. The batch is the same set of sequences whatever the layout.
+struct StepCase {
+  parallel::ModelConfig model;
+  int world_size = 1;
+  int ep_size = 1;
+  bool sharded = true;
+  int global_batch = 8;  ///< Sequences.
+  int micro_batch = 2;
+  int sequence_length = 8;
+  int steps = 3;
+  parallel::ShapeOptions shape;
+  std::uint64_t seed = 1;
+  double lr = 1e-2;
+  double clip_norm = 1.0;
+};
+
+/// What a run left behind: per step, and the weights at the end by global name.
+struct StepOutcome {
+  std::vector<parallel::StepResult> steps;
+  std::vector<std::pair<std::string, std::vector<double>>> weights;  ///< Sorted by name.
+  std::int64_t num_grows = 0;
+};
+
+/// Runs in f64 (T = double) or f32. Every rank's figures must agree bit for bit, else it throws kInternal.
+template <class T>
+[[nodiscard]] StepOutcome run_steps(const StepCase& c);
+
+/// A small Mixtral-like model: 2 layers, 4 experts, top-2.
+[[nodiscard]] parallel::ModelConfig small_mixtral();
+/// A small GPT-2-MoE-like model: a dense layer, then a MoE layer.
+[[nodiscard]] parallel::ModelConfig small_gpt2_moe();
+
+/// The largest relative difference between two runs: losses, norms, balance losses, weights. What differs most goes to `where`.
+[[nodiscard]] double max_difference(const StepOutcome& a, const StepOutcome& b, std::string& where);
+
+}  // namespace weft::test
