@@ -37,7 +37,6 @@ struct InspectCommand {
 };
 
 void write_tokens(const std::string& path, const std::vector<std::uint16_t>& tokens) {
-  WEFT_CHECK(!tokens.empty(), path, ": no tokens to write; the text is too short to hold out a part of it");
   if (const fs::path folder = fs::path(path).parent_path(); !folder.empty()) {
     std::error_code error;
     fs::create_directories(folder, error);
@@ -53,7 +52,9 @@ void write_tokens(const std::string& path, const std::vector<std::uint16_t>& tok
 
 int tokenize(const TokenizeOptions& options) {
   const bool hold_out = !options.val_out.empty();
-  WEFT_CHECK(options.out != options.val_out, "--out and --val_out are the same file, ", options.out);
+  if (options.out == options.val_out)
+    throw Error(ErrorCode::kInvalidArgument, str("--out and --val_out are the same file, ", options.out),
+                "give them different names");
   std::vector<std::string> texts;
   std::uint64_t total_bytes = 0;
   for (const std::string& path : options.texts) {
@@ -62,6 +63,9 @@ int tokenize(const TokenizeOptions& options) {
   }
   ByteTokenizer tokenizer(hold_out ? options.val_fraction : 0.0, total_bytes);
   for (const std::string& text : texts) tokenizer.add(text);
+  if (hold_out && tokenizer.val().empty())
+    throw Error(ErrorCode::kInvalidArgument, str("the text is too short to hold out ", options.val_fraction, " of it"),
+                "give more text, or no --val_out");
   write_tokens(options.out, tokenizer.train());
   if (hold_out) write_tokens(options.val_out, tokenizer.val());
   return 0;

@@ -1,12 +1,11 @@
 #include "tools/config/loader.h"
 
-#include <unistd.h>
-
 #include <filesystem>
-#include <fstream>
 
 #include "core/error.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
+#include "tests/support/temp_folder.h"
 
 namespace weft::tools {
 namespace {
@@ -16,24 +15,13 @@ using Strings = std::vector<std::string>;
 
 // The error that parsing `text` with `sets` ends in.
 Error refusal(const std::string& text, const Strings& sets = {}) {
-  try {
-    (void)parse_config(text, "x.textproto", sets);
-  } catch (const Error& error) {
-    return error;
-  }
-  return Error(ErrorCode::kInternal, "it was accepted");
+  return test::error_of([&] { (void)parse_config(text, "x.textproto", sets); });
 }
 
-// A folder of this process that goes away.
-struct TempFolder {
-  fs::path path = fs::temp_directory_path() / str("weft_loader_test_", ::getpid());
-  TempFolder() { fs::create_directories(path); }
-  ~TempFolder() { fs::remove_all(path); }
-  void write(const std::string& name, const std::string& text) const {
-    fs::create_directories((path / name).parent_path());
-    std::ofstream(path / name) << text;
-  }
-};
+void write(const fs::path& path, const std::string& text) {
+  fs::create_directories(path.parent_path());
+  test::put_bytes(path, text);
+}
 
 TEST_CASE("an empty config is the defaults") { CHECK(parse_config("", "x") == parallel::RunConfig{}); }
 
@@ -93,22 +81,17 @@ TEST_CASE("binary noise is refused") {
   CHECK(refusal(noise).code() == ErrorCode::kInvalidArgument);
 }
 
-TEST_CASE("a file that cannot be read is an I/O error, a huge one is no config") {
-  const TempFolder folder;
+TEST_CASE("a file that cannot be read is an I/O error, and so is a huge one") {
+  const test::TempFolder folder;
   const auto code_of = [](const fs::path& path) {
-    try {
-      (void)load_config(path.string());
-    } catch (const Error& error) {
-      return error.code();
-    }
-    return ErrorCode::kInternal;
+    return test::error_of([&] { (void)load_config(path.string()); }).code();
   };
-  CHECK(code_of(folder.path / "missing.textproto") == ErrorCode::kIo);
-  CHECK(code_of(folder.path) == ErrorCode::kIo);
-  folder.write("huge.textproto", std::string((1 << 20) + 1, '#'));
-  CHECK(code_of(folder.path / "huge.textproto") == ErrorCode::kInvalidArgument);
-  folder.write("largest.textproto", std::string(1 << 20, '#'));
-  CHECK_NOTHROW(load_config((folder.path / "largest.textproto").string()));
+  CHECK(code_of(folder / "missing.textproto") == ErrorCode::kIo);
+  CHECK(code_of(folder.path()) == ErrorCode::kIo);
+  write(folder / "huge.textproto", std::string((1 << 20) + 1, '#'));
+  CHECK(code_of(folder / "huge.textproto") == ErrorCode::kIo);
+  write(folder / "largest.textproto", std::string(1 << 20, '#'));
+  CHECK_NOTHROW(load_config((folder / "largest.textproto").string()));
 }
 
 TEST_CASE("the defaults give way to the file, the file to --set, the first --set to the last") {
@@ -120,17 +103,17 @@ TEST_CASE("the defaults give way to the file, the file to --set, the first --set
 }
 
 TEST_CASE("data files are looked for from the current folder, then from the config's folder upwards") {
-  const TempFolder folder;
-  folder.write("repo/configs/train/a.textproto",
-               "data { train: 'corpus/a.bin' train: 'corpus/megatron' val: 'gone.bin' }");
-  folder.write("repo/corpus/a.bin", "");
-  folder.write("repo/corpus/megatron.bin", "");
-  const auto config = load_config((folder.path / "repo/configs/train/a.textproto").string());
-  CHECK(config.data.train == Strings{folder.path / "repo/corpus/a.bin", folder.path / "repo/corpus/megatron"});
+  const test::TempFolder folder;
+  write(folder / "repo/configs/train/a.textproto",
+        "data { train: 'corpus/a.bin' train: 'corpus/megatron' val: 'gone.bin' }");
+  write(folder / "repo/corpus/a.bin", "");
+  write(folder / "repo/corpus/megatron.bin", "");
+  const auto config = load_config((folder / "repo/configs/train/a.textproto").string());
+  CHECK(config.data.train == Strings{folder / "repo/corpus/a.bin", folder / "repo/corpus/megatron"});
   CHECK(config.data.val == Strings{"gone.bin"});
-  folder.write("repo/configs/corpus/a.bin", "");  // nearer
-  CHECK(find_data_file("corpus/a.bin", folder.path / "repo/configs/train/a.textproto") ==
-        folder.path / "repo/configs/corpus/a.bin");
+  write(folder / "repo/configs/corpus/a.bin", "");  // nearer
+  CHECK(find_data_file("corpus/a.bin", folder / "repo/configs/train/a.textproto") ==
+        folder / "repo/configs/corpus/a.bin");
   CHECK(find_data_file("/gone/a.bin", "x") == "/gone/a.bin");
 }
 
@@ -157,15 +140,11 @@ TEST_CASE("require_valid names every problem in one line") {
   parallel::RunConfig config;
   config.model.moe.top_k = 9;
   config.train.steps = 0;
-  try {
-    require_valid(config, 1);
-    FAIL("it was accepted");
-  } catch (const Error& error) {
-    CHECK(error.code() == ErrorCode::kInvalidArgument);
-    CHECK_THAT(error.message(), Catch::Matchers::StartsWith("2 problems"));
-    CHECK_THAT(error.message(),
-               Catch::Matchers::Contains("model.moe.top_k = 9") && Catch::Matchers::Contains("train.steps = 0"));
-  }
+  const Error error = test::error_of([&] { require_valid(config, 1); });
+  CHECK(error.code() == ErrorCode::kInvalidArgument);
+  CHECK_THAT(error.message(), Catch::Matchers::StartsWith("2 problems"));
+  CHECK_THAT(error.message(),
+             Catch::Matchers::Contains("model.moe.top_k = 9") && Catch::Matchers::Contains("train.steps = 0"));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tools/config/loader.h"
 #include "tools/config/proto_convert.h"
 
@@ -17,12 +18,7 @@ parallel::RunConfig with(const Strings& sets) {
 }
 
 Error refusal(const std::string& set) {
-  try {
-    (void)with({set});
-  } catch (const Error& error) {
-    return error;
-  }
-  return Error(ErrorCode::kInternal, "it was accepted");
+  return test::error_of([&] { (void)with({set}); });
 }
 
 TEST_CASE("--set takes every type") {

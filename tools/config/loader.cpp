@@ -5,13 +5,10 @@
 #include <google/protobuf/text_format.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <optional>
 
+#include "core/atomic_file.h"
 #include "core/error.h"
 #include "tools/config/proto_convert.h"
 #include "tools/config/schema.h"
@@ -21,8 +18,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kMaxNesting = 32;                   // the schema needs 3; the parser has no limit of its own
-constexpr std::size_t kMaxConfigBytes = 1 << 20;  // a config is a page; more is another file given by mistake
+constexpr int kMaxNesting = 32;                    // the schema needs 3; the parser has no limit of its own
+constexpr std::int64_t kMaxConfigBytes = 1 << 20;  // a config is a page; more is another file given by mistake
 
 // Keeps the first thing that the parser complains about. Lines and columns arrive counted from 0.
 class FirstError : public google::protobuf::io::ErrorCollector {
@@ -103,24 +100,6 @@ void parse_text_proto(std::string_view text, std::string_view origin, google::pr
 
 namespace {
 
-std::string read_file(const std::string& path) {
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  const auto fail = [&](std::string_view why) {
-    throw Error(ErrorCode::kIo, str("cannot read the config ", path, ": ", why), "check the path of the config file");
-  };
-  if (!file) fail(std::strerror(errno));
-  std::error_code ignored;
-  if (fs::is_directory(path, ignored)) fail("it is a folder");
-  std::string text;
-  text.resize(kMaxConfigBytes + 1);
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (file.bad()) fail(std::strerror(errno));
-  text.resize(static_cast<std::size_t>(file.gcount()));
-  WEFT_CHECK(text.size() <= kMaxConfigBytes, path, ": larger than 1 MiB, so this is no config");
-  return text;
-}
-
 bool is_data_file(const fs::path& path) {
   std::error_code ignored;
   return fs::exists(path, ignored) || fs::exists(path.string() + ".bin", ignored);
@@ -136,7 +115,7 @@ parallel::RunConfig parse_config(std::string_view text, std::string_view origin,
 }
 
 parallel::RunConfig load_config(const std::string& path, std::span<const std::string> sets) {
-  parallel::RunConfig config = parse_config(read_file(path), path, sets);
+  parallel::RunConfig config = parse_config(read_file(path, kMaxConfigBytes), path, sets);
   for (auto* files : {&config.data.train, &config.data.val})
     for (std::string& file : *files) file = find_data_file(file, path);
   return config;
