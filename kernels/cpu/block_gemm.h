@@ -11,9 +11,12 @@ namespace weft::kernels::cpu {
 #if defined(__AVX512F__)
 inline constexpr int kVectorBytes = 64;
 inline constexpr std::int64_t kTileRows = 8;  // 8 x 2 sums, 2 of b, 1 of a: 19 of 32 registers
-#else
+#elif defined(__AVX__)
 inline constexpr int kVectorBytes = 32;
 inline constexpr std::int64_t kTileRows = 4;  // 4 x 2 sums, 2 of b, 1 of a: 11 of 16 registers
+#else
+inline constexpr int kVectorBytes = 16;
+inline constexpr std::int64_t kTileRows = 4;
 #endif
 
 template <class T>
