@@ -16,6 +16,7 @@ using Action = std::function<int()>;
 void add_bench(CLI::App& app, Action& action);
 void add_config(CLI::App& app, Action& action);
 void add_data(CLI::App& app, Action& action);
+void add_generate(CLI::App& app, Action& action);
 void add_train(CLI::App& app, Action& action);
 void add_version(CLI::App& app, Action& action);
 

@@ -41,6 +41,7 @@ int run(int argc, char** argv) {
   add_bench(app, action);
   add_config(app, action);
   add_data(app, action);
+  add_generate(app, action);
   add_train(app, action);
   add_version(app, action);
   check_command(app, argc, argv);

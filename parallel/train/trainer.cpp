@@ -65,6 +65,7 @@ class Training {
   std::unique_ptr<Stream> stream_ = make_inline_stream();
   std::unique_ptr<Checkpoint> resume_;
   std::int64_t first_step_ = 1, samples_ = 0, tokens_ = 0, last_saved_ = 0;
+  std::int64_t noted_bytes_ = 0;  // size of the arena when its growth was last reported
   std::unique_ptr<ParameterStore<T>> store_;
   StepState state_;
   std::unique_ptr<BoundStep<T>> step_;
@@ -216,9 +217,11 @@ StepReport Training<T>::one_step(std::int64_t step, const std::vector<Batch>& ba
                         world_.size() / 1e12;
   report.predicted_ms = plan_.predicted_ms;
   report.exposed_comm_fraction = exposed_comm(step_->graph(), timeline);
-  if (step_->arena().num_grows() > grows)
-    observer_.on_note(str("step ", step, ": routing was more unbalanced than planned for; buffers grew to ",
-                          step_->arena().bytes() >> 20, " MiB"));
+  if (step_->arena().num_grows() > grows && step_->arena().bytes() > noted_bytes_ + noted_bytes_ / 4) {
+    noted_bytes_ = step_->arena().bytes();
+    observer_.on_note(str("step ", step, ": routing is more unbalanced than planned for; the arena grew to ",
+                          noted_bytes_ >> 10, " KiB"));
+  }
   observer_.on_step(report, step_->graph(), timeline);
   return report;
 }

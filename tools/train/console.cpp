@@ -19,7 +19,8 @@ using parallel::StepReport;
 
 bool is_live(Progress progress, int rank) {
   if (rank != 0 || progress == Progress::kNever) return false;
-  return progress == Progress::kAlways || isatty(STDOUT_FILENO) == 1;
+  if (progress == Progress::kAlways) return true;
+  return isatty(STDOUT_FILENO) == 1 && !under_launcher();  // mpirun gives its ranks a terminal whether it has one or not
 }
 
 std::string memory_line(const scheduler::MemoryUse& use, std::int64_t validation) {

@@ -16,15 +16,15 @@ std::atomic<bool>& stop_flag() {
   return flag;
 }
 
-bool has_launcher() {
+extern "C" void request_stop(int) { stop_flag().store(true, std::memory_order_relaxed); }
+
+}  // namespace
+
+bool under_launcher() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_PROCID"})
     if (std::getenv(name) != nullptr) return true;
   return false;
 }
-
-extern "C" void request_stop(int) { stop_flag().store(true, std::memory_order_relaxed); }
-
-}  // namespace
 
 void install_signal_handlers() {
   stop_flag().store(false);  // made before a handler can need it
@@ -33,7 +33,7 @@ void install_signal_handlers() {
   action.sa_flags = SA_RESTART;
   sigaction(SIGUSR1, &action, nullptr);
   sigaction(SIGUSR2, &action, nullptr);
-  if (has_launcher()) prctl(PR_SET_PDEATHSIG, SIGKILL);  // mpirun killed with -9 leaves its ranks behind
+  if (under_launcher()) prctl(PR_SET_PDEATHSIG, SIGKILL);  // mpirun killed with -9 leaves its ranks behind
 }
 
 bool stop_requested() noexcept { return stop_flag().load(std::memory_order_relaxed); }
