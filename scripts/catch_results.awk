@@ -36,7 +36,7 @@ FILENAME == ARGV[1] {
 /^ *<OverallResult / {
   ok = attribute($0, "success") == "true"
   done[name] = 1
-  if (!ok) { failed[name] = 1; report[name] = (text == "" ? "    no assertion ran\n" : text) }
+  if (!ok) { failed[name] = 1; report[name] = text }
   if (reason != "") skipped[name] = reason
   name = ""
   next

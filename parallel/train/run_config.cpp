@@ -91,13 +91,11 @@ void check_moe(const MoeConfig& m, Problems& problems) {
   problems.positive("model.moe.group_sequences", m.group_sequences);
 }
 
-void check_optimizer(const OptimizerConfig& o, int steps, Problems& problems) {
+void check_optimizer(const OptimizerConfig& o, Problems& problems) {
   constexpr double kBelowOne = 1.0 - std::numeric_limits<double>::epsilon() / 2;
   problems.not_negative("train.optimizer.lr", o.lr);
   problems.in_range("train.optimizer.min_lr_ratio", o.min_lr_ratio, 0.0, 1.0, "in [0, 1]");
   problems.not_negative("train.optimizer.warmup_steps", o.warmup_steps);
-  if (steps >= 1 && o.warmup_steps > steps)
-    problems.add("train.optimizer.warmup_steps", o.warmup_steps, "must not exceed train.steps = ", steps);
   problems.in_range("train.optimizer.wsd_decay_fraction", o.wsd_decay_fraction, 0.0, 1.0, "in [0, 1]");
   problems.in_range("train.optimizer.beta1", o.beta1, 0.0, kBelowOne, "in [0, 1)");
   problems.in_range("train.optimizer.beta2", o.beta2, 0.0, kBelowOne, "in [0, 1)");
@@ -114,7 +112,7 @@ void check_train(const RunConfig& config, Problems& problems) {
   problems.positive("train.sequence_length", t.sequence_length);
   if (t.dtype != DType::kF32 && t.dtype != DType::kF64)
     problems.add("train.dtype", to_string(t.dtype), "must be F32 or F64");
-  check_optimizer(t.optimizer, t.steps, problems);
+  check_optimizer(t.optimizer, problems);
   problems.not_negative("train.validate_every", t.validate_every);
   problems.not_negative("train.validate_sequences", t.validate_sequences);
   problems.not_negative("train.time_limit_s", t.time_limit_s);

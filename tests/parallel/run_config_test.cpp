@@ -66,7 +66,6 @@ const std::vector<Wrong> kWrong{
     {"train.optimizer.lr", 1, [](RunConfig& c) { c.train.optimizer.lr = kNan; }},
     {"train.optimizer.min_lr_ratio", 1, [](RunConfig& c) { c.train.optimizer.min_lr_ratio = 1.5; }},
     {"train.optimizer.warmup_steps", 1, [](RunConfig& c) { c.train.optimizer.warmup_steps = -1; }},
-    {"train.optimizer.warmup_steps", 1, [](RunConfig& c) { c.train.optimizer.warmup_steps = 101; }},
     {"train.optimizer.wsd_decay_fraction", 1, [](RunConfig& c) { c.train.optimizer.wsd_decay_fraction = -0.1; }},
     {"train.optimizer.beta1", 1, [](RunConfig& c) { c.train.optimizer.beta1 = 1.0; }},
     {"train.optimizer.beta2", 1, [](RunConfig& c) { c.train.optimizer.beta2 = kNan; }},

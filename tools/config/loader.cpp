@@ -83,6 +83,11 @@ void point_at(const std::string& word, std::string_view text, FirstError::Entry&
   entry.column = static_cast<int>(begin - (before.rfind('\n') + 1)) + 1;  // npos + 1 == 0: the first line
 }
 
+bool is_data_file(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored) || fs::exists(path.string() + ".bin", ignored);
+}
+
 }  // namespace
 
 void parse_text_proto(std::string_view text, std::string_view origin, google::protobuf::Message& message) {
@@ -97,15 +102,6 @@ void parse_text_proto(std::string_view text, std::string_view origin, google::pr
   throw Error(ErrorCode::kInvalidArgument, str(origin, ":", entry.line, ":", entry.column, ": ", complaint.message),
               complaint.hint);
 }
-
-namespace {
-
-bool is_data_file(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored) || fs::exists(path.string() + ".bin", ignored);
-}
-
-}  // namespace
 
 parallel::RunConfig parse_config(std::string_view text, std::string_view origin, std::span<const std::string> sets) {
   config::RunConfig message;
