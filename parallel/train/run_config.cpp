@@ -155,6 +155,10 @@ void check_rest(const RunConfig& config, Problems& problems) {
   for (const auto* files : {&config.data.train, &config.data.val})
     if (std::find(files->begin(), files->end(), "") != files->end())
       problems.add(files == &config.data.train ? "data.train" : "data.val", "\"\"", "an empty file name; remove it");
+  if (config.data.end_of_text < -1 ||
+      (config.model.vocab_size >= 1 && config.data.end_of_text >= config.model.vocab_size))
+    problems.add("data.end_of_text", config.data.end_of_text,
+                 "must be a token below model.vocab_size = ", config.model.vocab_size, ", or -1 for none");
   problems.not_negative("checkpoint.every", config.checkpoint.every);
   problems.not_negative("checkpoint.keep", config.checkpoint.keep);
   problems.positive("schedule.forward_chunks", config.schedule.forward_chunks);

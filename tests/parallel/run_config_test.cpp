@@ -84,6 +84,8 @@ const std::vector<Wrong> kWrong{
        c.data.train = {"a.bin", ""};
      }},
     {"data.val", 1, [](RunConfig& c) { c.data.val = {""}; }},
+    {"data.end_of_text", 1, [](RunConfig& c) { c.data.end_of_text = -2; }},
+    {"data.end_of_text", 1, [](RunConfig& c) { c.data.end_of_text = 257; }},
     {"checkpoint.every", 1, [](RunConfig& c) { c.checkpoint.every = -1; }},
     {"checkpoint.keep", 1, [](RunConfig& c) { c.checkpoint.keep = -1; }},
     {"schedule.forward_chunks", 1, [](RunConfig& c) { c.schedule.forward_chunks = 0; }},
