@@ -1,22 +1,9 @@
 #include "kernels/gemm.h"
 
-#include <limits>
-
 #include "kernels/backend.h"
 #include "kernels/check.h"
 
 namespace weft::kernels {
-namespace {
-
-constexpr std::int64_t kMaxSide = std::numeric_limits<std::int32_t>::max();  // BLAS counts in 32 bits
-
-void check_side(const char* kernel, MatrixShape m) {
-  WEFT_CHECK(m.rows <= kMaxSide && m.cols <= kMaxSide && m.stride <= kMaxSide, kernel, ": a side of [", m.rows, ", ",
-             m.cols, "] or its stride ", m.stride, " does not fit 32 bits");
-}
-
-}  // namespace
-
 template <class T>
 void gemm(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
           T alpha, Accumulate accumulate) {
@@ -25,9 +12,6 @@ void gemm(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Mat
   check_matrix("gemm", "c", c, c.rows, c.cols);
   check_matrix("gemm", "a", a, ta ? inner : c.rows, ta ? c.rows : inner);
   check_matrix("gemm", "b", b, tb ? c.cols : inner, tb ? inner : c.cols);
-  check_side("gemm", c);
-  check_side("gemm", a);
-  check_side("gemm", b);
   backend<T>(stream).gemm(stream, c, a, trans_a, b, trans_b, alpha, accumulate);
 }
 
@@ -36,9 +20,6 @@ void linear_forward(Stream& stream, Matrix<T> y, Matrix<const T> x, Matrix<const
   check_matrix("linear_forward", "y", y, x.rows, w.rows);
   check_matrix("linear_forward", "x", x, x.rows, w.cols);
   check_matrix("linear_forward", "w", w, w.rows, w.cols);
-  check_side("linear_forward", y);
-  check_side("linear_forward", x);
-  check_side("linear_forward", w);
   backend<T>(stream).linear_forward(stream, y, x, w, bias);
 }
 
@@ -47,9 +28,6 @@ void linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T> dy, Mat
   check_matrix("linear_backward_input", "dx", dx, dy.rows, w.cols);
   check_matrix("linear_backward_input", "dy", dy, dy.rows, w.rows);
   check_matrix("linear_backward_input", "w", w, w.rows, w.cols);
-  check_side("linear_backward_input", dx);
-  check_side("linear_backward_input", dy);
-  check_side("linear_backward_input", w);
   backend<T>(stream).linear_backward_input(stream, dx, dy, w, accumulate);
 }
 
@@ -59,9 +37,6 @@ void linear_backward_weight(Stream& stream, Matrix<T> dw, T* dbias, Matrix<const
   check_matrix("linear_backward_weight", "dw", dw, dy.cols, x.cols);
   check_matrix("linear_backward_weight", "dy", dy, x.rows, dy.cols);
   check_matrix("linear_backward_weight", "x", x, x.rows, x.cols);
-  check_side("linear_backward_weight", dw);
-  check_side("linear_backward_weight", dy);
-  check_side("linear_backward_weight", x);
   backend<T>(stream).linear_backward_weight(stream, dw, dbias, dy, x, accumulate);
 }
 

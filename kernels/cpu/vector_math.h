@@ -120,7 +120,7 @@ struct SinCos {
   const double r = ((x - n * 0x1.921fb544p+0) - n * 0x1.0b4611a6p-34) - n * 0x1.3198a2e037073p-69;
   const double r2 = r * r;
   double s = 0.0, c = 0.0;
-  // Taylor sums to r^17 / 17! and r^18 / 18!, on |r| <= pi / 4
+  // Taylor sums to r^17 / 17! and r^16 / 16!, on |r| <= pi / 4
   s = s * r2 + 1.0 / 355687428096000.0;
   s = s * r2 - 1.0 / 1307674368000.0;
   s = s * r2 + 1.0 / 6227020800.0;
@@ -130,7 +130,6 @@ struct SinCos {
   s = s * r2 + 1.0 / 120.0;
   s = s * r2 - 1.0 / 6.0;
   s = s * r2 * r + r;
-  c = c * r2 - 1.0 / 6402373705728000.0;
   c = c * r2 + 1.0 / 20922789888000.0;
   c = c * r2 - 1.0 / 87178291200.0;
   c = c * r2 + 1.0 / 479001600.0;

@@ -145,10 +145,12 @@ TEST_CASE("matrix products refuse shapes that do not fit", "[gemm]") {
              }),
              says("gemm", "c is [-1"));
   const std::int64_t huge = std::int64_t{1} << 31;
-  CHECK_THAT(error_of([&] {
-               gemm<float>(s, {nullptr, huge, 0}, {nullptr, huge, 0}, no, {nullptr, 0, 0}, no);
-             }),
-             says("gemm", "32 bits"));
+  const auto empty = [&](Matrix<float> c, Matrix<const float> a, Matrix<const float> b) {
+    return error_of([&] { gemm<float>(s, c, a, no, b, no); });
+  };
+  CHECK_THAT(empty({nullptr, huge, 0}, {nullptr, huge, 0}, {nullptr, 0, 0}), says("gemm", "c is [2147483648, 0]"));
+  CHECK_THAT(empty({nullptr, 0, 0}, {nullptr, 0, huge}, {nullptr, huge, 0}), says("gemm", "a is [0, 2147483648]"));
+  CHECK_THAT(empty({nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0, huge}), says("gemm", "row stride 2147483648"));
   CHECK_THAT(error_of([&] { linear_forward<float>(s, m24.view(), m23.view(), m34.view()); }),
              says("linear_forward", "y is"));
   CHECK_THAT(error_of([&] { linear_forward<float>(s, m23.view(), m23.view(), m34.view()); }),

@@ -1,0 +1,46 @@
+// tests/support/training.h - whole training runs in a folder of their own, on ranks that are threads.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "parallel/train/trainer.h"
+
+namespace weft::test {
+
+/// A folder that goes with the object.
+class TempFolder {
+ public:
+  TempFolder();
+  ~TempFolder();
+  TempFolder(const TempFolder&) = delete;
+  TempFolder& operator=(const TempFolder&) = delete;
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// A tiny run in f64 on made-up tokens, which it writes into `folder`.
+[[nodiscard]] parallel::RunConfig tiny_run(const std::filesystem::path& folder);
+
+struct TrainCall {
+  int world_size = 1;
+  std::filesystem::path run_dir = {};
+  parallel::Resume resume = parallel::Resume::kAuto;
+  std::filesystem::path init_from = {};
+  int stop_before_step = 0;  ///< A rank other than 0 (if there is one) asks to stop before this step; 0: never.
+};
+struct TrainRun {
+  parallel::TrainOutcome outcome = parallel::TrainOutcome::kFinished;
+  std::vector<std::string> notes, warnings;  ///< Of rank 0.
+};
+TrainRun run_training(const parallel::RunConfig& config, const TrainCall& call);
+
+/// metrics.jsonl without what the clock says (step_ms, tokens_per_second, model_tflops, exposed_comm_frac): a line a step.
+[[nodiscard]] std::vector<std::string> timeless_metrics(const std::filesystem::path& run_dir);
+/// Column `key` of metrics.jsonl.
+[[nodiscard]] std::vector<double> metric(const std::filesystem::path& run_dir, const std::string& key);
+
+}  // namespace weft::test
