@@ -167,7 +167,8 @@ TEST_CASE("documents without tokens are no documents", "[core]") {
   index.num_documents = 6;
   put_bytes(folder / "m.idx", index.bytes());
   put_bytes(folder / "m.bin", array_of(kNine));
-  const auto documents = *open_token_shard(folder / "m")->document_starts();
+  const auto shard = open_token_shard(folder / "m");
+  const auto documents = *shard->document_starts();
   CHECK(std::vector<std::int64_t>(documents.begin(), documents.end()) == std::vector<std::int64_t>{0, 3});
 }
 
