@@ -85,8 +85,8 @@ std::span<const std::byte> SafetensorsReader::data(const TensorInfo& info) const
 
 template <class T>
 void SafetensorsReader::read(const TensorInfo& info, std::int64_t first, std::int64_t count, T* out) const {
-  WEFT_CHECK(first >= 0 && count >= 0 && first <= info.num_elements() - count, path().string(), ": elements [", first,
-             ", ", first + count, ") of tensor \"", info.name, "\", which has ", info.num_elements());
+  WEFT_CHECK(first >= 0 && count >= 0 && first <= info.num_elements() - count, path().string(), ": ", count,
+             " elements from ", first, " on, of tensor \"", info.name, "\", which has ", info.num_elements());
   const std::byte* from = data(info).data() + first * size_of(info.dtype);
   switch (info.dtype) {
     case DType::kF32:

@@ -85,8 +85,8 @@ void convert(TokenType type, const std::byte* from, std::int64_t first, std::spa
 
 void MappedTokens::read(std::int64_t first, std::span<std::int32_t> out) const {
   const auto count = static_cast<std::int64_t>(out.size());
-  WEFT_CHECK(first >= 0 && count <= num_tokens_ && first <= num_tokens_ - count, path().string(), ": tokens [", first,
-             ", ", first + count, ") of ", num_tokens_);
+  WEFT_CHECK(first >= 0 && count <= num_tokens_ && first <= num_tokens_ - count, path().string(), ": ", count,
+             " tokens from ", first, " on, of ", num_tokens_);
   if (count == 0) return;
   const std::byte* from = file_.bytes().data() + header_bytes_ + first * size_of(type_);
   convert(type_, from, first, out, path().native());

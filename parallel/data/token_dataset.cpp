@@ -77,7 +77,7 @@ TokenDataset::Window TokenDataset::read(std::int64_t sample) const {
 }
 
 void TokenDataset::check_tokens(std::int64_t first, std::int64_t count) const {
-  WEFT_CHECK(first >= 0 && count >= 0 && first <= num_tokens() - count, "tokens [", first, ", ", first + count, ") of ",
+  WEFT_CHECK(first >= 0 && count >= 0 && first <= num_tokens() - count, count, " tokens from ", first, " on, of ",
              num_tokens());
   constexpr std::int64_t kPiece = 1 << 16;
   std::vector<std::int32_t> piece;

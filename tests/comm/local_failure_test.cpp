@@ -2,7 +2,9 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <iterator>
 #include <thread>
+#include <vector>
 
 #include "comm/factory.h"
 #include "tests/support/catch.h"
@@ -70,6 +72,38 @@ TEST_CASE("after an abort, new groups fail too", "[comm]") {
     while (true) sum_one(*self);
   });
   CHECK(e.code() == ErrorCode::kComm);
+}
+
+/// An abort that comes while ranks meet: all of them take part in that collective, or none does. Otherwise one would
+/// wait for ever for a rank that left, or read memory that is gone (ASan and TSan look on).
+TEST_CASE("an abort from another thread at any moment frees all ranks", "[comm]") {
+  for (int round = 0; round < 200; ++round) {
+    std::atomic<int> num_sums = 0;
+    std::atomic<bool> stopped = false;
+    const Error e = error_of(3, [&](Communicator& world) {
+      std::jthread aborter;
+      if (world.rank() == 0) {
+        aborter = std::jthread([&] {
+          while (num_sums < 10 && !stopped) std::this_thread::yield();
+          world.abort();
+        });
+      }
+      const auto stream = make_inline_stream();
+      try {
+        while (true) {
+          std::vector<double> x(64 + static_cast<std::size_t>(round));
+          world.all_reduce(as_buffer(x.data(), std::ssize(x)), as_buffer(x.data(), std::ssize(x)), ReduceOp::kSum,
+                           *stream);
+          ++num_sums;
+        }
+      } catch (const Error&) {
+        stopped = true;
+        throw;
+      }
+    });
+    REQUIRE(e.code() == ErrorCode::kComm);
+    REQUIRE(num_sums % 3 == 0);  // all of them or none
+  }
 }
 
 TEST_CASE("a stalled rank is a timeout that names it", "[comm]") {

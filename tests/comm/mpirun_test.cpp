@@ -59,10 +59,14 @@ TEST_CASE("MPI: an error on one rank ends the job", "[comm][mpirun]") {
 }
 
 TEST_CASE("MPI: lengths that differ between ranks are found", "[comm][mpirun]") {
-  const Outcome job = run_job(2, "[.counts]");
-  INFO(job.output);
-  CHECK(job.exit_code == 79);
-  CHECK(contains(job, "kComm: all_gather_v on rank "));
+  const Outcome too_short = run_job(2, "[.short]");
+  INFO(too_short.output);
+  CHECK(too_short.exit_code == 79);
+  CHECK(contains(too_short, "kComm: send_recv on rank 0 of 2 (group world): rank 1 sent 12 bytes, 16 were expected"));
+  const Outcome too_long = run_job(2, "[.long]");
+  INFO(too_long.output);
+  CHECK(too_long.exit_code == 79);
+  CHECK(contains(too_long, "kComm: send_recv on rank 0 of 2 (group world): message of 16 bytes from rank 1: "));
 }
 
 TEST_CASE("MPI: a finding of any rank is printed by rank 0 and fails the job", "[comm][mpirun]") {

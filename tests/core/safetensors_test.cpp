@@ -68,9 +68,9 @@ TEST_CASE("tensors come back as they were written", "[core]") {
   std::array<double, 4> middle{};
   reader.read(reader.get(name), 1, 4, middle.data());
   CHECK(middle == std::array<double, 4>{-2.0, 3.25, 0.0, static_cast<double>(1e-20F)});
-  check_error(ErrorCode::kInvalidArgument, "elements [3, 7)",
+  check_error(ErrorCode::kInvalidArgument, "4 elements from 3 on",
               [&] { reader.read(reader.get(name), 3, 4, middle.data()); });
-  check_error(ErrorCode::kInvalidArgument, "elements [-1, 0)",
+  check_error(ErrorCode::kInvalidArgument, "1 elements from -1 on",
               [&] { reader.read(reader.get(name), -1, 1, middle.data()); });
   check_error(ErrorCode::kInvalidArgument, "is I64, floats",
               [&] { reader.read(reader.get("ids"), 0, 1, middle.data()); });

@@ -58,17 +58,22 @@ TEST_CASE("throw: one rank's error ends the job", "[.throw]") {
   });
 }
 
-TEST_CASE("counts: ranks disagree about a length", "[.counts]") {
+/// A receive that is longer than the message would pass unseen in MPI itself; a shorter one is MPI's own error.
+void receive_another_length(std::int64_t sent, std::int64_t expected) {
   const auto stream = make_inline_stream();
+  std::vector<float> x(8);
+  std::vector<comm::SendOp> sends;
+  std::vector<comm::RecvOp> recvs;
+  if (mpi_world().rank() == 0) recvs.push_back({comm::as_buffer(x.data(), expected), 1});
+  if (mpi_world().rank() == 1) sends.push_back({comm::as_buffer(static_cast<const float*>(x.data()), sent), 0});
   end_job_on_error([&] {
-    std::vector<float> x(8);
-    std::vector<float> y(64);
-    const std::int64_t n = mpi_world().rank() == 1 ? 3 : 4;
-    comm::all_gather(mpi_world(), comm::as_buffer(x.data(), n), comm::as_buffer(y.data(), n * mpi_world().size()),
-                     *stream);
-    std::this_thread::sleep_for(std::chrono::seconds(60));  // a rank that noticed nothing
+    mpi_world().send_recv(sends, recvs, *stream);
+    comm::barrier(mpi_world(), *stream);
   });
 }
+
+TEST_CASE("short: a message is shorter than expected", "[.short]") { receive_another_length(3, 4); }
+TEST_CASE("long: a message is longer than expected", "[.long]") { receive_another_length(5, 4); }
 
 TEST_CASE("finding: one rank finds something wrong", "[.finding]") {
   check_on_mpi_ranks([](comm::Communicator& world, Findings& findings) {
