@@ -1,0 +1,254 @@
+#include "scheduler/plan.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/error.h"
+#include "core/rng.h"
+#include "scheduler/cost_model.h"
+#include "scheduler/executor.h"
+#include "scheduler/policy.h"
+#include "tests/support/catch.h"
+
+using namespace weft;
+using namespace weft::scheduler;
+
+namespace {
+
+BufferSpec bytes(std::int64_t n) { return {"b", MemoryClass::kActivations, n, false, false}; }
+
+/// A random program: each task reads some earlier buffers and writes a new or an old one.
+Graph random_graph(std::uint64_t seed, int num_tasks) {
+  const Rng rng(seed, RngPurpose::kTest);
+  std::uint64_t counter = 0;
+  const auto below = [&](std::size_t n) { return static_cast<std::size_t>(rng.below(n, counter++)); };
+  GraphBuilder builder;
+  std::vector<BufferId> buffers;
+  for (int t = 0; t < num_tasks; ++t) {
+    std::vector<BufferId> reads, writes;
+    for (std::size_t i = below(4); i > 0 && !buffers.empty(); --i) reads.push_back(buffers[below(buffers.size())]);
+    if (buffers.empty() || below(3) > 0) buffers.push_back(builder.add_buffer(bytes(static_cast<std::int64_t>(1 + below(100)))));
+    writes.push_back(below(4) == 0 ? buffers[below(buffers.size())] : buffers.back());
+    TaskSpec spec;
+    const Resource resources[] = {Resource::kCompute, Resource::kIntra, Resource::kInter};
+    spec.resources = {resources[below(3)]};
+    spec.work = {below(2) == 0 ? WorkKind::kGemm : WorkKind::kMemory, static_cast<double>(below(1000))};
+    builder.add_task(spec, reads, writes);
+  }
+  return builder.take();
+}
+
+/// Another linear extension: the ready task with the smallest random key goes next.
+std::vector<TaskId> random_order(const Graph& graph, std::uint64_t seed) {
+  const Rng rng(seed, RngPurpose::kTest, 1);
+  std::vector<int> missing(graph.tasks.size());
+  std::vector<std::vector<TaskId>> next(graph.tasks.size());
+  std::set<std::pair<double, TaskId>> ready;
+  for (TaskId t = 0; t < graph.num_tasks(); ++t) {
+    for (const TaskId d : graph.dependencies(t)) next[d].push_back(t);
+    missing[t] = static_cast<int>(graph.dependencies(t).size());
+    if (missing[t] == 0) ready.insert({rng.uniform(static_cast<std::uint64_t>(t)), t});
+  }
+  std::vector<TaskId> order;
+  while (!ready.empty()) {
+    const TaskId t = ready.begin()->second;
+    ready.erase(ready.begin());
+    order.push_back(t);
+    for (const TaskId n : next[t])
+      if (--missing[n] == 0) ready.insert({rng.uniform(static_cast<std::uint64_t>(n)), n});
+  }
+  return order;
+}
+
+CostModel costs() {
+  CostModel c;
+  c.intra[static_cast<int>(WorkKind::kGemm)] = {2.0, 0.5};
+  c.intra[static_cast<int>(WorkKind::kMemory)] = {1.0, 0.1};
+  c.inter = c.intra;
+  return c;
+}
+
+/// Runs the program on numbers: a task mixes what it reads into what it writes. What a slot holds before is garbage.
+std::vector<double> run_on_numbers(const Graph& graph, const Plan& plan) {
+  Arena arena({}, graph, assign_slots(graph, plan.issue_order));
+  std::vector<double> results(graph.tasks.size());
+  std::vector<bool> written(graph.buffers.size(), false);
+  std::vector<TaskBody> bodies;
+  for (TaskId t = 0; t < graph.num_tasks(); ++t)
+    bodies.push_back([&, t](TaskContext& c) {
+      double value = t + 1.0;
+      for (const BufferId b : graph.reads(t))
+        if (written[b]) value += 0.5 * *c.arena.require<double>(b, 1);
+      for (const BufferId b : graph.writes(t)) {
+        double* at = c.arena.require<double>(b, 1);
+        *at = value + (written[b] ? 0.25 * *at : 0.0);
+        written[b] = true;
+        value = *at;
+      }
+      results[t] = value;
+    });
+  execute_inline(graph, plan, bodies, arena);
+  return results;
+}
+
+}  // namespace
+
+TEST_CASE("Edges follow from what tasks read and write", "[graph]") {
+  GraphBuilder b;
+  const BufferId x = b.add_buffer(bytes(8)), y = b.add_buffer(bytes(8));
+  const auto task = [&](std::initializer_list<BufferId> reads, std::initializer_list<BufferId> writes) {
+    return b.add_task({}, std::vector<BufferId>(reads), std::vector<BufferId>(writes));
+  };
+  const TaskId write = task({}, {x}), read1 = task({x}, {y}), read2 = task({x}, {}), again = task({}, {x}), last = task({x, y}, {});
+  const auto deps = [&](TaskId t) {
+    const auto d = b.graph().dependencies(t);
+    return std::set<TaskId>(d.begin(), d.end());
+  };
+  CHECK(deps(write).empty());
+  CHECK(deps(read1) == std::set<TaskId>{write});
+  CHECK(deps(read2) == std::set<TaskId>{write});
+  CHECK(deps(again) == std::set<TaskId>{write, read1, read2});
+  CHECK(deps(last) == std::set<TaskId>{again, read1});
+}
+
+TEST_CASE("validate names what is wrong with a plan", "[plan]") {
+  const Graph graph = random_graph(1, 20);
+  Plan plan = sequential_plan(graph, {});
+  CHECK(validate(graph, plan).empty());
+  SECTION("a reversed order breaks edges") {
+    std::reverse(plan.issue_order.begin(), plan.issue_order.end());
+    CHECK(!validate(graph, plan).empty());
+  }
+  SECTION("a missing task") {
+    plan.issue_order.pop_back();
+    CHECK(validate(graph, plan).size() == 2);
+  }
+  SECTION("a task twice") {
+    plan.issue_order[3] = plan.issue_order[4];
+    CHECK_THAT(validate(graph, plan)[0], Catch::Contains("twice"));
+  }
+  SECTION("an unknown task") {
+    plan.issue_order[0] = 99;
+    CHECK_THAT(validate(graph, plan)[0], Catch::Contains("99"));
+  }
+}
+
+TEST_CASE("Slots never hold two live buffers, in any order", "[plan]") {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    INFO("seed " << seed);
+    const Graph graph = random_graph(seed, 60);
+    const Plan plan{"random", {}, random_order(graph, seed)};
+    REQUIRE(validate(graph, plan).empty());
+    const SlotMap map = assign_slots(graph, plan.issue_order);
+    std::vector<int> first(graph.buffers.size(), -1), last(graph.buffers.size(), -1);
+    for (int i = 0; i < graph.num_tasks(); ++i)
+      for (const auto accesses : {graph.reads(plan.issue_order[i]), graph.writes(plan.issue_order[i])})
+        for (const BufferId b : accesses) {
+          if (first[b] < 0) first[b] = i;
+          last[b] = i;
+        }
+    std::int64_t live_peak = 0, all = 0, slots = 0;
+    for (std::size_t a = 0; a < first.size(); ++a) {
+      if (first[a] < 0) continue;
+      REQUIRE(map.slot_of_buffer[a] != kNoId);
+      CHECK(map.slot_bytes[map.slot_of_buffer[a]] >= graph.buffers[a].bytes);
+      all += graph.buffers[a].bytes;
+      for (std::size_t b = 0; b < a; ++b)
+        if (map.slot_of_buffer[a] == map.slot_of_buffer[b] && first[b] >= 0) CHECK((last[a] < first[b] || last[b] < first[a]));
+    }
+    for (int i = 0; i < graph.num_tasks(); ++i) {
+      std::int64_t live = 0;
+      for (std::size_t b = 0; b < first.size(); ++b)
+        if (first[b] >= 0 && first[b] <= i && i <= last[b]) live += graph.buffers[b].bytes;
+      live_peak = std::max(live_peak, live);
+    }
+    for (const std::int64_t s : map.slot_bytes) slots += s;
+    CHECK(slots >= live_peak);
+    CHECK(slots <= all);
+  }
+}
+
+TEST_CASE("Every order of a program gives the same numbers", "[plan][executor]") {
+  for (std::uint64_t seed = 0; seed < 30; ++seed) {
+    INFO("seed " << seed);
+    const Graph graph = random_graph(seed, 50);
+    const std::vector<double> expected = run_on_numbers(graph, sequential_plan(graph, {}));
+    for (std::uint64_t order = 0; order < 3; ++order)
+      CHECK(run_on_numbers(graph, {"random", {}, random_order(graph, 100 * seed + order)}) == expected);
+  }
+}
+
+TEST_CASE("A simulated step lies between its bounds", "[simulator]") {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    INFO("seed " << seed);
+    const Graph graph = random_graph(seed, 80);
+    const Plan plan{"random", {}, random_order(graph, seed)};
+    const SlotMap slots = assign_slots(graph, plan.issue_order);
+    const Timeline streams = simulate(graph, plan, slots, costs(), false), single = simulate(graph, plan, slots, costs(), true);
+    double sum = 0.0, loads[3] = {};
+    for (TaskId t = 0; t < graph.num_tasks(); ++t) {
+      const double cost = costs().cost_us(graph.tasks[t]);
+      sum += cost;
+      for (int r = 0; r < 3; ++r)
+        if (graph.tasks[t].resources.has(static_cast<Resource>(r))) loads[r] += cost;
+      CHECK(streams.end_us[t] == Approx(streams.start_us[t] + cost));
+      for (const TaskId d : graph.dependencies(t)) CHECK(streams.start_us[t] >= streams.end_us[d]);
+    }
+    CHECK(single.total_us == Approx(sum));
+    CHECK(streams.total_us <= sum * (1 + 1e-12));
+    CHECK(streams.total_us >= *std::max_element(loads, loads + 3) * (1 - 1e-12));
+  }
+}
+
+TEST_CASE("A task's error carries its name and stops the step", "[executor]") {
+  GraphBuilder b;
+  const BufferId x = b.add_buffer(bytes(8));
+  TaskSpec spec;
+  spec.stage = Stage::kExpert;
+  spec.layer = 3;
+  b.add_task(spec, {}, std::vector{x});
+  b.add_task({}, std::vector{x}, {});
+  const Graph graph = b.take();
+  const Plan plan = sequential_plan(graph, {});
+  Arena arena({}, graph, assign_slots(graph, plan.issue_order));
+  bool second = false;
+  const std::vector<TaskBody> bodies{[](TaskContext&) { throw Error(ErrorCode::kComm, "rank 2 is gone", "start again"); },
+                                     [&](TaskContext&) { second = true; }};
+  try {
+    execute_inline(graph, plan, bodies, arena);
+    FAIL("no error");
+  } catch (const Error& e) {
+    CHECK(e.code() == ErrorCode::kComm);
+    CHECK(e.message() == "expert(forward) layer 3: rank 2 is gone");
+    CHECK(e.hint() == "start again");
+  }
+  CHECK(!second);
+}
+
+TEST_CASE("An elastic buffer grows and is counted", "[arena]") {
+  GraphBuilder b;
+  const BufferId x = b.add_buffer({"rows", MemoryClass::kActivations, 16, true, false});
+  b.add_task({}, {}, std::vector{x});
+  const Graph graph = b.take();
+  Arena arena({}, graph, assign_slots(graph, std::vector<TaskId>{0}));
+  CHECK(arena.bytes() == 16);
+  static_cast<void>(arena.require<double>(x, 2));
+  CHECK(arena.num_grows() == 0);
+  double* big = arena.require<double>(x, 1000);
+  big[999] = 1.0;
+  CHECK(arena.num_grows() == 1);
+  CHECK(arena.bytes() >= 8000);
+  CHECK_THROWS_AS(arena.require<double>(x, std::int64_t{1} << 50), Error);
+}
+
+TEST_CASE("The digest tells plans apart", "[plan]") {
+  const Graph graph = random_graph(5, 30);
+  const Plan plan = sequential_plan(graph, {{LayerShape{}}, 1, 1});
+  Plan other = plan;
+  CHECK(digest(plan) == digest(other));
+  other.shape.layers[0].forward_chunks = 2;
+  CHECK(digest(plan) != digest(other));
+  other = plan;
+  std::swap(other.issue_order[0], other.issue_order[1]);
+  CHECK(digest(plan) != digest(other));
+}
