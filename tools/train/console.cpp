@@ -147,7 +147,7 @@ void Console::summary(const std::filesystem::path& run_dir) const {
     print(text);
   }
   print(str("peak memory: ", human_bytes(double(peak_memory_bytes())), " of the process, ",
-            human_bytes(double(plan_.memory.total() + plan_.validation_bytes)), " planned"));
+            human_bytes(double(plan_.memory.total() + plan_.validation_bytes)), " planned for tensors"));
   print(str("run folder: ", run_dir.string()));
 }
 

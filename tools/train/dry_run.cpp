@@ -1,6 +1,7 @@
 #include "tools/train/dry_run.h"
 
 #include <cstdlib>
+#include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -8,6 +9,7 @@
 #include "parallel/train/trainer.h"
 #include "tools/config/loader.h"
 #include "tools/exit_status.h"
+#include "tools/train/process.h"
 #include "tools/train/text.h"
 
 namespace weft::tools {
@@ -32,6 +34,18 @@ parallel::RunPlan fullest_rank(const parallel::RunConfig& config, int ranks, con
   return worst;
 }
 
+/// Token files are mapped: their pages count as the process's while they are in use.
+std::int64_t mapped_bytes(const parallel::RunConfig& config) {
+  std::int64_t bytes = 0;
+  for (const auto* files : {&config.data.train, &config.data.val})
+    for (const std::string& file : *files)
+      for (const std::string& path : {file, file + ".bin"}) {
+        std::error_code missing;
+        if (const auto size = std::filesystem::file_size(path, missing); !missing) bytes += static_cast<std::int64_t>(size);
+      }
+  return bytes;
+}
+
 nlohmann::ordered_json to_json(const parallel::RunConfig& config, const parallel::RunPlan& plan) {
   const parallel::ParameterCount count = parallel::count_parameters(config.model);
   nlohmann::ordered_json out{{"ranks", plan.mesh.world_size},
@@ -46,7 +60,10 @@ nlohmann::ordered_json to_json(const parallel::RunConfig& config, const parallel
   for (int c = 0; c < scheduler::kNumMemoryClasses; ++c)
     out["memory_bytes"][std::string(to_string(static_cast<scheduler::MemoryClass>(c)))] = plan.memory.bytes[c];
   out["memory_bytes"]["validation"] = plan.validation_bytes;
-  out["memory_bytes"]["total"] = plan.memory.total() + plan.validation_bytes;
+  const std::int64_t process = peak_memory_bytes(), mapped = mapped_bytes(config);
+  out["memory_bytes"]["token_files"] = mapped;
+  out["memory_bytes"]["process"] = process;  // libraries and program: this process has little else
+  out["memory_bytes"]["total"] = plan.memory.total() + plan.validation_bytes + mapped + process;
   for (int s = 0; s < scheduler::kNumStages; ++s)
     if (plan.predicted_stage_ms[static_cast<std::size_t>(s)] > 0)
       out["predicted_stage_ms"][std::string(to_string(static_cast<scheduler::Stage>(s)))] =
