@@ -85,7 +85,7 @@ void Exchange::throw_timeout() {
     WEFT_MPI_CHECK(MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE));
     if (done != 0) continue;
     missing.insert(posted_[i].peer);
-    if (posted_[i].is_receive) MPI_Cancel(&requests_[i]);  // the caller's memory may go away now
+    if (posted_[i].is_receive) static_cast<void>(MPI_Cancel(&requests_[i]));  // the caller's memory may go away now
   }
   std::string ranks;
   for (const int r : missing) ranks += str(ranks.empty() ? "" : ", ", r);
