@@ -62,6 +62,8 @@ parallel::TrainOptions train_options(const TrainArguments& args, const fs::path&
       throw Error(ErrorCode::kIo, str("--init_from: there is no ", args.init_from), "give a checkpoint folder");
   }
   options.config_text = to_text(config);
+  options.plan_to_text = plan_to_text;
+  options.plan_from_text = [](const std::string& text) { return plan_from_text(text, "the checkpoint's plan"); };
   options.stop_requested = stop_requested;
   return options;
 }

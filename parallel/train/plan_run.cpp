@@ -1,5 +1,6 @@
 // parallel/train/plan_run.cpp - planning without running.
 #include <algorithm>
+#include <utility>
 
 #include "core/error.h"
 #include "parallel/train/run_setup.h"
@@ -37,13 +38,13 @@ AttendAcrossDocuments attend_mode(const RunConfig& config) {
   return config.data.attend_across_documents ? AttendAcrossDocuments::kYes : AttendAcrossDocuments::kNo;
 }
 
-RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ranks_per_node,
-                 const scheduler::CostModel& cost) {
+namespace {
+
+RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost, const scheduler::Graph& graph,
+              scheduler::Plan plan) {
   RunPlan out;
-  out.mesh = make_mesh(world_size, world_rank, config.parallel.expert, ranks_per_node);
-  const scheduler::Shape shape = training_shape(config);
-  const scheduler::Graph graph = emit_step(training_spec(config, out.mesh), shape, config.train.dtype);
-  out.plan = scheduler::sequential_plan(graph, shape);
+  out.mesh = mesh;
+  out.plan = std::move(plan);
   const scheduler::SlotMap slots = scheduler::assign_slots(graph, out.plan.issue_order);
   out.memory = scheduler::memory_use(graph, slots);
   out.num_tasks = graph.num_tasks();
@@ -52,13 +53,30 @@ RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ra
   for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t)
     out.predicted_stage_ms[static_cast<std::size_t>(graph.tasks[t].stage)] += (timeline.end_us[t] - timeline.start_us[t]) / 1e3;
   out.cost_source = cost.source;
-  if (!config.data.val.empty()) {
-    const scheduler::Graph validation = emit_step(validation_spec(config, out.mesh), shape, config.train.dtype);
-    const scheduler::Plan plan = scheduler::sequential_plan(validation, shape);
-    for (const std::int64_t bytes : scheduler::assign_slots(validation, plan.issue_order).slot_bytes)
-      out.validation_bytes += bytes;
-  }
+  if (config.data.val.empty()) return out;
+  const scheduler::Graph validation = emit_step(validation_spec(config, mesh), out.plan.shape, config.train.dtype);
+  const scheduler::Plan order = scheduler::sequential_plan(validation, out.plan.shape);
+  for (const std::int64_t bytes : scheduler::assign_slots(validation, order.issue_order).slot_bytes) out.validation_bytes += bytes;
   return out;
+}
+
+}  // namespace
+
+RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ranks_per_node,
+                 const scheduler::CostModel& cost) {
+  const Mesh mesh = make_mesh(world_size, world_rank, config.parallel.expert, ranks_per_node);
+  const scheduler::Shape shape = training_shape(config);
+  const scheduler::Graph graph = emit_step(training_spec(config, mesh), shape, config.train.dtype);
+  return price(config, mesh, cost, graph, scheduler::sequential_plan(graph, shape));
+}
+
+RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost, scheduler::Plan plan) {
+  const scheduler::Graph graph = emit_step(training_spec(config, mesh), plan.shape, config.train.dtype);
+  const std::vector<std::string> problems = scheduler::validate(graph, plan);
+  if (!problems.empty())
+    throw Error(ErrorCode::kInvalidArgument, str("the plan is for another step: ", problems.front()),
+                "plan again for this model, layout and batch");
+  return price(config, mesh, cost, graph, std::move(plan));
 }
 
 }  // namespace weft::parallel

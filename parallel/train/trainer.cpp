@@ -43,6 +43,7 @@ class Training {
 
  private:
   void start_from_checkpoint();
+  void make_plan();
   void bind();
   [[nodiscard]] bool should_stop(std::int64_t valid_here, std::int64_t& valid_all);
   StepReport one_step(std::int64_t step, const std::vector<Batch>& batches, std::int64_t valid);
@@ -82,16 +83,11 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
       data_(dataset_options(config, config.data.train)),
       order_(config.train.seed, data_.num_samples()),
       mesh_(make_mesh(world.size(), world.rank(), config.parallel.expert, options.ranks_per_node)),
-      plan_(plan_run(config, world.size(), world.rank(), options.ranks_per_node, options.cost)),
       comms_(world, mesh_),
       table_(config.model, mesh_) {
-  std::int64_t digests[2] = {static_cast<std::int64_t>(scheduler::digest(plan_.plan)), 0};
-  digests[1] = -digests[0];
-  world.all_reduce(comm::as_buffer(digests, 2), comm::as_buffer(digests, 2), comm::ReduceOp::kMax, *stream_);
-  if (digests[0] != -digests[1])
-    throw Error(ErrorCode::kInternal, "the ranks planned different steps", "are all ranks running the same build and config?");
   start_from_checkpoint();  // before the parameters take memory: a wrong one costs nothing
-  if (!config.data.val.empty()) validator_ = std::make_unique<Validator<T>>(config, comms_, mesh_);
+  make_plan();
+  if (!config.data.val.empty()) validator_ = std::make_unique<Validator<T>>(config, comms_, mesh_, plan_.plan.shape);
   bind();
   if (world.rank() == 0) {
     prune_checkpoints(options.run_dir / "checkpoints", config.checkpoint.keep);
@@ -125,6 +121,28 @@ void Training<T>::start_from_checkpoint() {
   samples_ = state.samples;
   tokens_ = state.tokens;
   last_saved_ = state.step;
+}
+
+/// The checkpoint's plan where it fits, so that a resumed run keeps its bits; else a new one. The same on every rank.
+template <class T>
+void Training<T>::make_plan() {
+  plan_ = plan_run(config_, world_.size(), world_.rank(), options_.ranks_per_node, options_.cost);
+  if (resume_ && options_.plan_from_text && !resume_->state().plan_text.empty()) {
+    try {
+      scheduler::Plan stored = options_.plan_from_text(resume_->state().plan_text);
+      if (scheduler::digest(stored) != scheduler::digest(plan_.plan)) {
+        plan_ = take_plan(config_, mesh_, options_.cost, std::move(stored));
+        observer_.on_note("goes on with the checkpoint's plan, which is not the config's; --resume none plans afresh");
+      }
+    } catch (const Error&) {
+      observer_.on_note("the checkpoint's plan is for another layout: planned afresh");
+    }
+  }
+  std::int64_t digests[2] = {static_cast<std::int64_t>(scheduler::digest(plan_.plan)), 0};
+  digests[1] = -digests[0];
+  world_.all_reduce(comm::as_buffer(digests, 2), comm::as_buffer(digests, 2), comm::ReduceOp::kMax, *stream_);
+  if (digests[0] != -digests[1])
+    throw Error(ErrorCode::kInternal, "the ranks planned different steps", "are all ranks running the same build and config?");
 }
 
 template <class T>
@@ -262,6 +280,7 @@ void Training<T>::save(std::int64_t step) {
   state.samples = samples_;
   state.tokens = tokens_;
   state.config_text = options_.config_text;
+  if (options_.plan_to_text) state.plan_text = options_.plan_to_text(plan_.plan);
   state.previous_choices = state_.previous_choices;
   try {
     const fs::path folder = save_checkpoint(root, *store_, comms_, state);

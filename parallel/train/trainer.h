@@ -42,6 +42,8 @@ struct RunPlan {
 /// Emits and plans a step of `config` as rank `world_rank` of `world_size` would: no device, communicator or memory.
 [[nodiscard]] RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ranks_per_node,
                                const scheduler::CostModel& cost);
+/// The same with a plan made before. Throws kInvalidArgument with what does not fit when it is for another model, layout or batch.
+[[nodiscard]] RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost, scheduler::Plan plan);
 
 /// Told what happens, on every rank; what is shown is the observer's business. All calls come from the training thread.
 class TrainObserver {
@@ -63,6 +65,9 @@ struct TrainOptions {
   std::filesystem::path resume_from;  ///< kFrom: a checkpoint folder, or a run folder (its newest valid checkpoint).
   std::filesystem::path init_from;    ///< Weights of this checkpoint, fresh optimizer and schedule; empty: none.
   std::string config_text;            ///< Stored with the run's checkpoints.
+  /// How plans are stored with checkpoints, and read back: a run that resumes in the same layout keeps its plan. May be null.
+  std::function<std::string(const scheduler::Plan&)> plan_to_text;
+  std::function<scheduler::Plan(const std::string&)> plan_from_text;
   scheduler::CostModel cost;
   int ranks_per_node = 1;
   /// Polled before every step on every rank; true anywhere: save and stop. May be null.

@@ -27,8 +27,8 @@ Batch padded(Batch batch, std::int64_t num_sequences) {
 }  // namespace
 
 template <class T>
-Validator<T>::Validator(const RunConfig& config, const MeshComms& comms, const Mesh& mesh)
-    : config_(config), comms_(comms), mesh_(mesh), data_(dataset_options(config, config.data.val)) {
+Validator<T>::Validator(const RunConfig& config, const MeshComms& comms, const Mesh& mesh, const scheduler::Shape& shape)
+    : config_(config), comms_(comms), mesh_(mesh), shape_(shape), data_(dataset_options(config, config.data.val)) {
   const TrainConfig& t = config.train;
   layout_ = validation_layout(data_, t.validate_sequences, {t.global_batch, t.micro_batch, mesh.dp_size(), mesh.dp_rank()});
 }
@@ -38,9 +38,9 @@ double Validator<T>::run(ParameterStore<T>& store) {
   const auto stream = make_inline_stream();
   if (!step_) {
     const StepSpec spec = validation_spec(config_, mesh_);
-    const scheduler::Shape shape = training_shape(config_);
-    const scheduler::Graph graph = emit_step(spec, shape, config_.train.dtype);
-    step_ = std::make_unique<BoundStep<T>>(spec, scheduler::sequential_plan(graph, shape),
+    
+    const scheduler::Graph graph = emit_step(spec, shape_, config_.train.dtype);
+    step_ = std::make_unique<BoundStep<T>>(spec, scheduler::sequential_plan(graph, shape_),
                                            Runtime<T>{&store, &comms_, &state_, nullptr});
     state_.statistics = StepStatistics(config_.model, step_->num_units(), mesh_.world_size);
   }

@@ -14,7 +14,8 @@ namespace weft::parallel {
 template <class T>
 class Validator {
  public:
-  Validator(const RunConfig& config, const MeshComms& comms, const Mesh& mesh);
+  /// shape: how the layers are cut, as in training.
+  Validator(const RunConfig& config, const MeshComms& comms, const Mesh& mesh, const scheduler::Shape& shape);
 
   /// Mean cross-entropy in nats per target. Collective. Brings every replica's weights up to date first.
   [[nodiscard]] double run(ParameterStore<T>& store);
@@ -23,6 +24,7 @@ class Validator {
   RunConfig config_;
   const MeshComms& comms_;
   Mesh mesh_;
+  scheduler::Shape shape_;
   TokenDataset data_;
   ValidationLayout layout_;
   StepState state_;
