@@ -38,7 +38,8 @@ struct TrainRun {
 };
 TrainRun run_training(const parallel::RunConfig& config, const TrainCall& call);
 
-/// metrics.jsonl without what the clock says (step_ms, tokens_per_second, model_tflops, exposed_comm_frac): a line a step.
+/// metrics.jsonl without what the clock says (step_ms, tokens_per_second, model_tflops, exposed_comm_frac): a line a
+/// step.
 [[nodiscard]] std::vector<std::string> timeless_metrics(const std::filesystem::path& run_dir);
 /// Column `key` of metrics.jsonl.
 [[nodiscard]] std::vector<double> metric(const std::filesystem::path& run_dir, const std::string& key);
