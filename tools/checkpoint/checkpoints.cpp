@@ -35,7 +35,7 @@ void compare_values(const Checkpoint& a, const Checkpoint& b, std::int64_t count
       if (x[i] == y[i] || (std::isnan(x[i]) && std::isnan(y[i]))) continue;
       ++out.num_different;
       const double difference = std::fabs(x[i] - y[i]);
-      if (!(difference <= out.max_abs)) out.max_abs = difference;  // a NaN stays
+      if (std::isnan(difference) || difference > out.max_abs) out.max_abs = difference;  // a NaN stays
     }
   }
   if (out.num_different > 0)

@@ -70,7 +70,7 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 
 // Every tensor of the folder stands for something in the model, and the other way round.
 void check_tensors(const std::vector<HfSlice>& slices, const ModelConfig& model, const HfModelFolder& folder) {
-  std::vector<std::string> missing, misshapen, left_over;
+  std::vector<std::string> missing, misshapen, not_floats, left_over;
   std::set<std::string> seen;
   for (const HfSlice& slice : slices) {
     if (!seen.insert(slice.tensor).second) continue;
@@ -79,12 +79,14 @@ void check_tensors(const std::vector<HfSlice>& slices, const ModelConfig& model,
       missing.push_back(slice.tensor);
     else if (info->shape != slice.shape)
       misshapen.push_back(str(slice.tensor, " ", shape_text(info->shape), " instead of ", shape_text(slice.shape)));
+    else if (info->dtype != DType::kF32 && info->dtype != DType::kF64 && info->dtype != DType::kBF16)
+      not_floats.push_back(str(slice.tensor, " ", to_string(info->dtype)));
   }
   if (model.tie_embeddings && repeats_embedding(folder)) seen.insert(kTiedHead);
   for (const std::string& name : folder.names())
     if (!seen.contains(name)) left_over.push_back(name);
   const std::string problems = list_names("missing:", missing) + list_names("of another shape:", misshapen) +
-                               list_names("left over:", left_over);
+                               list_names("not of floats:", not_floats) + list_names("left over:", left_over);
   if (!problems.empty())
     throw Error(
         ErrorCode::kInvalidArgument,
