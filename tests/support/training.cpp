@@ -1,7 +1,5 @@
 #include "tests/support/training.h"
 
-#include <unistd.h>
-
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -48,17 +46,6 @@ std::vector<nlohmann::ordered_json> metric_lines(const fs::path& run_dir) {
 }
 
 }  // namespace
-
-TempFolder::TempFolder() {
-  std::string name = (fs::temp_directory_path() / "weft-test-XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr) throw Error(ErrorCode::kIo, "no temporary folder");
-  path_ = name;
-}
-
-TempFolder::~TempFolder() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
-}
 
 RunConfig tiny_run(const fs::path& folder) {
   RunConfig c;

@@ -6,21 +6,9 @@
 #include <vector>
 
 #include "parallel/train/trainer.h"
+#include "tests/support/temp_folder.h"
 
 namespace weft::test {
-
-/// A folder that goes with the object.
-class TempFolder {
- public:
-  TempFolder();
-  ~TempFolder();
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// A tiny run in f64 on made-up tokens, which it writes into `folder`.
 [[nodiscard]] parallel::RunConfig tiny_run(const std::filesystem::path& folder);
