@@ -1,9 +1,12 @@
 // weft import hf and weft export hf, as a user calls them.
 #include <nlohmann/json.hpp>
 
+#include "parallel/train/checkpoint.h"
 #include "tests/support/catch.h"
 #include "tests/tools/hf_folder.h"
 #include "tests/tools/run_weft.h"
+#include "tools/config/loader.h"
+#include "tools/hf/import.h"
 
 namespace weft::tools {
 namespace {
@@ -53,6 +56,20 @@ TEST_CASE("nothing is written over without being asked to") {
   CHECK(run(copy, {"import", "hf", hf, "--out", hf, "--force"}).status == 2);  // its own source is no checkpoint
   CHECK(fs::exists(hf + "/config.json"));
   CHECK(run(copy, {"export", "hf", checkpoint, "--out", hf}).status == 2);
+}
+
+TEST_CASE("export says where transformers will behave otherwise") {
+  const test::HfCopy copy("per_expert");
+  parallel::RunConfig config = import_hf(copy.path(), copy.out()).config;
+  config.model.moe.capacity_factor = 1.25;
+  std::map<std::string, std::vector<float>> weights;
+  for (const parallel::ParameterSpec& spec : global_parameters(config.model))
+    weights[spec.name].resize(static_cast<std::size_t>(spec.count()));
+  parallel::save_weights(copy.out(), config.model, weights, to_text(config));
+  const test::CommandResult result =
+      run(copy, {"export", "hf", copy.out().string(), "--out", copy.out().string() + "-hf"});
+  CHECK(result.status == 0);
+  CHECK_THAT(result.errors, Catch::Matchers::StartsWith("note: model.moe.capacity_factor"));
 }
 
 TEST_CASE("import and export end with the documented status") {
