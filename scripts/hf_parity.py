@@ -242,7 +242,7 @@ def report(rows):
         too_far = [k for k, limit in LIMITS.items() if not found[k] <= limit]
         failed |= bool(too_far)
         print(f"{name:28}" + "".join(f"{found[k]:15.2e}" for k in LIMITS) + f"  {remark}" + (f"  FAILED: {too_far}" if too_far else ""))
-    print("hf_parity: " + ("FAILED" if failed else f"{len(rows)} models agree") + f" (transformers {transformers.__version__}, torch {torch.__version__})")
+    print("hf_parity: " + ("FAILED" if failed else f"all of {len(rows)} agree") + f" (transformers {transformers.__version__}, torch {torch.__version__})")
     return 1 if failed else 0
 
 

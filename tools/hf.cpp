@@ -73,6 +73,7 @@ int run_export(const HfArguments& args) {
                args.force);
   const parallel::Checkpoint checkpoint{fs::path(args.from)};
   const HfExport result = export_hf(checkpoint, out, static_cast<std::int64_t>(args.max_file_bytes));
+  for (const std::string& note : result.notes) std::cerr << "note: " << note << "\n";
   if (args.json)
     std::cout << Json{{"folder", args.out},
                       {"tensors", result.num_tensors},

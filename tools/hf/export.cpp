@@ -109,7 +109,9 @@ HfExport export_hf(const Checkpoint& checkpoint, const fs::path& out, std::int64
   if (error) throw Error(ErrorCode::kIo, str("cannot make the folder ", out.string(), ": ", error.message()));
   const std::vector<ParameterSpec> specs = parallel::global_parameters(model);
   const std::vector<WeightsFile> files = split(specs, max_file_bytes);
-  HfExport result{static_cast<std::int64_t>(specs.size()), 0, files.size()};
+  HfExport result{static_cast<std::int64_t>(specs.size()), 0, files.size(), {}};
+  if (model.moe.capacity_factor > 0.0)
+    result.notes.push_back("model.moe.capacity_factor is not 0, but in transformers experts take all their tokens");
   for (const ParameterSpec& spec : specs) result.total_bytes += bytes_of(spec);
   for (const WeightsFile& file : files) write_weights(out / file.name, file, model, checkpoint);
   remove_old_weights(out, files);

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "parallel/train/checkpoint.h"
 
@@ -10,8 +12,9 @@ namespace weft::tools {
 
 struct HfExport {
   std::int64_t num_tensors = 0;
-  std::int64_t total_bytes = 0;  ///< Of the weights.
-  std::size_t num_files = 0;     ///< Of weights.
+  std::int64_t total_bytes = 0;    ///< Of the weights.
+  std::size_t num_files = 0;       ///< Of weights.
+  std::vector<std::string> notes;  ///< Where the model will behave otherwise than in Weft.
 };
 
 /// Writes config.json, generation_config.json and the weights as F32, one tensor per expert and matrix, in the order of
