@@ -51,10 +51,15 @@ std::string tiling_problem(const std::vector<Checkpoint::Piece>& pieces, std::in
 Checkpoint::Checkpoint(const fs::path& folder) : folder_(folder) {
   if (!fs::is_directory(folder)) damaged(folder, "there is no such folder");
   try {
-    const Json manifest = Json::parse(read_file(folder / "manifest.json", kMaxManifestBytes));
+    Json manifest = Json::parse(read_file(folder / "manifest.json", kMaxManifestBytes));
     if (manifest.at("format") != "weft.checkpoint") damaged(folder, "manifest.json is no checkpoint manifest");
     if (manifest.at("version") != 1)
       damaged(folder, str("format version ", manifest.at("version").dump(), "; this build reads version 1"));
+    const std::uint64_t expected = checksum_from_text(manifest.at("checksum").get<std::string>());
+    manifest.erase("checksum");
+    const std::string rest = manifest.dump();
+    if (checksum(rest.data(), static_cast<std::int64_t>(rest.size())) != expected)
+      damaged(folder, "the checksum of manifest.json does not hold");
     state_.step = manifest.at("step").get<std::int64_t>();
     state_.samples = manifest.at("samples").get<std::int64_t>();
     state_.tokens = manifest.at("tokens").get<std::int64_t>();

@@ -124,6 +124,13 @@ void on_all_ranks(comm::Communicator& world, Stream& stream, const F& action) {
     if (!problems[r].empty()) throw Error(ErrorCode::kIo, str("rank ", r, ": ", problems[r]));
 }
 
+/// The manifest with a checksum over all its other entries.
+void write_sealed(const fs::path& folder, Json manifest) {
+  const std::string text = manifest.dump();
+  manifest["checksum"] = checksum_to_text(checksum(text.data(), static_cast<std::int64_t>(text.size())));
+  write_file(folder / "manifest.json", manifest.dump());
+}
+
 void write_manifest(const fs::path& folder, const CheckpointState& state, DType dtype,
                     const std::vector<std::string>& parts) {
   Json manifest = manifest_head(state, dtype, true);
@@ -140,7 +147,7 @@ void write_manifest(const fs::path& folder, const CheckpointState& state, DType 
   for (auto& [name, entry] : tensors.items())
     std::sort(entry["pieces"].begin(), entry["pieces"].end(),
               [](const Json& a, const Json& b) { return a["begin"] < b["begin"]; });
-  write_file(folder / "manifest.json", manifest.dump());
+  write_sealed(folder, std::move(manifest));
 }
 
 }  // namespace
@@ -200,7 +207,7 @@ void save_weights(const fs::path& folder, const ModelConfig& model,
                                              {"weight", checksum_to_text(checksum(data.data(), bytes))}}}}};
   }
   writer.finish();
-  write_file(temporary / "manifest.json", manifest.dump());
+  write_sealed(temporary, std::move(manifest));
   remove_folder(folder);
   commit_folder(temporary, folder);
 }

@@ -273,7 +273,11 @@ void Training<T>::write_metrics(const StepReport& report, std::optional<double> 
     line.add("dead_experts", r.dead_experts);
   }
   if (validation_loss) line.add("val_loss", *validation_loss);
-  metrics_->write(line);
+  try {
+    metrics_->write(line);
+  } catch (const Error& e) {  // a full disk must not end a run that computes well
+    observer_.on_warning(str("step ", report.step, ": its line in metrics.jsonl is lost: ", e.message()));
+  }
 }
 
 template <class T>
