@@ -32,7 +32,7 @@ struct Shape {
   int sub_batches = 1;      ///< Pieces of a micro-batch, cut between routing groups.
   int gradient_slices = 1;  ///< Pieces of each bucket's gradient reduction.
   /// Rows that a rank's experts are given room for, over the mean. More than that grows the buffer, counted and logged.
-  double imbalance_limit = 1.5;
+  double imbalance_limit = 2.0;
   friend bool operator==(const Shape&, const Shape&) = default;
 };
 
