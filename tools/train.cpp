@@ -8,7 +8,6 @@
 
 #include "comm/factory.h"
 #include "comm/topology.h"
-#include "core/atomic_file.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "parallel/train/trainer.h"
@@ -34,15 +33,15 @@ struct TrainArguments {
   bool dry_run = false, json = false;
 };
 
-void write_environment(const fs::path& path, const comm::Communicator& world, const comm::Topology& topology,
-                       const parallel::RunConfig& config) {
+std::string environment_text(const comm::Communicator& world, const comm::Topology& topology,
+                             const parallel::RunConfig& config) {
   const BuildInfo& build = build_info();
   const nlohmann::ordered_json facts{{"weft", build.version},      {"build_type", build.build_type},
                                      {"compiler", build.compiler}, {"flags", build.flags},
                                      {"host", host_name()},        {"memory_bytes", total_memory_bytes()},
                                      {"ranks", world.size()},      {"nodes", topology.num_nodes},
                                      {"seed", config.train.seed}};
-  write_file(path, facts.dump(2) + "\n");
+  return facts.dump(2) + "\n";
 }
 
 parallel::TrainOptions train_options(const TrainArguments& args, const fs::path& run_dir,
@@ -90,12 +89,10 @@ int run_train(const TrainArguments& args) {
     std::error_code error;
     fs::create_directories(run_dir, error);
     if (error) throw Error(ErrorCode::kIo, str("cannot make the run folder ", run_dir.string(), ": ", error.message()));
-    write_file(run_dir / "config.textproto", options.config_text);
-    write_environment(run_dir / "env.json", *world, topology, config);
-    console.use_run_folder(run_dir);
+    console.use_run_folder(run_dir, options.config_text, environment_text(*world, topology, config));
   }
   const parallel::TrainOutcome outcome = parallel::train(config, *world, options, console);
-  console.summary();
+  console.summary(outcome);
   if (outcome == parallel::TrainOutcome::kFinished) return kExitDone;
   if (world->rank() == 0) std::cerr << "stopped on request; the same command goes on from here\n";
   return kExitRequeue;
@@ -128,9 +125,11 @@ void add_train(CLI::App& app, Action& action) {
   command
       ->add_option("--comm_timeout", args->comm_timeout_s,
                    "Seconds a collective may wait for its peers before the job ends with status 79; 0: for ever")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1e6));
   command->add_flag("--dry_run", args->dry_run, "Print layout, memory and predicted time, and train nothing");
-  command->add_option("--ranks", args->ranks, "With --dry_run: ranks to plan for; default: those of the launcher");
+  command->add_option("--ranks", args->ranks, "With --dry_run: ranks to plan for; default: those of the launcher")
+      ->check(CLI::Range(1, 1 << 20));
   command->add_flag("--json", args->json, "With --dry_run: print one JSON document");
   command->footer(
       "Several ranks: mpirun -n 4 weft train CONFIG. Save and stop (status 75): kill -USR1 the mpirun process;\n"

@@ -24,6 +24,15 @@ constexpr std::int64_t kMaxManifestBytes = std::int64_t{1} << 30;
               "use an older checkpoint (`weft checkpoint ls`), or `--resume none` to start afresh");
 }
 
+/// JSON of at most the nesting that a manifest has: deeper text would overflow the stack when it is written out again.
+Json parse_shallow(const std::string& text) {
+  constexpr int kMaxDepth = 16;
+  return Json::parse(text, [](int depth, Json::parse_event_t, Json&) {
+    if (depth > kMaxDepth) throw Error(ErrorCode::kIo, "manifest.json is nested too deeply to be one");
+    return true;
+  });
+}
+
 Checkpoint::Piece parse_piece(const Json& json, std::size_t num_files) {
   Checkpoint::Piece piece;
   piece.file = json.at("file").get<int>();
@@ -51,7 +60,7 @@ std::string tiling_problem(const std::vector<Checkpoint::Piece>& pieces, std::in
 Checkpoint::Checkpoint(const fs::path& folder) : folder_(folder) {
   if (!fs::is_directory(folder)) damaged(folder, "there is no such folder");
   try {
-    Json manifest = Json::parse(read_file(folder / "manifest.json", kMaxManifestBytes));
+    Json manifest = parse_shallow(read_file(folder / "manifest.json", kMaxManifestBytes));
     if (manifest.at("format") != "weft.checkpoint") damaged(folder, "manifest.json is no checkpoint manifest");
     if (manifest.at("version") != 1)
       damaged(folder, str("format version ", manifest.at("version").dump(), "; this build reads version 1"));

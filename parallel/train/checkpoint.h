@@ -47,6 +47,10 @@ void save_weights(const std::filesystem::path& folder, const ModelConfig& model,
 /// Removes all but the `keep` newest (0: keeps all), and leftovers of killed saves.
 void prune_checkpoints(const std::filesystem::path& root, int keep);
 
+/// Renames checkpoints of steps after `step` to "abandoned-...": a run that starts over from `step` must neither resume
+/// from them nor count them among its newest. Returns how many.
+int set_aside_checkpoints(const std::filesystem::path& root, std::int64_t step);
+
 /// A checkpoint opened for reading: the manifest is parsed and checked for consistency, data is read on request.
 class Checkpoint {
  public:

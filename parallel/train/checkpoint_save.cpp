@@ -228,6 +228,22 @@ std::vector<fs::path> list_checkpoints(const fs::path& root) {
   return out;
 }
 
+int set_aside_checkpoints(const fs::path& root, std::int64_t step) {
+  int count = 0;
+  for (const fs::path& folder : list_checkpoints(root)) {
+    if (folder.filename().string() <= step_name(step) && folder.filename().string().size() <= step_name(step).size())
+      continue;
+    fs::path aside;
+    for (int n = 0; aside.empty() || fs::exists(aside); ++n)
+      aside = root / str("abandoned-", n > 0 ? str(n, "-") : "", folder.filename().string());
+    std::error_code error;
+    fs::rename(folder, aside, error);
+    if (error) throw Error(ErrorCode::kIo, str("cannot move ", folder.string(), " aside: ", error.message()));
+    ++count;
+  }
+  return count;
+}
+
 void prune_checkpoints(const fs::path& root, int keep) {
   std::error_code missing;
   for (const auto& entry : fs::directory_iterator(root, missing)) {

@@ -147,6 +147,26 @@ void check_layout(const RunConfig& config, int world_size, Problems& problems) {
                  " * ", t.micro_batch, " = ", at_once);
 }
 
+// A step's graph is built before it runs: a figure that asks for millions of tasks is a slip of the keyboard.
+void check_tasks(const RunConfig& config, int world_size, Problems& problems) {
+  constexpr double kMaxTasks = 5e6;
+  const TrainConfig& t = config.train;
+  const ScheduleConfig& s = config.schedule;
+  if (t.micro_batch < 1 || t.global_batch < 1 || config.model.layers < 1) return;  // said elsewhere
+  const double rows = static_cast<double>(t.micro_batch) * t.sequence_length;
+  for (const auto& [path, chunks] : {std::pair{"schedule.forward_chunks", s.forward_chunks},
+                                     std::pair{"schedule.backward_chunks", s.backward_chunks}})
+    if (chunks > rows) problems.add(path, chunks, "is more than the ", rows, " tokens of a micro-batch");
+  const double micro_batches = static_cast<double>(t.global_batch) / (static_cast<double>(world_size) * t.micro_batch);
+  const double chunk_tasks = 6.0 * (static_cast<double>(s.forward_chunks) + s.backward_chunks);
+  const double tasks = config.model.layers * (micro_batches * (20.0 + chunk_tasks) + 2.0 * s.gradient_slices);
+  if (tasks > kMaxTasks)
+    problems.add(
+        "a step", str("about ", tasks, " tasks"), "more than ", kMaxTasks,
+        "; use fewer layers, micro-batches (a smaller train.global_batch or a larger train.micro_batch), chunks or "
+        "gradient_slices");
+}
+
 void check_rest(const RunConfig& config, Problems& problems) {
   const std::string& name = config.name;
   const bool printable = std::all_of(name.begin(), name.end(), [](unsigned char c) { return c > ' ' && c != 127; });
@@ -175,6 +195,7 @@ std::vector<std::string> validate(const RunConfig& config, int world_size) {
   check_moe(config.model.moe, problems);
   check_train(config, problems);
   check_layout(config, world_size, problems);
+  check_tasks(config, world_size, problems);
   check_rest(config, problems);
   return problems.take();
 }

@@ -6,6 +6,8 @@
 #include <memory>
 #include <numeric>
 #include <optional>
+#include <set>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/rng.h"
@@ -27,6 +29,23 @@ double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
+/// Lines of `now` that `before` does not have, trimmed: what a user changed between two starts. Empty when the texts
+/// are equal.
+std::string changed_lines(const std::string& before, const std::string& now) {
+  std::multiset<std::string> known;
+  std::istringstream old_lines(before), new_lines(now);
+  std::string line, out;
+  while (std::getline(old_lines, line)) known.insert(line);
+  while (std::getline(new_lines, line)) {
+    if (const auto at = known.find(line); at != known.end()) {
+      known.erase(at);
+      continue;
+    }
+    out += (out.empty() ? "" : ", ") + line.substr(std::min(line.size(), line.find_first_not_of(' ')));
+  }
+  return out;
+}
+
 template <class T>
 class Training {
  public:
@@ -40,7 +59,6 @@ class Training {
   [[nodiscard]] bool should_stop(std::int64_t valid_here, std::int64_t& valid_all);
   StepReport one_step(std::int64_t step, const std::vector<Batch>& batches, std::int64_t valid);
   [[nodiscard]] std::vector<Batch> load_batches() const;
-  void validate_now(std::int64_t step);
   void save(std::int64_t step);
   void write_metrics(const StepReport& report, std::optional<double> validation_loss);
 
@@ -83,6 +101,11 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
   if (!config.data.val.empty()) validator_ = std::make_unique<Validator<T>>(config, comms_, mesh_, plan_.plan.shape);
   bind();
   if (world.rank() == 0) {
+    const int aside = set_aside_checkpoints(options.run_dir / "checkpoints", first_step_ - 1);
+    if (aside > 0)
+      observer.on_warning(str("moved ", aside, " checkpoint(s) of later steps aside, as ",
+                              (options.run_dir / "checkpoints/abandoned-*").string(),
+                              ": this run starts over from step ", first_step_ - 1));
     prune_checkpoints(options.run_dir / "checkpoints", config.checkpoint.keep);
     metrics_ = std::make_unique<MetricsWriter>((options.run_dir / "metrics.jsonl").string(), first_step_ - 1);
   }
@@ -103,7 +126,7 @@ void Training<T>::start_from_checkpoint() {
       throw Error(ErrorCode::kIo, str(run.string(), " holds no checkpoint that can be used"),
                   "see `weft checkpoint ls`");
   }
-  for (const std::string& why : refused) observer_.on_warning("passed over " + why);
+  for (const std::string& why : refused) observer_.on_warning("a checkpoint was passed over: " + why);
   if (!resume_) return;
   resume_->check_model(config_.model);
   if (resume_->dtype() != config_.train.dtype)
@@ -112,6 +135,10 @@ void Training<T>::start_from_checkpoint() {
         str("train.dtype is ", to_string(config_.train.dtype), ", the checkpoint's ", to_string(resume_->dtype())),
         "resume with the checkpoint's dtype, or start from its weights with --init_from");
   const CheckpointState& state = resume_->state();
+  if (const std::string changed = changed_lines(state.config_text, options_.config_text); !changed.empty())
+    observer_.on_warning("the config is not the one of the checkpoint: " + changed);
+  if (!options_.init_from.empty())
+    observer_.on_warning("--init_from is left alone: the run folder has a checkpoint to resume from");
   first_step_ = state.step + 1;
   samples_ = state.samples;
   tokens_ = state.tokens;

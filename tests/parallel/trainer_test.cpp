@@ -127,11 +127,40 @@ TEST_CASE("A damaged newest checkpoint is passed over, and said so", "[trainer]"
   SECTION("a flipped bit in the manifest") { flip_byte(all[0] / "manifest.json", GENERATE(40, 300, 2000)); }
   SECTION("a missing file") { fs::remove(all[0] / "rank-00001.safetensors"); }
   const auto resumed = run_training(config, {2, folder.path() / "run"});
-  REQUIRE(resumed.warnings.size() == 1);
+  REQUIRE(resumed.warnings.size() == 2);
   CHECK(resumed.warnings[0].find("step-00000004") != std::string::npos);
+  CHECK(resumed.warnings[1].find("aside") != std::string::npos);
   REQUIRE(!resumed.notes.empty());
   CHECK(resumed.notes[0].find("step-00000002") != std::string::npos);
   CHECK(test::metric(folder.path() / "run", "step") == std::vector<double>{1, 2, 3, 4, 5, 6});
+}
+
+TEST_CASE("A run that starts over keeps its own checkpoints, and moves later ones of the old run aside", "[trainer]") {
+  const test::TempFolder folder;
+  RunConfig config = test::tiny_run(folder.path());
+  config.checkpoint.every = 3;
+  run_training(config, {1, folder.path() / "run"});
+  config.checkpoint.every = 2;
+  config.train.steps = 4;
+  const auto again = run_training(config, {1, folder.path() / "run", Resume::kNone});
+  REQUIRE(again.warnings.size() == 1);
+  CHECK(again.warnings[0].find("aside") != std::string::npos);
+  const auto all = list_checkpoints(folder.path() / "run/checkpoints");
+  REQUIRE(all.size() == 2);
+  CHECK(all[0].filename() == "step-00000004");
+  CHECK(all[1].filename() == "step-00000002");
+  CHECK(fs::exists(folder.path() / "run/checkpoints/abandoned-step-00000006/manifest.json"));
+}
+
+TEST_CASE("A manifest nested like a bomb is refused", "[trainer]") {
+  const test::TempFolder folder;
+  RunConfig config = test::tiny_run(folder.path());
+  config.checkpoint.every = 6;
+  run_training(config, {1, folder.path() / "run"});
+  const fs::path checkpoint = folder.path() / "run/checkpoints/step-00000006";
+  const std::string deep(1000000, '[');
+  test::put_bytes(checkpoint / "manifest.json", "{\"format\": \"weft.checkpoint\", \"x\": " + deep);
+  CHECK_THROWS_AS(Checkpoint(checkpoint), Error);
 }
 
 TEST_CASE("The newest checkpoints stay, leftovers of a killed save go", "[trainer]") {

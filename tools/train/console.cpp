@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "core/atomic_file.h"
 #include "core/error.h"
@@ -40,8 +41,10 @@ std::string memory_line(const scheduler::MemoryUse& use, std::int64_t validation
 Console::Console(const parallel::RunConfig& config, int rank, Progress progress, int log_every)
     : config_(config), rank_(rank), live_(is_live(progress, rank)), log_every_(std::max(1, log_every)) {}
 
-void Console::use_run_folder(const std::filesystem::path& run_dir) {
+void Console::use_run_folder(const std::filesystem::path& run_dir, std::string config_text, std::string environment) {
   run_dir_ = run_dir;
+  config_text_ = std::move(config_text);
+  environment_ = std::move(environment);
   const std::filesystem::path path = run_dir / "log.txt";
   log_.reset(std::fopen(path.c_str(), "ae"));
   if (!log_) throw Error(ErrorCode::kIo, str("cannot write ", path.string(), ": ", std::strerror(errno)));
@@ -59,7 +62,11 @@ void Console::print(const std::string& line) const {
 
 void Console::on_start(const parallel::RunPlan& plan, std::int64_t first_step) {
   plan_ = plan;
-  if (!run_dir_.empty()) write_file(run_dir_ / "plan.textproto", plan_to_text(plan.plan));
+  if (!run_dir_.empty()) {
+    write_file(run_dir_ / "config.textproto", config_text_);
+    write_file(run_dir_ / "env.json", environment_);
+    write_file(run_dir_ / "plan.textproto", plan_to_text(plan.plan));
+  }
   first_step_ = first_step;
   start_ = std::chrono::steady_clock::now();
   const parallel::TrainConfig& t = config_.train;
@@ -135,8 +142,12 @@ void Console::on_warning(const std::string& text) {
   if (log_) std::fprintf(log_.get(), "warning: %s\n", text.c_str());
 }
 
-void Console::summary() const {
+void Console::summary(parallel::TrainOutcome outcome) const {
   if (rank_ != 0) return;
+  if (num_steps_ == 0 && outcome == parallel::TrainOutcome::kStopped) {
+    print(str("stopped before step ", first_step_, "; run folder: ", run_dir_.string()));
+    return;
+  }
   if (num_steps_ == 0) {
     print(str("nothing to do: the run in ", run_dir_.string(), " has all its ", config_.train.steps, " steps"));
     return;

@@ -19,8 +19,9 @@ enum class Progress { kAuto, kAlways, kNever };
 class Console final : public parallel::TrainObserver {
  public:
   Console(const parallel::RunConfig& config, int rank, Progress progress, int log_every);
-  /// Rank 0: log.txt and plan.textproto go into `run_dir`, which exists. Throws Error{kIo}.
-  void use_run_folder(const std::filesystem::path& run_dir);
+  /// Rank 0: log.txt goes into `run_dir`, which exists; the run's config, environment and plan too, once the run is
+  /// accepted (on_start). Throws Error{kIo}.
+  void use_run_folder(const std::filesystem::path& run_dir, std::string config_text, std::string environment);
 
   void on_start(const parallel::RunPlan& plan, std::int64_t first_step) override;
   void on_step(const parallel::StepReport& report, const scheduler::Graph& graph,
@@ -29,7 +30,7 @@ class Console final : public parallel::TrainObserver {
   void on_note(const std::string& text) override;
   void on_warning(const std::string& text) override;
   /// Losses, time per step, time by stage, peak memory: measured next to predicted.
-  void summary() const;
+  void summary(parallel::TrainOutcome outcome) const;
 
  private:
   struct Close {
@@ -43,6 +44,7 @@ class Console final : public parallel::TrainObserver {
   bool live_;
   int log_every_;
   std::filesystem::path run_dir_;  // empty: nothing is written
+  std::string config_text_, environment_;
   std::unique_ptr<std::FILE, Close> log_;
   parallel::RunPlan plan_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
