@@ -20,11 +20,15 @@ constexpr std::array<std::pair<DType, std::string_view>, 6> kNames{{{DType::kF32
 std::int64_t size_of(DType dtype) noexcept {
   switch (dtype) {
     case DType::kF32:
-    case DType::kI32: return 4;
+    case DType::kI32:
+      return 4;
     case DType::kF64:
-    case DType::kI64: return 8;
-    case DType::kBF16: return 2;
-    case DType::kU8: return 1;
+    case DType::kI64:
+      return 8;
+    case DType::kBF16:
+      return 2;
+    case DType::kU8:
+      return 1;
   }
   return 0;
 }

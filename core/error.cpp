@@ -4,15 +4,24 @@ namespace weft {
 
 std::string_view to_string(ErrorCode code) noexcept {
   switch (code) {
-    case ErrorCode::kInvalidArgument: return "kInvalidArgument";
-    case ErrorCode::kUnavailable: return "kUnavailable";
-    case ErrorCode::kOutOfMemory: return "kOutOfMemory";
-    case ErrorCode::kIo: return "kIo";
-    case ErrorCode::kDevice: return "kDevice";
-    case ErrorCode::kComm: return "kComm";
-    case ErrorCode::kTimeout: return "kTimeout";
-    case ErrorCode::kNonFinite: return "kNonFinite";
-    case ErrorCode::kInternal: return "kInternal";
+    case ErrorCode::kInvalidArgument:
+      return "kInvalidArgument";
+    case ErrorCode::kUnavailable:
+      return "kUnavailable";
+    case ErrorCode::kOutOfMemory:
+      return "kOutOfMemory";
+    case ErrorCode::kIo:
+      return "kIo";
+    case ErrorCode::kDevice:
+      return "kDevice";
+    case ErrorCode::kComm:
+      return "kComm";
+    case ErrorCode::kTimeout:
+      return "kTimeout";
+    case ErrorCode::kNonFinite:
+      return "kNonFinite";
+    case ErrorCode::kInternal:
+      return "kInternal";
   }
   return "unknown";
 }

@@ -51,8 +51,7 @@ class Error : public std::runtime_error {
 
 /// Precondition, checked in every build. The values that broke it go into the message:
 /// WEFT_CHECK(counts.size() == size, "send_counts: ", counts.size(), " entries for ", size, " ranks");
-#define WEFT_CHECK(condition, ...)                                                                 \
-  do {                                                                                             \
-    if (!(condition))                                                                              \
-      throw ::weft::Error(::weft::ErrorCode::kInvalidArgument, ::weft::str(__VA_ARGS__), {});      \
+#define WEFT_CHECK(condition, ...)                                                                            \
+  do {                                                                                                        \
+    if (!(condition)) throw ::weft::Error(::weft::ErrorCode::kInvalidArgument, ::weft::str(__VA_ARGS__), {}); \
   } while (false)

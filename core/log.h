@@ -8,7 +8,8 @@
 
 namespace weft {
 
-/// The one logger: standard error, pattern with time, level and rank. Level from WEFT_LOG (trace ... off), default info.
+/// The one logger: standard error, pattern with time, level and rank. Level from WEFT_LOG (trace ... off), default
+/// info.
 [[nodiscard]] spdlog::logger* log();
 
 /// Puts `rank` into the pattern and silences info on ranks other than 0. Call once, at start-up.

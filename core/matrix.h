@@ -20,11 +20,7 @@ struct Matrix {
   Matrix(T* data_, std::int64_t rows_, std::int64_t cols_, std::int64_t stride_)
       : data(data_), rows(rows_), cols(cols_), stride(stride_) {}
 
-  operator Matrix<const T>() const
-    requires(!std::is_const_v<T>)
-  {
-    return {data, rows, cols, stride};
-  }
+  operator Matrix<const T>() const requires(!std::is_const_v<T>) { return {data, rows, cols, stride}; }
   [[nodiscard]] T* row(std::int64_t i) const { return data + i * stride; }
   /// Rows [first, first + count).
   [[nodiscard]] Matrix row_range(std::int64_t first, std::int64_t count) const {

@@ -21,7 +21,9 @@ class Memory {
   [[nodiscard]] void* data() const noexcept { return data_.get(); }
   [[nodiscard]] std::int64_t bytes() const noexcept { return bytes_; }
   template <class T>
-  [[nodiscard]] T* as() const noexcept { return static_cast<T*>(data_.get()); }
+  [[nodiscard]] T* as() const noexcept {
+    return static_cast<T*>(data_.get());
+  }
 
  private:
   struct Free {

@@ -24,8 +24,7 @@ double to_unit(std::uint32_t high, std::uint32_t low) noexcept {
 }  // namespace
 
 Rng::Rng(std::uint64_t seed, RngPurpose purpose, std::uint64_t step, std::uint64_t layer) noexcept {
-  const std::uint64_t key =
-      combine(combine(combine(seed, static_cast<std::uint64_t>(purpose)), step), layer);
+  const std::uint64_t key = combine(combine(combine(seed, static_cast<std::uint64_t>(purpose)), step), layer);
   key0_ = static_cast<std::uint32_t>(key);
   key1_ = static_cast<std::uint32_t>(key >> 32);
 }

@@ -20,9 +20,7 @@ struct ExpertWeights {
   std::int64_t out_width = 0;  ///< O
   std::int64_t in_width = 0;   ///< I
 
-  operator ExpertWeights<const T>() const
-    requires(!std::is_const_v<T>)
-  {
+  operator ExpertWeights<const T>() const requires(!std::is_const_v<T>) {
     return {data, expert_stride, bias, bias_stride, out_width, in_width};
   }
 };

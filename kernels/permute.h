@@ -26,10 +26,10 @@ template <class T>
 void unpermute_weighted(Stream& stream, Matrix<T> out, Matrix<const T> residual, Matrix<const T> rows,
                         Matrix<const std::int32_t> row, Matrix<const T> weight);
 
-/// Backward of unpermute_weighted: d_rows[d_row[t,k]] = weight[t,k] * dout[t] and d_weight[t,k] = <dout[t], rows[row[t,k]]>
-/// (0 where row is -1). row and d_row are -1 at the same places; they differ when forward and backward lay out their rows
-/// differently. Rows of d_rows that no choice names stay as they are. With equal tables, d_rows may be
-/// the memory of rows: each row is read before it is written.
+/// Backward of unpermute_weighted: d_rows[d_row[t,k]] = weight[t,k] * dout[t] and d_weight[t,k] = <dout[t],
+/// rows[row[t,k]]> (0 where row is -1). row and d_row are -1 at the same places; they differ when forward and backward
+/// lay out their rows differently. Rows of d_rows that no choice names stay as they are. With equal tables, d_rows may
+/// be the memory of rows: each row is read before it is written.
 template <class T>
 struct UnpermuteGradient {
   Matrix<T> d_rows;                  ///< [R', M]

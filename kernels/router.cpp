@@ -73,7 +73,8 @@ template <class T>
 void router_backward(Stream&, Matrix<T> dprobs, const RouterGradient<T>& in) {
   check_choices(in.d_weight, in.expert, "d_weight");
   check_choices(in.weight, in.expert, "weight");
-  const std::int64_t group_rows = in.fraction.data == nullptr ? 1 : dprobs.rows / std::max<std::int64_t>(1, in.fraction.rows);
+  const std::int64_t group_rows =
+      in.fraction.data == nullptr ? 1 : dprobs.rows / std::max<std::int64_t>(1, in.fraction.rows);
   for (std::int64_t t = 0; t < dprobs.rows; ++t) {
     T* out = dprobs.row(t);
     if (in.fraction.data == nullptr) {
@@ -102,10 +103,10 @@ void router_z_backward(Stream&, Matrix<T> dlogits, Matrix<const T> probs, const 
   }
 }
 
-#define WEFT_INSTANTIATE(T)                                                                                        \
-  template void router_weights(Stream&, Matrix<T>, Matrix<const T>, Matrix<const std::int32_t>, bool);             \
-  template void router_mean_probs(Stream&, Matrix<double>, Matrix<const T>);                                       \
-  template void router_backward(Stream&, Matrix<T>, const RouterGradient<T>&);                                     \
+#define WEFT_INSTANTIATE(T)                                                                            \
+  template void router_weights(Stream&, Matrix<T>, Matrix<const T>, Matrix<const std::int32_t>, bool); \
+  template void router_mean_probs(Stream&, Matrix<double>, Matrix<const T>);                           \
+  template void router_backward(Stream&, Matrix<T>, const RouterGradient<T>&);                         \
   template void router_z_backward(Stream&, Matrix<T>, Matrix<const T>, const T*, double);
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)

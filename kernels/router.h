@@ -1,5 +1,5 @@
-// kernels/router.h - what a top-k router does around its softmax: weights, capacity, balance statistics, and their backward.
-// Letters: T rows, E experts, K choices per row, G routing groups of T / G consecutive rows each.
+// kernels/router.h - what a top-k router does around its softmax: weights, capacity, balance statistics, and their
+// backward. Letters: T rows, E experts, K choices per row, G routing groups of T / G consecutive rows each.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,9 @@ template <class T>
 void router_weights(Stream& stream, Matrix<T> weight, Matrix<const T> probs, Matrix<const std::int32_t> expert,
                     bool renormalize);
 
-/// Capacity: within each group of `group_rows` rows an expert keeps its first `capacity` choices, in the order of (choice k,
-/// row); the others become -1 in `kept`. capacity = 0 keeps all. kept, expert: [T, K]. Source: GShard, arXiv:2006.16668,
-/// algorithm 1 (first choices of all tokens come before second choices).
+/// Capacity: within each group of `group_rows` rows an expert keeps its first `capacity` choices, in the order of
+/// (choice k, row); the others become -1 in `kept`. capacity = 0 keeps all. kept, expert: [T, K]. Source: GShard,
+/// arXiv:2006.16668, algorithm 1 (first choices of all tokens come before second choices).
 void router_drop(Stream& stream, Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert, std::int64_t num_experts,
                  std::int64_t group_rows, std::int64_t capacity);
 
@@ -27,9 +27,10 @@ void router_count(Stream& stream, Matrix<std::int64_t> count, Matrix<const std::
 template <class T>
 void router_mean_probs(Stream& stream, Matrix<double> mean, Matrix<const T> probs);
 
-/// dprobs[t, e] = fraction[g(t), e] * scale + the gradient of the weights: with p_k = probs[t, expert[t, k]], renormalised
-/// dp_k = (dw_k - sum_j dw_j w_j) / sum_j p_j, else dp_k = dw_k. dprobs: [T, E] (overwritten); fraction: [G, E] f64 (data
-/// may be nullptr: no balance loss); d_weight, weight, expert: [T, K]. A dropped choice has d_weight = 0.
+/// dprobs[t, e] = fraction[g(t), e] * scale + the gradient of the weights: with p_k = probs[t, expert[t, k]],
+/// renormalised dp_k = (dw_k - sum_j dw_j w_j) / sum_j p_j, else dp_k = dw_k. dprobs: [T, E] (overwritten); fraction:
+/// [G, E] f64 (data may be nullptr: no balance loss); d_weight, weight, expert: [T, K]. A dropped choice has d_weight =
+/// 0.
 template <class T>
 struct RouterGradient {
   Matrix<const T> probs;

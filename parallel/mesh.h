@@ -1,6 +1,7 @@
 // parallel/mesh.h - who does what: the ranks of the job as attention ranks and as expert ranks.
 // Source: parallel folding, arXiv:2504.14960: attention (data parallel) and experts are laid over the same world
-// independently. Attention ranks form DP; expert ranks form EDP x EP, EP fastest: consecutive ranks share one set of experts.
+// independently. Attention ranks form DP; expert ranks form EDP x EP, EP fastest: consecutive ranks share one set of
+// experts.
 #pragma once
 
 #include <memory>
@@ -30,8 +31,8 @@ struct Mesh {
 /// Throws kInvalidArgument when `ep_size` does not divide the world.
 [[nodiscard]] Mesh make_mesh(int world_size, int world_rank, int ep_size, int ranks_per_node);
 
-/// The communicators of a mesh, all made and used once at construction, in one fixed order on every rank: none is made or
-/// connected lazily, so that start-up finds what a step would trip over.
+/// The communicators of a mesh, all made and used once at construction, in one fixed order on every rank: none is made
+/// or connected lazily, so that start-up finds what a step would trip over.
 class MeshComms {
  public:
   /// `world` outlives this object.

@@ -20,9 +20,10 @@ void Arena::reserve(BufferId b, std::int64_t bytes) {
   try {
     block = Memory(device_, bytes + bytes / 8);
   } catch (const Error& e) {
-    throw Error(e.code(), str("buffer '", labels_[b], "' needs ", bytes, " bytes this step: ", e.message()),
-                "routing is more unbalanced than the plan allowed for: use a capacity factor, a larger balance loss, or a "
-                "smaller micro_batch");
+    throw Error(
+        e.code(), str("buffer '", labels_[b], "' needs ", bytes, " bytes this step: ", e.message()),
+        "routing is more unbalanced than the plan allowed for: use a capacity factor, a larger balance loss, or a "
+        "smaller micro_batch");
   }
   ++num_grows_;
 }

@@ -10,8 +10,8 @@
 
 namespace weft::scheduler {
 
-/// One block of memory per slot, allocated at once. A buffer's memory is valid from its first writer to its last reader, in
-/// issue order. Not thread-safe across tasks of one slot, which the plan's edges keep apart.
+/// One block of memory per slot, allocated at once. A buffer's memory is valid from its first writer to its last
+/// reader, in issue order. Not thread-safe across tasks of one slot, which the plan's edges keep apart.
 class Arena {
  public:
   Arena() = default;

@@ -25,8 +25,8 @@ struct CostModel {
   [[nodiscard]] double cost_us(const TaskSpec& task) const;
 };
 
-/// Runs the plan on a clock: a task starts when its edges (the graph's and the slots') are met, its resources are free and
-/// the tasks before it on the same stream are done (one stream per set of resources, or a single one for all when
+/// Runs the plan on a clock: a task starts when its edges (the graph's and the slots') are met, its resources are free
+/// and the tasks before it on the same stream are done (one stream per set of resources, or a single one for all when
 /// `single_stream`: what execute_inline does). Deterministic, linear in tasks and edges.
 [[nodiscard]] Timeline simulate(const Graph& graph, const Plan& plan, const SlotMap& slots, const CostModel& cost,
                                 bool single_stream);

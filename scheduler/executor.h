@@ -26,8 +26,8 @@ struct Timeline {
   double total_us = 0.0;
 };
 
-/// One thread, issue order. bodies: [tasks]. The first error of a task is rethrown with the task's name in front; tasks after
-/// it do not run. Cost beyond the bodies: two clock reads per task.
+/// One thread, issue order. bodies: [tasks]. The first error of a task is rethrown with the task's name in front; tasks
+/// after it do not run. Cost beyond the bodies: two clock reads per task.
 Timeline execute_inline(const Graph& graph, const Plan& plan, const std::vector<TaskBody>& bodies, Arena& arena);
 
 }  // namespace weft::scheduler

@@ -38,8 +38,25 @@ class ResourceSet {
 
 /// Which part of the step a task is. The names are those of reports, profiles and traces.
 enum class Stage : std::uint8_t {
-  kParameterGather, kEmbedding, kNorm, kAttention, kDenseFfn, kGate, kCountExchange, kOrder, kDispatch, kAllGather,
-  kExpert, kReduceScatter, kCombine, kIOrder, kExpertDw, kLoss, kGradReduce, kGradNorm, kOptimizer
+  kParameterGather,
+  kEmbedding,
+  kNorm,
+  kAttention,
+  kDenseFfn,
+  kGate,
+  kCountExchange,
+  kOrder,
+  kDispatch,
+  kAllGather,
+  kExpert,
+  kReduceScatter,
+  kCombine,
+  kIOrder,
+  kExpertDw,
+  kLoss,
+  kGradReduce,
+  kGradNorm,
+  kOptimizer
 };
 inline constexpr int kNumStages = 19;
 [[nodiscard]] std::string_view to_string(Stage stage) noexcept;  ///< "parameter_gather", "dispatch", "expert_dw", ...
@@ -49,12 +66,15 @@ enum class Phase : std::uint8_t { kForward, kBackward, kUpdate };
 
 /// What the amount of a task's Work counts, and so which fit of the cost model prices it.
 enum class WorkKind : std::uint8_t {
-  kNothing,        ///< Free: bookkeeping.
-  kGemm,           ///< FLOPs of dense products (2 per multiply-add).
-  kGroupedGemm,    ///< FLOPs of the experts.
-  kAttention,      ///< FLOPs of the attention core.
-  kMemory,         ///< Bytes moved through memory.
-  kAllToAll, kAllGather, kReduceScatter, kAllReduce  ///< Bytes this rank puts on the wire.
+  kNothing,      ///< Free: bookkeeping.
+  kGemm,         ///< FLOPs of dense products (2 per multiply-add).
+  kGroupedGemm,  ///< FLOPs of the experts.
+  kAttention,    ///< FLOPs of the attention core.
+  kMemory,       ///< Bytes moved through memory.
+  kAllToAll,
+  kAllGather,
+  kReduceScatter,
+  kAllReduce  ///< Bytes this rank puts on the wire.
 };
 inline constexpr int kNumWorkKinds = 9;
 [[nodiscard]] std::string_view to_string(WorkKind kind) noexcept;
@@ -75,7 +95,8 @@ struct BufferSpec {
   /// Bytes, or their bound when `elastic`: a buffer whose size only the routing knows. A step that needs more grows it.
   std::int64_t bytes = 0;
   bool elastic = false;
-  /// Lives outside the arena (parameters, gradients, optimizer state): takes part in edges and accounting, not in slots.
+  /// Lives outside the arena (parameters, gradients, optimizer state): takes part in edges and accounting, not in
+  /// slots.
   bool persistent = false;
 };
 
@@ -108,7 +129,8 @@ struct Graph {
     return {accesses.data() + tasks[t].first_access, static_cast<std::size_t>(tasks[t].num_reads)};
   }
   [[nodiscard]] std::span<const BufferId> writes(TaskId t) const {
-    return {accesses.data() + tasks[t].first_access + tasks[t].num_reads, static_cast<std::size_t>(tasks[t].num_writes)};
+    return {accesses.data() + tasks[t].first_access + tasks[t].num_reads,
+            static_cast<std::size_t>(tasks[t].num_writes)};
   }
   [[nodiscard]] std::span<const TaskId> dependencies(TaskId t) const {
     return {deps.data() + tasks[t].first_dep, static_cast<std::size_t>(tasks[t].num_deps)};

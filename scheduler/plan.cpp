@@ -72,9 +72,12 @@ class FreeSlots {
 
 std::string_view to_string(Recompute recompute) noexcept {
   switch (recompute) {
-    case Recompute::kNone: return "none";
-    case Recompute::kSelective: return "selective";
-    case Recompute::kFull: return "full";
+    case Recompute::kNone:
+      return "none";
+    case Recompute::kSelective:
+      return "selective";
+    case Recompute::kFull:
+      return "full";
   }
   return "unknown";
 }

@@ -11,8 +11,9 @@
 
 namespace weft::scheduler {
 
-/// What a layer keeps of its forward pass. kNone: everything its backward needs. kSelective: what costs a GEMM, a collective or
-/// attention; norms and activations are computed again. kFull: the layer's input alone; its whole forward runs again.
+/// What a layer keeps of its forward pass. kNone: everything its backward needs. kSelective: what costs a GEMM, a
+/// collective or attention; norms and activations are computed again. kFull: the layer's input alone; its whole forward
+/// runs again.
 enum class Recompute : std::uint8_t { kNone, kSelective, kFull };
 [[nodiscard]] std::string_view to_string(Recompute recompute) noexcept;
 
@@ -31,7 +32,7 @@ struct Shape {
   int sub_batches = 1;      ///< Pieces of a micro-batch, cut between routing groups.
   int gradient_slices = 1;  ///< Pieces of each bucket's gradient reduction.
   /// Rows that a rank's experts are given room for, over the mean. More than that grows the buffer, counted and logged.
-  double imbalance_limit = 1.5;
+  double imbalance_limit = 2.0;
   friend bool operator==(const Shape&, const Shape&) = default;
 };
 
@@ -44,8 +45,8 @@ struct Plan {
 /// A fingerprint of shape and order; every rank of a job must have the same.
 [[nodiscard]] std::uint64_t digest(const Plan& plan) noexcept;
 
-/// Where the arena's buffers lie. Two buffers may share a slot when one is dead before the other is first written, in issue
-/// order; `reuse_edges` (from, to) then keep that true in any executor that follows them.
+/// Where the arena's buffers lie. Two buffers may share a slot when one is dead before the other is first written, in
+/// issue order; `reuse_edges` (from, to) then keep that true in any executor that follows them.
 struct SlotMap {
   std::vector<std::int32_t> slot_of_buffer;  ///< [buffers]; kNoId: persistent or never used.
   std::vector<std::int64_t> slot_bytes;      ///< [slots]
@@ -63,7 +64,8 @@ struct MemoryUse {
 };
 [[nodiscard]] MemoryUse memory_use(const Graph& graph, const SlotMap& slots);
 
-/// Every problem of a plan for `graph`: an order that is no permutation, edges it breaks (with the tasks' names). Empty: fit to run.
+/// Every problem of a plan for `graph`: an order that is no permutation, edges it breaks (with the tasks' names).
+/// Empty: fit to run.
 [[nodiscard]] std::vector<std::string> validate(const Graph& graph, const Plan& plan);
 
 }  // namespace weft::scheduler

@@ -14,9 +14,13 @@ using Action = std::function<int()>;
 
 /// Each adds one subcommand to `app`, which sets `action` when it is chosen.
 void add_bench(CLI::App& app, Action& action);
+void add_checkpoint(CLI::App& app, Action& action);
 void add_config(CLI::App& app, Action& action);
 void add_data(CLI::App& app, Action& action);
+void add_eval(CLI::App& app, Action& action);
+void add_export(CLI::App& app, Action& action);
 void add_generate(CLI::App& app, Action& action);
+void add_import(CLI::App& app, Action& action);
 void add_train(CLI::App& app, Action& action);
 void add_version(CLI::App& app, Action& action);
 

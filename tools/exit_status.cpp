@@ -3,42 +3,19 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <array>
 #include <cctype>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
-#include <optional>
 #include <thread>
 
 #include "core/rng.h"
+#include "tools/launcher.h"
 
 namespace weft::tools {
 namespace {
-
-// What a launcher says about this process, before and without MPI_Init.
-struct Launch {
-  int rank = 0;
-  bool several = false;  // more than one rank
-};
-
-std::optional<int> number_from_environment(std::initializer_list<const char*> names) {
-  for (const char* name : names) {
-    const char* text = std::getenv(name);
-    int value = 0;
-    if (text == nullptr) continue;
-    if (std::from_chars(text, text + std::strlen(text), value).ec == std::errc{}) return value;
-  }
-  return std::nullopt;
-}
-
-Launch launch() {
-  return {number_from_environment({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}).value_or(0),
-          number_from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"}).value_or(1) > 1};
-}
 
 // Ranks of one node agree on who speaks through a file that only one of them can create. It lies in the folder that
 // Open MPI makes for the job and removes after it. Elsewhere, every rank speaks for itself.
@@ -95,7 +72,8 @@ std::string error_lines(std::string_view message, std::string_view hint) {
 }
 
 void report_error(std::string_view message, std::string_view hint) {
-  const auto [rank, several] = launch();
+  const auto [rank, num_ranks] = find_launch().value_or(Launch{});
+  const bool several = num_ranks > 1;
   if (several && rank != 0) std::this_thread::sleep_for(std::chrono::milliseconds(300));  // rank 0 goes first
   if (several && !first_to_say(message)) return;
   const std::string who = several && rank != 0 ? str("rank ", rank, ": ") : "";

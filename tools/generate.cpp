@@ -30,14 +30,17 @@ std::string generate(const GenerateArguments& args, const Checkpoint& checkpoint
   const parallel::RunConfig config = parse_config(checkpoint.state().config_text, "the checkpoint's config");
   if (config.model.vocab_size != kEndOfText + 1)
     throw Error(ErrorCode::kInvalidArgument,
-                str("the model has a vocabulary of ", config.model.vocab_size, "; generate knows the byte tokenizer's 257 alone"),
+                str("the model has a vocabulary of ", config.model.vocab_size,
+                    "; generate knows the byte tokenizer's 257 alone"),
                 "use weft eval --logits for other tokenizers");
   parallel::Evaluator<float> evaluator(config.model, checkpoint, world);
   std::vector<std::int32_t> tokens{kEndOfText};
   for (const char c : args.prompt) tokens.push_back(static_cast<unsigned char>(c));
   std::string text;
   for (int i = 0; i < args.tokens; ++i) {
-    const std::size_t first = tokens.size() > static_cast<std::size_t>(args.context) ? tokens.size() - static_cast<std::size_t>(args.context) : 0;
+    const std::size_t first = tokens.size() > static_cast<std::size_t>(args.context)
+                                  ? tokens.size() - static_cast<std::size_t>(args.context)
+                                  : 0;
     const std::vector<float> logits = evaluator.next_logits(std::span(tokens).subspan(first));
     const std::int32_t next = parallel::sample_token<float>(logits, args.sample, static_cast<std::uint64_t>(i));
     if (next == kEndOfText) break;
@@ -69,10 +72,18 @@ void add_generate(CLI::App& app, Action& action) {
   auto args = std::make_shared<GenerateArguments>();
   command->add_option("--checkpoint", args->checkpoint, "Checkpoint folder")->required();
   command->add_option("--prompt", args->prompt, "Text to go on from");
-  command->add_option("--tokens", args->tokens, "Bytes to generate at most")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--context", args->context, "Bytes that the model looks back")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--temperature", args->sample.temperature, "0: the most likely byte each time")->capture_default_str()->check(CLI::NonNegativeNumber);
-  command->add_option("--top_k", args->sample.top_k, "Sample among the k most likely; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
+  command->add_option("--tokens", args->tokens, "Bytes to generate at most")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--context", args->context, "Bytes that the model looks back")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--temperature", args->sample.temperature, "0: the most likely byte each time")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--top_k", args->sample.top_k, "Sample among the k most likely; 0: all")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   command->add_option("--seed", args->sample.seed, "Seed of the sampling")->capture_default_str();
   command->add_flag("--json", args->json, "Print one JSON document");
   command->callback([args, &action] { action = [args] { return run_generate(*args); }; });

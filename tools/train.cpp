@@ -37,19 +37,16 @@ struct TrainArguments {
 void write_environment(const fs::path& path, const comm::Communicator& world, const comm::Topology& topology,
                        const parallel::RunConfig& config) {
   const BuildInfo& build = build_info();
-  const nlohmann::ordered_json facts{{"weft", build.version},
-                                     {"build_type", build.build_type},
-                                     {"compiler", build.compiler},
-                                     {"flags", build.flags},
-                                     {"host", host_name()},
-                                     {"memory_bytes", total_memory_bytes()},
-                                     {"ranks", world.size()},
-                                     {"nodes", topology.num_nodes},
+  const nlohmann::ordered_json facts{{"weft", build.version},      {"build_type", build.build_type},
+                                     {"compiler", build.compiler}, {"flags", build.flags},
+                                     {"host", host_name()},        {"memory_bytes", total_memory_bytes()},
+                                     {"ranks", world.size()},      {"nodes", topology.num_nodes},
                                      {"seed", config.train.seed}};
   write_file(path, facts.dump(2) + "\n");
 }
 
-parallel::TrainOptions train_options(const TrainArguments& args, const fs::path& run_dir, const parallel::RunConfig& config) {
+parallel::TrainOptions train_options(const TrainArguments& args, const fs::path& run_dir,
+                                     const parallel::RunConfig& config) {
   parallel::TrainOptions options;
   options.run_dir = run_dir;
   options.resume = args.resume == "auto"   ? parallel::Resume::kAuto
@@ -95,12 +92,10 @@ int run_train(const TrainArguments& args) {
     if (error) throw Error(ErrorCode::kIo, str("cannot make the run folder ", run_dir.string(), ": ", error.message()));
     write_file(run_dir / "config.textproto", options.config_text);
     write_environment(run_dir / "env.json", *world, topology, config);
-    console.open_log(run_dir / "log.txt");
-    const auto plan = parallel::plan_run(config, world->size(), 0, options.ranks_per_node, costs).plan;
-    write_file(run_dir / "plan.textproto", plan_to_text(plan));
+    console.use_run_folder(run_dir);
   }
   const parallel::TrainOutcome outcome = parallel::train(config, *world, options, console);
-  console.summary(run_dir);
+  console.summary();
   if (outcome == parallel::TrainOutcome::kFinished) return kExitDone;
   if (world->rank() == 0) std::cerr << "stopped on request; the same command goes on from here\n";
   return kExitRequeue;
@@ -112,24 +107,35 @@ void add_train(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand("train", "Train a model, and leave a run folder behind");
   auto args = std::make_shared<TrainArguments>();
   command->add_option("config", args->config, "Config file (protobuf text format)")->required();
-  command->add_option("--set", args->sets, "Override a field: path.to.field=value (repeatable)")->type_name("PATH=VALUE");
+  command->add_option("--set", args->sets, "Override a field: path.to.field=value (repeatable)")
+      ->type_name("PATH=VALUE");
   command->add_option("--run_dir", args->run_dir, "Run folder; default: runs/<name of the config>");
-  command->add_option("--resume", args->resume, "auto: newest checkpoint of the run folder that verifies; none: start afresh; "
-                                                "DIR: a checkpoint or run folder")->capture_default_str();
-  command->add_option("--init_from", args->init_from, "Take the weights of this checkpoint, with fresh optimizer and schedule");
-  command->add_option("--profile", args->profile, "Costs to predict with (configs/cluster.proto); default: nominal ones");
-  command->add_option("--log_every", args->log_every, "Steps between printed lines")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--progress", args->progress, "Live line on a terminal")->capture_default_str()
+  command
+      ->add_option("--resume", args->resume,
+                   "auto: newest checkpoint of the run folder that verifies; none: start afresh; "
+                   "DIR: a checkpoint or run folder")
+      ->capture_default_str();
+  command->add_option("--init_from", args->init_from,
+                      "Take the weights of this checkpoint, with fresh optimizer and schedule");
+  command->add_option("--profile", args->profile,
+                      "Costs to predict with (configs/cluster.proto); default: nominal ones");
+  command->add_option("--log_every", args->log_every, "Steps between printed lines")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--progress", args->progress, "Live line on a terminal")
+      ->capture_default_str()
       ->check(CLI::IsMember({"auto", "always", "never"}));
-  command->add_option("--comm_timeout", args->comm_timeout_s,
-                      "Seconds a collective may wait for its peers before the job ends with status 79; 0: for ever")
+  command
+      ->add_option("--comm_timeout", args->comm_timeout_s,
+                   "Seconds a collective may wait for its peers before the job ends with status 79; 0: for ever")
       ->capture_default_str();
   command->add_flag("--dry_run", args->dry_run, "Print layout, memory and predicted time, and train nothing");
   command->add_option("--ranks", args->ranks, "With --dry_run: ranks to plan for; default: those of the launcher");
   command->add_flag("--json", args->json, "With --dry_run: print one JSON document");
   command->footer(
       "Several ranks: mpirun -n 4 weft train CONFIG. Save and stop (status 75): kill -USR1 the mpirun process;\n"
-      "mpirun gives ranks only about 1 s after SIGTERM. Under Slurm: #SBATCH --signal=USR1@120, and requeue on status 75.");
+      "mpirun gives ranks only about 1 s after SIGTERM. Under Slurm: #SBATCH --signal=USR1@120, and requeue on status "
+      "75.");
   command->callback([args, &action] { action = [args] { return run_train(*args); }; });
 }
 

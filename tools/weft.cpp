@@ -39,9 +39,13 @@ int run(int argc, char** argv) {
       "79 hang detected, 80 non-finite loss, 1 anything else.");
   Action action;
   add_bench(app, action);
+  add_checkpoint(app, action);
   add_config(app, action);
   add_data(app, action);
+  add_eval(app, action);
+  add_export(app, action);
   add_generate(app, action);
+  add_import(app, action);
   add_train(app, action);
   add_version(app, action);
   check_command(app, argc, argv);

@@ -86,7 +86,9 @@ class WorkerStream final : public Stream {
 
  private:
   template <class F>
-  void guard(const F& work) try { work(); } catch (...) {
+  void guard(const F& work) try {
+    work();
+  } catch (...) {
     if (!error_) error_ = std::current_exception();
   }
 
@@ -143,7 +145,9 @@ class InlineStream final : public Stream {
 
  private:
   template <class F>
-  void guard(const F& work) try { work(); } catch (...) {
+  void guard(const F& work) try {
+    work();
+  } catch (...) {
     if (!error_) error_ = std::current_exception();
   }
   std::exception_ptr error_;

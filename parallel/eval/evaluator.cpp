@@ -12,7 +12,11 @@ namespace weft::parallel {
 
 template <class T>
 Evaluator<T>::Evaluator(const ModelConfig& model, const Checkpoint& checkpoint, comm::Communicator& world)
-    : model_(model), mesh_(make_mesh(1, 0, 1, 1)), comms_(world, mesh_), table_(model, mesh_), store_(table_, Device{}, false) {
+    : model_(model),
+      mesh_(make_mesh(1, 0, 1, 1)),
+      comms_(world, mesh_),
+      table_(model, mesh_),
+      store_(table_, Device{}, false) {
   WEFT_CHECK(world.size() == 1, "evaluation runs on one rank, not ", world.size());
   checkpoint.check_model(model);
   checkpoint.verify();
@@ -23,8 +27,8 @@ template <class T>
 auto Evaluator<T>::make_pass(const ModelConfig& model, std::int64_t sequences, std::int64_t length, StepMode mode,
                              Capture<T>* capture) -> std::unique_ptr<Pass> {
   auto pass = std::make_unique<Pass>();
-  const StepSpec spec{model, mesh_, {1, static_cast<int>(sequences), static_cast<int>(length), model.moe.group_sequences},
-                      mode, false};
+  const StepSpec spec{
+      model, mesh_, {1, static_cast<int>(sequences), static_cast<int>(length), model.moe.group_sequences}, mode, false};
   const scheduler::Shape shape = uniform_shape(model.layers, {});
   const scheduler::Graph graph = emit_step(spec, shape, dtype_of<T>);
   pass->length = length;
@@ -41,8 +45,8 @@ auto Evaluator<T>::make_pass(const ModelConfig& model, std::int64_t sequences, s
 
 template <class T>
 auto Evaluator<T>::run(const Batch& batch, const Wanted& wanted) -> Outputs {
-  WEFT_CHECK(batch.num_sequences % model_.moe.group_sequences == 0, batch.num_sequences, " sequences are no multiple of the ",
-             model_.moe.group_sequences, " of a routing group");
+  WEFT_CHECK(batch.num_sequences % model_.moe.group_sequences == 0, batch.num_sequences,
+             " sequences are no multiple of the ", model_.moe.group_sequences, " of a routing group");
   const std::int64_t rows = batch.num_tokens(), vocab = model_.vocab_size, k = model_.moe.top_k;
   Outputs out;
   out.num_targets = count_valid_targets(batch);
@@ -105,14 +109,17 @@ template <class T>
 std::int32_t sample_token(std::span<const T> logits, const SampleOptions& options, std::uint64_t counter) {
   std::vector<std::int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+    return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)];
+  });
   if (options.temperature <= 0.0) return order.front();
   if (options.top_k > 0) order.resize(std::min(order.size(), static_cast<std::size_t>(options.top_k)));
   std::vector<double> cumulative;
   double sum = 0.0;
   const double best = static_cast<double>(logits[static_cast<std::size_t>(order.front())]);
   for (const std::int32_t id : order)
-    cumulative.push_back(sum += std::exp((static_cast<double>(logits[static_cast<std::size_t>(id)]) - best) / options.temperature));
+    cumulative.push_back(
+        sum += std::exp((static_cast<double>(logits[static_cast<std::size_t>(id)]) - best) / options.temperature));
   const double draw = Rng(options.seed, RngPurpose::kSample).uniform(counter) * sum;
   const auto at = std::upper_bound(cumulative.begin(), cumulative.end(), draw) - cumulative.begin();
   return order[std::min(static_cast<std::size_t>(at), order.size() - 1)];

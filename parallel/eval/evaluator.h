@@ -1,4 +1,5 @@
-// parallel/eval/evaluator.h - a trained model looked at from outside: loss, logits, gradients, routing, and sampling from it.
+// parallel/eval/evaluator.h - a trained model looked at from outside: loss, logits, gradients, routing, and sampling
+// from it.
 #pragma once
 
 #include <cstdint>
@@ -18,24 +19,26 @@ namespace weft::parallel {
 template <class T>
 class Evaluator {
  public:
-  /// Weights of `checkpoint`, whose tensors must be those of `model`. `world`: a group of one that outlives this object.
+  /// Weights of `checkpoint`, whose tensors must be those of `model`. `world`: a group of one that outlives this
+  /// object.
   Evaluator(const ModelConfig& model, const Checkpoint& checkpoint, comm::Communicator& world);
 
   struct Outputs {
-    double loss = 0.0;                       ///< Mean cross-entropy, nats per valid target.
+    double loss = 0.0;  ///< Mean cross-entropy, nats per valid target.
     std::int64_t num_targets = 0;
-    std::vector<T> logits;                   ///< [B, S, V] when asked for.
+    std::vector<T> logits;                          ///< [B, S, V] when asked for.
     std::vector<std::vector<std::int32_t>> expert;  ///< [layers] of [B * S, K] choices; empty for dense layers.
     std::vector<std::vector<T>> expert_weight;      ///< [layers] of [B * S, K]
-    std::map<std::string, std::vector<T>> gradients;  ///< dL/dw by global name when asked for, L with the balance losses.
+    std::map<std::string, std::vector<T>>
+        gradients;  ///< dL/dw by global name when asked for, L with the balance losses.
   };
   struct Wanted {
     bool logits = false, routing = false, gradients = false;
   };
   [[nodiscard]] Outputs run(const Batch& batch, const Wanted& wanted);
 
-  /// Logits of the token after `tokens` (at most the model's positions for learned ones): [V]. Capacity is off: what a token gets
-  /// must not depend on what stands behind it.
+  /// Logits of the token after `tokens` (at most the model's positions for learned ones): [V]. Capacity is off: what a
+  /// token gets must not depend on what stands behind it.
   [[nodiscard]] std::vector<T> next_logits(std::span<const std::int32_t> tokens);
 
   [[nodiscard]] const ModelConfig& model() const noexcept { return model_; }

@@ -15,43 +15,44 @@ enum class ModelFamily { kMixtral, kGpt2Moe };
 enum class GateKind { kSoftmaxTopK };
 
 /// Over which tokens f_i of the balance loss is counted (P_i always per routing group, mean over groups).
-/// kRoutingGroup: the group itself. kGlobalPrevious: the whole previous step (uniform in the first). kGlobalRunning: the
-/// micro-batches of this step up to and with this one, over all ranks.
+/// kRoutingGroup: the group itself. kGlobalPrevious: the whole previous step (uniform in the first). kGlobalRunning:
+/// the micro-batches of this step up to and with this one, over all ranks.
 enum class BalanceScope { kRoutingGroup, kGlobalPrevious, kGlobalRunning };
 
 /// kPerLayer: sum over layers of mean over groups of E * sum_i f_i P_i, with f_i = share of the choices (sums to 1).
-/// kHuggingFace: f and P averaged over all layers first and f not divided by K, as transformers' load_balancing_loss_func.
+/// kHuggingFace: f and P averaged over all layers first and f not divided by K, as transformers'
+/// load_balancing_loss_func.
 enum class BalanceForm { kPerLayer, kHuggingFace };
 
 struct MoeConfig {
-  int experts = 8;                ///< E of a MoE layer.
-  int top_k = 2;                  ///< K, in [1, E].
-  double capacity_factor = 0.0;   ///< f of C = ceil(f * K * n / E), n tokens of the routing group; 0: dropless.
+  int experts = 8;               ///< E of a MoE layer.
+  int top_k = 2;                 ///< K, in [1, E].
+  double capacity_factor = 0.0;  ///< f of C = ceil(f * K * n / E), n tokens of the routing group; 0: dropless.
   GateKind gate = GateKind::kSoftmaxTopK;
-  bool renormalize = true;        ///< Weights of a token's choices sum to 1 (before drops).
+  bool renormalize = true;  ///< Weights of a token's choices sum to 1 (before drops).
   double balance_loss_coef = 0.01;
   BalanceScope balance_scope = BalanceScope::kRoutingGroup;
   BalanceForm balance_form = BalanceForm::kPerLayer;
-  double z_loss_coef = 0.0;       ///< Weight of mean over tokens of logsumexp(router logits)^2, summed over layers.
-  int group_sequences = 1;        ///< Consecutive sequences of one routing group (RG).
+  double z_loss_coef = 0.0;  ///< Weight of mean over tokens of logsumexp(router logits)^2, summed over layers.
+  int group_sequences = 1;   ///< Consecutive sequences of one routing group (RG).
   friend bool operator==(const MoeConfig&, const MoeConfig&) = default;
 };
 
 struct ModelConfig {
   ModelFamily family = ModelFamily::kMixtral;
   int layers = 4;
-  int model_dim = 128;         ///< M
-  int expert_hidden_dim = 256; ///< H
-  int dense_hidden_dim = 0;    ///< Hidden width of dense feed-forward layers; 0: 4 * M.
+  int model_dim = 128;          ///< M
+  int expert_hidden_dim = 256;  ///< H
+  int dense_hidden_dim = 0;     ///< Hidden width of dense feed-forward layers; 0: 4 * M.
   int heads = 4;
-  int kv_heads = 2;            ///< Divides heads. kGpt2Moe: usually equal to heads.
-  int head_dim = 0;            ///< 0: model_dim / heads.
+  int kv_heads = 2;  ///< Divides heads. kGpt2Moe: usually equal to heads.
+  int head_dim = 0;  ///< 0: model_dim / heads.
   int vocab_size = 257;
-  int max_positions = 1024;    ///< Rows of the learned position table (kGpt2Moe only).
+  int max_positions = 1024;  ///< Rows of the learned position table (kGpt2Moe only).
   double rope_theta = 1e4;
   double norm_eps = 1e-5;
   double init_std = 0.02;
-  bool tie_embeddings = false; ///< lm_head is the token embedding.
+  bool tie_embeddings = false;  ///< lm_head is the token embedding.
   /// Which layers are MoE: 'M' MoE, 'D' dense, repeated over the layers: "M" all, "DM" every second.
   std::string layer_pattern = "M";
   MoeConfig moe;

@@ -11,8 +11,8 @@
 
 namespace weft::parallel {
 
-/// Weights and gradients: [table.count()]. Optimizer moments m and v: every element (sharded = false), or only those this
-/// rank owns, bucket after bucket (sharded = true, ZeRO-1). Padding between buckets is zero.
+/// Weights and gradients: [table.count()]. Optimizer moments m and v: every element (sharded = false), or only those
+/// this rank owns, bucket after bucket (sharded = true, ZeRO-1). Padding between buckets is zero.
 template <class T>
 class ParameterStore {
  public:
@@ -43,7 +43,8 @@ class ParameterStore {
 /// Elements of m (and of v) that a rank keeps.
 [[nodiscard]] std::int64_t optimizer_state_count(const ParameterTable& table, bool sharded);
 
-/// Draws all local weights: a pure function of (seed, global name, element), so every layout starts from the same model.
+/// Draws all local weights: a pure function of (seed, global name, element), so every layout starts from the same
+/// model.
 template <class T>
 void initialize_weights(ParameterStore<T>& store, const ModelConfig& config, std::uint64_t seed);
 

@@ -174,11 +174,12 @@ double flops_per_token(const ModelConfig& config, std::int64_t sequence_length) 
   for (const ParameterSpec& spec : global_parameters(config)) {
     if (spec.is_vector || spec.name.starts_with("embed.")) continue;
     const bool expert = spec.name.find(".experts.") != std::string::npos;
-    active_matrices += static_cast<double>(spec.count()) * (expert ? double(config.moe.top_k) / config.moe.experts : 1.0);
+    active_matrices +=
+        static_cast<double>(spec.count()) * (expert ? double(config.moe.top_k) / config.moe.experts : 1.0);
   }
   if (config.tie_embeddings) active_matrices += double(config.vocab_size) * config.model_dim;
-  const double attention = 12.0 * config.layers * config.heads * config.head_width() *
-                           (static_cast<double>(sequence_length) + 1.0) / 2.0;
+  const double attention =
+      12.0 * config.layers * config.heads * config.head_width() * (static_cast<double>(sequence_length) + 1.0) / 2.0;
   return 6.0 * active_matrices + attention;
 }
 

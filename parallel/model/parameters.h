@@ -19,7 +19,7 @@ struct ParameterSpec {
   std::int64_t rows = 0;  ///< Output width, or the length of a vector.
   std::int64_t cols = 1;  ///< Input width; 1 for a vector.
   bool is_vector = false;
-  bool decay = true;      ///< Takes weight decay: matrices do, norms and biases do not.
+  bool decay = true;  ///< Takes weight decay: matrices do, norms and biases do not.
   Init init = Init::kNormal;
   [[nodiscard]] std::int64_t count() const { return rows * cols; }
   [[nodiscard]] std::vector<std::int64_t> shape() const {
@@ -33,8 +33,8 @@ struct LocalParameter {
   std::int64_t offset = 0;
 };
 
-/// Parameters whose gradients are reduced together: the embedding, the dense part of a layer, the local experts of a layer,
-/// the head. Contiguous in the flat arrays.
+/// Parameters whose gradients are reduced together: the embedding, the dense part of a layer, the local experts of a
+/// layer, the head. Contiguous in the flat arrays.
 struct Bucket {
   enum class Kind : std::uint8_t { kEmbedding, kDenseLayer, kExperts, kHead };
   Kind kind = Kind::kDenseLayer;
@@ -44,8 +44,8 @@ struct Bucket {
   int num_replicas = 1;  ///< Ranks that hold the same bucket: DP for dense ones, EDP for experts.
   int replica_rank = 0;  ///< This rank among them.
 
-  /// Elements [first, last) of the bucket that `rank` of the replicas owns for good: it keeps their optimizer state, counts them in
-  /// the gradient norm and saves them. Cut at fixed atoms of kAtom elements.
+  /// Elements [first, last) of the bucket that `rank` of the replicas owns for good: it keeps their optimizer state,
+  /// counts them in the gradient norm and saves them. Cut at fixed atoms of kAtom elements.
   [[nodiscard]] std::int64_t owner_begin(int rank) const;
   [[nodiscard]] std::int64_t owner_count(int rank) const { return owner_begin(rank + 1) - owner_begin(rank); }
   /// Slice `slice` of `num_slices` of what `rank` owns, [begin, end) in the bucket: again whole atoms.
@@ -68,7 +68,9 @@ class ParameterTable {
   [[nodiscard]] std::int64_t owned_count() const;
   [[nodiscard]] int embedding_bucket() const noexcept { return 0; }
   [[nodiscard]] int dense_bucket(int layer) const { return dense_bucket_[static_cast<std::size_t>(layer)]; }
-  [[nodiscard]] int expert_bucket(int layer) const { return expert_bucket_[static_cast<std::size_t>(layer)]; }  ///< -1: none.
+  [[nodiscard]] int expert_bucket(int layer) const {
+    return expert_bucket_[static_cast<std::size_t>(layer)];
+  }  ///< -1: none.
   [[nodiscard]] int head_bucket() const noexcept { return static_cast<int>(buckets_.size()) - 1; }
   /// Offset of a local parameter in the flat arrays; -1 when this rank or model has none of that name.
   [[nodiscard]] std::int64_t find(const std::string& name) const;
@@ -89,9 +91,10 @@ struct ParameterCount {
 };
 [[nodiscard]] ParameterCount count_parameters(const ModelConfig& config);
 
-/// Model FLOPs of one token, forward and backward, of the sequence's average: 6 per active matrix parameter, plus attention's
-/// 12 * heads * head_dim * (S + 1) / 2 per layer (scores and values over the causal half, 3x for backward). Embedding look-ups
-/// are free; the output projection counts. Source: PaLM (arXiv:2204.02311), appendix B, with the causal half counted once.
+/// Model FLOPs of one token, forward and backward, of the sequence's average: 6 per active matrix parameter, plus
+/// attention's 12 * heads * head_dim * (S + 1) / 2 per layer (scores and values over the causal half, 3x for backward).
+/// Embedding look-ups are free; the output projection counts. Source: PaLM (arXiv:2204.02311), appendix B, with the
+/// causal half counted once.
 [[nodiscard]] double flops_per_token(const ModelConfig& config, std::int64_t sequence_length);
 
 }  // namespace weft::parallel

@@ -87,7 +87,8 @@ void DispatchPlan::finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64
 
 void DispatchPlan::finish() {
   for (std::size_t c = 0; c < forward_.size(); ++c) finish_chunk(forward_[c], forward_cuts_[c], forward_cuts_[c + 1]);
-  for (std::size_t c = 0; c < backward_.size(); ++c) finish_chunk(backward_[c], backward_cuts_[c], backward_cuts_[c + 1]);
+  for (std::size_t c = 0; c < backward_.size(); ++c)
+    finish_chunk(backward_[c], backward_cuts_[c], backward_cuts_[c + 1]);
 }
 
 std::int64_t DispatchPlan::num_recv() const {
@@ -98,8 +99,10 @@ std::int64_t DispatchPlan::num_recv() const {
 
 void DispatchPlan::place(bool backward, int c, Matrix<const std::int32_t> kept, Matrix<std::int32_t> row,
                          std::span<std::int32_t> token) const {
-  const std::int64_t begin = cuts(backward)[static_cast<std::size_t>(c)], end = cuts(backward)[static_cast<std::size_t>(c) + 1];
-  std::vector<std::int64_t> next(static_cast<std::size_t>(ep_size_ * num_local_experts_) + 1, 0);  // counting sort by expert
+  const std::int64_t begin = cuts(backward)[static_cast<std::size_t>(c)],
+                     end = cuts(backward)[static_cast<std::size_t>(c) + 1];
+  std::vector<std::int64_t> next(static_cast<std::size_t>(ep_size_ * num_local_experts_) + 1,
+                                 0);  // counting sort by expert
   for (std::int64_t t = begin; t < end; ++t)
     for (std::int64_t k = 0; k < kept.cols; ++k)
       if (kept.row(t)[k] >= 0) ++next[static_cast<std::size_t>(kept.row(t)[k]) + 1];
@@ -116,7 +119,8 @@ void DispatchPlan::place(bool backward, int c, Matrix<const std::int32_t> kept, 
 std::vector<std::int32_t> DispatchPlan::forward_to_backward(int f, int b) const {
   const ChunkRows& from = chunk(false, f);
   std::vector<std::int32_t> out(static_cast<std::size_t>(from.num_recv), -1);
-  const auto [f_first, f_last] = pieces_of(forward_cuts_[static_cast<std::size_t>(f)], forward_cuts_[static_cast<std::size_t>(f) + 1]);
+  const auto [f_first, f_last] =
+      pieces_of(forward_cuts_[static_cast<std::size_t>(f)], forward_cuts_[static_cast<std::size_t>(f) + 1]);
   const auto [b_first, b_last] =
       pieces_of(backward_cuts_[static_cast<std::size_t>(b)], backward_cuts_[static_cast<std::size_t>(b) + 1]);
   std::int64_t f_at = 0, b_at = 0;

@@ -1,12 +1,13 @@
 // parallel/moe/dispatch_plan.h - where every routed row of one sub-batch goes, worked out from counts alone.
-// Letters: T rows (tokens) of this rank, K choices, P ranks of the expert group, E = P * L experts, L local ones, r chunks.
+// Letters: T rows (tokens) of this rank, K choices, P ranks of the expert group, E = P * L experts, L local ones, r
+// chunks.
 //
 // A chunk is a range of the T tokens. Its rows travel in three orders:
-//   send order    (destination rank, expert, token, choice): what all-to-all-v sends; the same as (expert, token, choice)
-//   arrival order (source rank, local expert, token, choice): what all-to-all-v delivers
-//   expert order  (local expert, source rank, token, choice): what the grouped GEMM wants
-// Forward and backward may be cut into different numbers of chunks. Counts are therefore exchanged per piece, a piece being a
-// range that lies in one forward and one backward chunk; one exchange serves all chunks of both directions.
+//   send order    (destination rank, expert, token, choice): what all-to-all-v sends; the same as (expert, token,
+//   choice) arrival order (source rank, local expert, token, choice): what all-to-all-v delivers expert order  (local
+//   expert, source rank, token, choice): what the grouped GEMM wants
+// Forward and backward may be cut into different numbers of chunks. Counts are therefore exchanged per piece, a piece
+// being a range that lies in one forward and one backward chunk; one exchange serves all chunks of both directions.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +41,8 @@ class DispatchPlan {
   /// Reserves everything: no allocation per step beyond what grows with the routing.
   DispatchPlan(std::int64_t rows, int num_experts, int ep_size, int forward_chunks, int backward_chunks);
 
-  /// Counts this rank's choices per piece and expert. kept: [T, K] expert of each choice, -1 = dropped. Fills the send side.
+  /// Counts this rank's choices per piece and expert. kept: [T, K] expert of each choice, -1 = dropped. Fills the send
+  /// side.
   void count_choices(Matrix<const std::int32_t> kept);
   /// The counts that rank p must know, rank after rank: [P, pieces * L].
   [[nodiscard]] std::span<const std::int64_t> counts_to_send() const { return send_counts_; }
@@ -50,13 +52,17 @@ class DispatchPlan {
   void finish();
 
   [[nodiscard]] int num_chunks(bool backward) const { return static_cast<int>(chunks(backward).size()); }
-  [[nodiscard]] const ChunkRows& chunk(bool backward, int c) const { return chunks(backward)[static_cast<std::size_t>(c)]; }
-  [[nodiscard]] std::span<const std::int64_t> cuts(bool backward) const { return backward ? backward_cuts_ : forward_cuts_; }
+  [[nodiscard]] const ChunkRows& chunk(bool backward, int c) const {
+    return chunks(backward)[static_cast<std::size_t>(c)];
+  }
+  [[nodiscard]] std::span<const std::int64_t> cuts(bool backward) const {
+    return backward ? backward_cuts_ : forward_cuts_;
+  }
   [[nodiscard]] bool same_chunks() const { return forward_cuts_ == backward_cuts_; }
   [[nodiscard]] std::int64_t num_recv() const;  ///< Rows this rank's experts get, all chunks.
 
-  /// For each choice of the chunk's tokens its row in send order (-1: dropped), and for each row in send order its token.
-  /// row: [T, K], the rows of the chunk's tokens are written; token: [num_send] of the chunk.
+  /// For each choice of the chunk's tokens its row in send order (-1: dropped), and for each row in send order its
+  /// token. row: [T, K], the rows of the chunk's tokens are written; token: [num_send] of the chunk.
   void place(bool backward, int c, Matrix<const std::int32_t> kept, Matrix<std::int32_t> row,
              std::span<std::int32_t> token) const;
   /// Expert-order row of backward chunk `b` for each expert-order row of forward chunk `f`; -1 for tokens outside b.

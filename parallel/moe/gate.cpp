@@ -80,8 +80,10 @@ void SoftmaxTopKGate<T>::balance(Stream& stream, const Routing<T>& out, const St
   if (statistics == nullptr) return;
   for (std::int64_t g = 0; g < groups; ++g)
     for (std::int64_t e = 0; e < experts; ++e) {
-      statistics->choices[static_cast<std::size_t>(e)] += static_cast<double>(count[static_cast<std::size_t>(g * experts + e)]);
-      statistics->kept[static_cast<std::size_t>(e)] += static_cast<double>(kept[static_cast<std::size_t>(g * experts + e)]);
+      statistics->choices[static_cast<std::size_t>(e)] +=
+          static_cast<double>(count[static_cast<std::size_t>(g * experts + e)]);
+      statistics->kept[static_cast<std::size_t>(e)] +=
+          static_cast<double>(kept[static_cast<std::size_t>(g * experts + e)]);
     }
   const std::int64_t cells = groups * experts;
   if (needs_fraction() && config_.balance_form == BalanceForm::kPerLayer)
@@ -91,8 +93,8 @@ void SoftmaxTopKGate<T>::balance(Stream& stream, const Routing<T>& out, const St
     // The pooled loss grows with every layer; a layer reports its share, the difference to the loss without it.
     const auto loss = [&](const std::vector<double>& f, const std::vector<double>& p, int layers) {
       return layers == 0 ? 0.0
-                         : config_.balance_loss_coef * double(experts) * config_.top_k * dot(f.data(), p.data(), cells) /
-                               (double(layers) * layers * state.num_groups);
+                         : config_.balance_loss_coef * double(experts) * config_.top_k *
+                               dot(f.data(), p.data(), cells) / (double(layers) * layers * state.num_groups);
     };
     std::vector<double> f = pooled.fraction, p = pooled.mean_prob;
     const double with = loss(f, p, pooled.layers);
@@ -110,11 +112,12 @@ void SoftmaxTopKGate<T>::balance(Stream& stream, const Routing<T>& out, const St
 }
 
 template <class T>
-void SoftmaxTopKGate<T>::backward(Stream& stream, Matrix<T> d_logits, const Routing<T>& routing, Matrix<const T> d_weight,
-                                  const StepState& state, const PooledBalance& pooled) const {
+void SoftmaxTopKGate<T>::backward(Stream& stream, Matrix<T> d_logits, const Routing<T>& routing,
+                                  Matrix<const T> d_weight, const StepState& state, const PooledBalance& pooled) const {
   const double experts = config_.experts;
   const double per_row = config_.balance_loss_coef * experts / (state.num_groups * static_cast<double>(group_rows_));
-  kernels::RouterGradient<T> gradient{routing.probs, routing.expert, routing.weight, d_weight, {}, per_row, config_.renormalize};
+  kernels::RouterGradient<T> gradient{routing.probs, routing.expert,     routing.weight, d_weight, {},
+                                      per_row,       config_.renormalize};
   if (needs_fraction()) {
     gradient.fraction = routing.fraction;
     if (config_.balance_form == BalanceForm::kHuggingFace) {

@@ -16,12 +16,12 @@ namespace weft::parallel {
 /// What a gate makes of the logits of one sub-batch. Memory is the caller's.
 template <class T>
 struct Routing {
-  Matrix<T> probs;               ///< [T, E]
-  T* lse = nullptr;              ///< [T] logsumexp of the logits, for the z-loss.
-  Matrix<std::int32_t> expert;   ///< [T, K] choices, best first, distinct in a row; ties go to the lower expert.
-  Matrix<std::int32_t> kept;     ///< [T, K] the same, -1 past an expert's capacity.
-  Matrix<T> weight;              ///< [T, K] factor on the expert's output, before drops.
-  Matrix<double> fraction;       ///< [G, E] f_i of the balance loss as its gradient needs it.
+  Matrix<T> probs;              ///< [T, E]
+  T* lse = nullptr;             ///< [T] logsumexp of the logits, for the z-loss.
+  Matrix<std::int32_t> expert;  ///< [T, K] choices, best first, distinct in a row; ties go to the lower expert.
+  Matrix<std::int32_t> kept;    ///< [T, K] the same, -1 past an expert's capacity.
+  Matrix<T> weight;             ///< [T, K] factor on the expert's output, before drops.
+  Matrix<double> fraction;      ///< [G, E] f_i of the balance loss as its gradient needs it.
 };
 
 /// Balance of one unit over all layers so far, for BalanceForm::kHuggingFace.

@@ -51,7 +51,8 @@ AttentionBlock<T>::AttentionBlock(const StepContext<T>& ctx, int layer)
 }
 
 template <class T>
-void AttentionBlock<T>::emit_norm(const Unit& unit, Phase phase, BufferId x, BufferId normed, BufferId statistics) const {
+void AttentionBlock<T>::emit_norm(const Unit& unit, Phase phase, BufferId x, BufferId normed,
+                                  BufferId statistics) const {
   const std::int64_t rows = unit.rows, width = ctx_.width();
   ctx_.out.task(compute_task(Stage::kNorm, phase, "attention", layer_, unit, WorkKind::kMemory,
                              2.0 * static_cast<double>(rows * width) * sizeof(T)),
@@ -77,18 +78,18 @@ BufferId AttentionBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, A
 
   const Runtime<T>* runtime = ctx_.runtime;
   const ModelConfig& model = ctx_.model;
-  ctx_.out.task(
-      compute_task(Stage::kAttention, phase, "qkv", layer_, unit, WorkKind::kGemm, row_flops * double(width * qkv_width)),
-      {saved.normed, ctx_.weights(bucket_)}, {saved.qkv},
-      [=, &model, s = saved, w = qkv_, b = qkv_bias_, rotated = q_width_ + kv_width_](TaskContext& c) {
-        const Matrix<T> qkv(c.arena.get<T>(s.qkv), rows, qkv_width);
-        kernels::linear_forward<T>(c.stream, qkv, Matrix<const T>(c.arena.get<T>(s.normed), rows, width),
-                                   Matrix<const T>(w.weight, qkv_width, width), b.weight);
-        if (model.family == ModelFamily::kMixtral)
-          kernels::rope<T>(c.stream, qkv.col_range(0, rotated),
-                           runtime->state->batches[unit.micro_batch].positions + unit.first_row, model.head_width(),
-                           model.rope_theta, RopeDirection::kForward);
-      });
+  ctx_.out.task(compute_task(Stage::kAttention, phase, "qkv", layer_, unit, WorkKind::kGemm,
+                             row_flops * double(width * qkv_width)),
+                {saved.normed, ctx_.weights(bucket_)}, {saved.qkv},
+                [=, &model, s = saved, w = qkv_, b = qkv_bias_, rotated = q_width_ + kv_width_](TaskContext& c) {
+                  const Matrix<T> qkv(c.arena.get<T>(s.qkv), rows, qkv_width);
+                  kernels::linear_forward<T>(c.stream, qkv, Matrix<const T>(c.arena.get<T>(s.normed), rows, width),
+                                             Matrix<const T>(w.weight, qkv_width, width), b.weight);
+                  if (model.family == ModelFamily::kMixtral)
+                    kernels::rope<T>(c.stream, qkv.col_range(0, rotated),
+                                     runtime->state->batches[unit.micro_batch].positions + unit.first_row,
+                                     model.head_width(), model.rope_theta, RopeDirection::kForward);
+                });
   ctx_.out.task(compute_task(Stage::kAttention, phase, "core", layer_, unit, WorkKind::kAttention,
                              core_flops(model, rows, ctx_.sequence_length())),
                 {saved.qkv}, {saved.context, saved.lse}, [=, &model, s = saved](TaskContext& c) {
@@ -98,14 +99,14 @@ BufferId AttentionBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, A
                       attention_inputs<T>(qkv, model, runtime->state->batches[unit.micro_batch], unit.first_row),
                       attention_shape(model));
                 });
-  ctx_.out.task(
-      compute_task(Stage::kAttention, phase, "projection", layer_, unit, WorkKind::kGemm, row_flops * double(width * q_width)),
-      {x, saved.context, ctx_.weights(bucket_)}, {out}, [=, s = saved, w = o_, b = o_bias_](TaskContext& c) {
-        const Matrix<T> y(c.arena.get<T>(out), rows, width);
-        kernels::linear_forward<T>(c.stream, y, Matrix<const T>(c.arena.get<T>(s.context), rows, q_width),
-                                   Matrix<const T>(w.weight, width, q_width), b.weight);
-        kernels::axpy<T>(c.stream, y.data, c.arena.get<T>(x), rows * width, T(1));
-      });
+  ctx_.out.task(compute_task(Stage::kAttention, phase, "projection", layer_, unit, WorkKind::kGemm,
+                             row_flops * double(width * q_width)),
+                {x, saved.context, ctx_.weights(bucket_)}, {out}, [=, s = saved, w = o_, b = o_bias_](TaskContext& c) {
+                  const Matrix<T> y(c.arena.get<T>(out), rows, width);
+                  kernels::linear_forward<T>(c.stream, y, Matrix<const T>(c.arena.get<T>(s.context), rows, q_width),
+                                             Matrix<const T>(w.weight, width, q_width), b.weight);
+                  kernels::axpy<T>(c.stream, y.data, c.arena.get<T>(x), rows * width, T(1));
+                });
   if (ctx_.shape.layers[layer_].recompute != scheduler::Recompute::kNone && phase == Phase::kForward)
     saved.normed = kNoBuffer;
   return out;
@@ -124,7 +125,8 @@ void AttentionBlock<T>::emit_core_backward(const Unit& unit, const AttentionSave
         const MicroBatch& batch = runtime->state->batches[unit.micro_batch];
         const Matrix<T> d(c.arena.get<T>(d_qkv), rows, qkv_width);
         kernels::attention_backward<T>(
-            c.stream, {d.col_range(0, q_width), d.col_range(q_width, kv_width), d.col_range(q_width + kv_width, kv_width)},
+            c.stream,
+            {d.col_range(0, q_width), d.col_range(q_width, kv_width), d.col_range(q_width + kv_width, kv_width)},
             Matrix<const T>(c.arena.get<T>(d_context), rows, q_width),
             Matrix<const T>(c.arena.get<T>(s.context), rows, q_width),
             Matrix<const T>(c.arena.get<T>(s.lse), rows, model.heads),
@@ -162,23 +164,23 @@ void AttentionBlock<T>::backward(const Unit& unit, const AttentionSaved& saved_i
                                                      accumulate);
                 });
   emit_core_backward(unit, saved, d_context, d_qkv);
-  ctx_.out.task(compute_task(Stage::kAttention, Phase::kBackward, "qkv", layer_, unit, WorkKind::kGemm,
-                             row_flops * double(width * qkv_width)),
-                {d_qkv, saved.normed, weights}, {d_normed, gradients}, [=, w = qkv_, b = qkv_bias_](TaskContext& c) {
-                  const Matrix<const T> dy(c.arena.get<T>(d_qkv), rows, qkv_width);
-                  kernels::linear_backward_input<T>(c.stream, {c.arena.get<T>(d_normed), rows, width}, dy,
-                                                    Matrix<const T>(w.weight, qkv_width, width), Accumulate::kOverwrite);
-                  kernels::linear_backward_weight<T>(c.stream, {w.grad, qkv_width, width}, b.grad, dy,
-                                                     Matrix<const T>(c.arena.get<T>(saved.normed), rows, width),
-                                                     accumulate);
-                });
+  ctx_.out.task(
+      compute_task(Stage::kAttention, Phase::kBackward, "qkv", layer_, unit, WorkKind::kGemm,
+                   row_flops * double(width * qkv_width)),
+      {d_qkv, saved.normed, weights}, {d_normed, gradients}, [=, w = qkv_, b = qkv_bias_](TaskContext& c) {
+        const Matrix<const T> dy(c.arena.get<T>(d_qkv), rows, qkv_width);
+        kernels::linear_backward_input<T>(c.stream, {c.arena.get<T>(d_normed), rows, width}, dy,
+                                          Matrix<const T>(w.weight, qkv_width, width), Accumulate::kOverwrite);
+        kernels::linear_backward_weight<T>(c.stream, {w.grad, qkv_width, width}, b.grad, dy,
+                                           Matrix<const T>(c.arena.get<T>(saved.normed), rows, width), accumulate);
+      });
   ctx_.out.task(compute_task(Stage::kNorm, Phase::kBackward, "attention", layer_, unit, WorkKind::kMemory,
                              4.0 * static_cast<double>(rows * width) * sizeof(T)),
                 {d_normed, saved.x, saved.statistics, weights}, {d, gradients}, [=, norm = norm_](TaskContext& c) {
                   norm.backward(c.stream, {c.arena.get<T>(d), rows, width},
                                 Matrix<const T>(c.arena.get<T>(d_normed), rows, width),
-                                Matrix<const T>(c.arena.get<T>(saved.x), rows, width),
-                                c.arena.get<T>(saved.statistics), accumulate);
+                                Matrix<const T>(c.arena.get<T>(saved.x), rows, width), c.arena.get<T>(saved.statistics),
+                                accumulate);
                 });
 }
 

@@ -33,20 +33,20 @@ BufferId DenseBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, Dense
   saved.pre = ctx_.buffer("ffn pre-activation", rows * pre);
   saved.hidden = ctx_.buffer("ffn hidden", rows * hidden);
   const BufferId out = ctx_.buffer("residual", rows * width);
-  ctx_.out.task(
-      compute_task(Stage::kDenseFfn, phase, "ffn", layer_, unit, WorkKind::kGemm,
-                   2.0 * static_cast<double>(rows * width * (pre + hidden))),
-      {x, ctx_.weights(bucket_)}, {saved.normed, saved.statistics, saved.pre, saved.hidden, out},
-      [=, s = saved, norm = norm_, w = pre_, wb = pre_bias_, v = down_, vb = down_bias_,
-       family = ctx_.model.family](TaskContext& c) {
-        const Matrix<T> normed(c.arena.get<T>(s.normed), rows, width), y(c.arena.get<T>(out), rows, width);
-        const Matrix<T> mid(c.arena.get<T>(s.pre), rows, pre), h(c.arena.get<T>(s.hidden), rows, hidden);
-        norm.forward(c.stream, normed, c.arena.get<T>(s.statistics), Matrix<const T>(c.arena.get<T>(x), rows, width));
-        kernels::linear_forward<T>(c.stream, mid, normed, Matrix<const T>(w.weight, pre, width), wb.weight);
-        activation_forward<T>(c.stream, family, h, mid);
-        kernels::linear_forward<T>(c.stream, y, h, Matrix<const T>(v.weight, width, hidden), vb.weight);
-        kernels::axpy<T>(c.stream, y.data, c.arena.get<T>(x), rows * width, T(1));
-      });
+  ctx_.out.task(compute_task(Stage::kDenseFfn, phase, "ffn", layer_, unit, WorkKind::kGemm,
+                             2.0 * static_cast<double>(rows * width * (pre + hidden))),
+                {x, ctx_.weights(bucket_)}, {saved.normed, saved.statistics, saved.pre, saved.hidden, out},
+                [=, s = saved, norm = norm_, w = pre_, wb = pre_bias_, v = down_, vb = down_bias_,
+                 family = ctx_.model.family](TaskContext& c) {
+                  const Matrix<T> normed(c.arena.get<T>(s.normed), rows, width), y(c.arena.get<T>(out), rows, width);
+                  const Matrix<T> mid(c.arena.get<T>(s.pre), rows, pre), h(c.arena.get<T>(s.hidden), rows, hidden);
+                  norm.forward(c.stream, normed, c.arena.get<T>(s.statistics),
+                               Matrix<const T>(c.arena.get<T>(x), rows, width));
+                  kernels::linear_forward<T>(c.stream, mid, normed, Matrix<const T>(w.weight, pre, width), wb.weight);
+                  activation_forward<T>(c.stream, family, h, mid);
+                  kernels::linear_forward<T>(c.stream, y, h, Matrix<const T>(v.weight, width, hidden), vb.weight);
+                  kernels::axpy<T>(c.stream, y.data, c.arena.get<T>(x), rows * width, T(1));
+                });
   if (ctx_.shape.layers[layer_].recompute != scheduler::Recompute::kNone && phase == Phase::kForward)
     saved.normed = saved.hidden = kNoBuffer;
   return out;
@@ -72,7 +72,8 @@ void DenseBlock<T>::backward(const Unit& unit, const DenseSaved& saved_in, Buffe
       compute_task(Stage::kDenseFfn, Phase::kBackward, "ffn", layer_, unit, WorkKind::kGemm,
                    4.0 * static_cast<double>(rows * width * (pre + hidden))),
       reads, writes,
-      [=, norm = norm_, w = pre_, wb = pre_bias_, v = down_, vb = down_bias_, family = ctx_.model.family](TaskContext& c) {
+      [=, norm = norm_, w = pre_, wb = pre_bias_, v = down_, vb = down_bias_,
+       family = ctx_.model.family](TaskContext& c) {
         const Matrix<const T> x(c.arena.get<T>(s.x), rows, width), dy(c.arena.get<T>(d), rows, width);
         const Matrix<T> normed(c.arena.get<T>(s.normed), rows, width), h(c.arena.get<T>(s.hidden), rows, hidden);
         const Matrix<T> mid(c.arena.get<T>(s.pre), rows, pre), dh(c.arena.get<T>(d_hidden), rows, hidden);

@@ -7,11 +7,11 @@
 namespace weft::parallel {
 
 struct DenseSaved {
-  BufferId x = kNoBuffer;           ///< [T, M]
-  BufferId normed = kNoBuffer;      ///< [T, M]; kNoBuffer: computed again.
+  BufferId x = kNoBuffer;       ///< [T, M]
+  BufferId normed = kNoBuffer;  ///< [T, M]; kNoBuffer: computed again.
   BufferId statistics = kNoBuffer;
-  BufferId pre = kNoBuffer;         ///< [T, 2H] gate and up, or [T, H] up.
-  BufferId hidden = kNoBuffer;      ///< [T, H]; kNoBuffer: computed again.
+  BufferId pre = kNoBuffer;     ///< [T, 2H] gate and up, or [T, H] up.
+  BufferId hidden = kNoBuffer;  ///< [T, H]; kNoBuffer: computed again.
 };
 
 template <class T>

@@ -1,5 +1,5 @@
-// parallel/step/emission.h - one pass that writes down a step's tasks and, for the chosen plan only, binds their closures.
-// The same code emits the graph that is priced and the graph that runs, so the two cannot drift apart.
+// parallel/step/emission.h - one pass that writes down a step's tasks and, for the chosen plan only, binds their
+// closures. The same code emits the graph that is priced and the graph that runs, so the two cannot drift apart.
 #pragma once
 
 #include <array>

@@ -28,9 +28,9 @@ BufferId Embedding<T>::forward(const Unit& unit) const {
                 [=, &model, tokens = tokens_, positions = positions_](TaskContext& c) {
                   const MicroBatch& batch = runtime->state->batches[static_cast<std::size_t>(unit.micro_batch)];
                   kernels::embedding_forward<T>(
-                      c.stream, {c.arena.get<T>(out), rows, width}, Matrix<const T>(tokens.weight, model.vocab_size, width),
-                      batch.tokens + unit.first_row, Matrix<const T>(positions.weight, model.max_positions, width),
-                      batch.positions + unit.first_row);
+                      c.stream, {c.arena.get<T>(out), rows, width},
+                      Matrix<const T>(tokens.weight, model.vocab_size, width), batch.tokens + unit.first_row,
+                      Matrix<const T>(positions.weight, model.max_positions, width), batch.positions + unit.first_row);
                 });
   return out;
 }
@@ -71,11 +71,11 @@ std::int64_t LossHead<T>::block_rows(std::int64_t rows, std::int64_t vocab_size)
 /// The pointers of one run of the loss task.
 template <class T>
 struct LossHead<T>::Block {
-  Matrix<T> logits;          // [block, V]
-  Matrix<const T> normed;    // [block, M]
-  Matrix<T> d_normed;        // [block, M]
-  Matrix<const T> weight;    // [V, M]
-  Matrix<T> d_weight;        // [V, M]
+  Matrix<T> logits;        // [block, V]
+  Matrix<const T> normed;  // [block, M]
+  Matrix<T> d_normed;      // [block, M]
+  Matrix<const T> weight;  // [V, M]
+  Matrix<T> d_weight;      // [V, M]
   const std::int32_t* target;
 
   /// Sum of the block's losses; with `scale`, also d_normed and d_weight.
@@ -109,34 +109,34 @@ BufferId LossHead<T>::emit(const Unit& unit, BufferId x) const {
   const std::int64_t first_row =
       std::int64_t{unit.micro_batch} * ctx_.spec.geometry.micro_batch * ctx_.sequence_length() + unit.first_row;
 
-  ctx_.out.task(
-      compute_task(Stage::kLoss, training ? Phase::kBackward : Phase::kForward, "", scheduler::kNoId, unit, WorkKind::kGemm,
-                   (training ? 6.0 : 2.0) * double(rows * width * vocab)),
-      {x, ctx_.weights(head), ctx_.weights(embedding)}, writes, [=, norm = norm_, w = head_](TaskContext& c) {
-        StepState& state = *runtime->state;
-        const Matrix<const T> in(c.arena.get<T>(x), rows, width), weight(w.weight, vocab, width);
-        const Matrix<T> n(c.arena.get<T>(normed), rows, width);
-        const Matrix<T> dn(training ? c.arena.get<T>(d_normed) : nullptr, rows, width);
-        norm.forward(c.stream, n, c.arena.get<T>(statistics), in);
-        const T scale = static_cast<T>(1.0 / state.num_valid_tokens);
-        const std::int32_t* target = state.batches[static_cast<std::size_t>(unit.micro_batch)].targets + unit.first_row;
-        double sum = 0.0;
-        for (std::int64_t at = 0; at < rows; at += block) {
-          const std::int64_t count = std::min(block, rows - at);
-          const Matrix<T> z(c.arena.get<T>(logits), count, vocab);
-          kernels::linear_forward<T>(c.stream, z, n.row_range(at, count), weight);
-          if (runtime->capture != nullptr && runtime->capture->logits.data != nullptr)
-            kernels::copy<T>(c.stream, runtime->capture->logits.row(first_row + at), z.data, count * vocab);
-          const Block b{z, n.row_range(at, count), training ? dn.row_range(at, count) : Matrix<T>(), weight,
-                        {w.grad, vocab, width}, target + at};
-          sum += b.run(c.stream, training ? &scale : nullptr, at == 0 ? first : Accumulate::kAdd);
-        }
-        state.statistics.loss_sum(unit.index) = sum;
-        if (!training) return;
-        const Matrix<T> dx(c.arena.get<T>(d), rows, width);
-        kernels::fill<T>(c.stream, dx.data, rows * width, T(0));
-        norm.backward(c.stream, dx, dn, in, c.arena.get<T>(statistics), first);
-      });
+  ctx_.out.task(compute_task(Stage::kLoss, training ? Phase::kBackward : Phase::kForward, "", scheduler::kNoId, unit,
+                             WorkKind::kGemm, (training ? 6.0 : 2.0) * double(rows * width * vocab)),
+                {x, ctx_.weights(head), ctx_.weights(embedding)}, writes, [=, norm = norm_, w = head_](TaskContext& c) {
+                  StepState& state = *runtime->state;
+                  const Matrix<const T> in(c.arena.get<T>(x), rows, width), weight(w.weight, vocab, width);
+                  const Matrix<T> n(c.arena.get<T>(normed), rows, width);
+                  const Matrix<T> dn(training ? c.arena.get<T>(d_normed) : nullptr, rows, width);
+                  norm.forward(c.stream, n, c.arena.get<T>(statistics), in);
+                  const T scale = static_cast<T>(1.0 / state.num_valid_tokens);
+                  const std::int32_t* target =
+                      state.batches[static_cast<std::size_t>(unit.micro_batch)].targets + unit.first_row;
+                  double sum = 0.0;
+                  for (std::int64_t at = 0; at < rows; at += block) {
+                    const std::int64_t count = std::min(block, rows - at);
+                    const Matrix<T> z(c.arena.get<T>(logits), count, vocab);
+                    kernels::linear_forward<T>(c.stream, z, n.row_range(at, count), weight);
+                    if (runtime->capture != nullptr && runtime->capture->logits.data != nullptr)
+                      kernels::copy<T>(c.stream, runtime->capture->logits.row(first_row + at), z.data, count * vocab);
+                    const Block b{z,      n.row_range(at, count), training ? dn.row_range(at, count) : Matrix<T>(),
+                                  weight, {w.grad, vocab, width}, target + at};
+                    sum += b.run(c.stream, training ? &scale : nullptr, at == 0 ? first : Accumulate::kAdd);
+                  }
+                  state.statistics.loss_sum(unit.index) = sum;
+                  if (!training) return;
+                  const Matrix<T> dx(c.arena.get<T>(d), rows, width);
+                  kernels::fill<T>(c.stream, dx.data, rows * width, T(0));
+                  norm.backward(c.stream, dx, dn, in, c.arena.get<T>(statistics), first);
+                });
   return d;
 }
 

@@ -18,8 +18,8 @@ class Embedding {
   Parameter<T> tokens_, positions_;
 };
 
-/// Final norm, output projection and cross-entropy, forward and backward in one pass over blocks of rows: the full logits never
-/// exist. The loss divisor (valid tokens of the step) is known before, so nothing is left to rescale.
+/// Final norm, output projection and cross-entropy, forward and backward in one pass over blocks of rows: the full
+/// logits never exist. The loss divisor (valid tokens of the step) is known before, so nothing is left to rescale.
 template <class T>
 class LossHead {
  public:

@@ -23,7 +23,8 @@ Routing<T> routing_of(const TaskContext& c, const Unit& unit, const MoeSaved& s,
   r.expert = {c.arena.get<std::int32_t>(s.expert), unit.rows, dims.top_k};
   r.kept = {c.arena.get<std::int32_t>(s.kept), unit.rows, dims.top_k};
   r.weight = {c.arena.get<T>(s.weight), unit.rows, dims.top_k};
-  if (s.fraction != kNoBuffer) r.fraction = {c.arena.get<double>(s.fraction), unit.rows / dims.group_rows, dims.num_experts};
+  if (s.fraction != kNoBuffer)
+    r.fraction = {c.arena.get<double>(s.fraction), unit.rows / dims.group_rows, dims.num_experts};
   return r;
 }
 template Routing<float> routing_of<float>(const TaskContext&, const Unit&, const MoeSaved&, const RouterDims&);
@@ -65,17 +66,19 @@ scheduler::ResourceSet MoeBlock<T>::ep_links() const {
 }
 
 template <class T>
-TaskSpec MoeBlock<T>::chunk_task(Stage stage, Phase phase, const Unit& unit, int c, WorkKind kind, double amount) const {
+TaskSpec MoeBlock<T>::chunk_task(Stage stage, Phase phase, const Unit& unit, int c, WorkKind kind,
+                                 double amount) const {
   TaskSpec spec = compute_task(stage, phase, "", layer_, unit, kind, amount);
   spec.chunk = static_cast<std::int16_t>(c);
   if (kind == WorkKind::kAllToAll) spec.resources = ep_links();
   return spec;
 }
 
-/// A buffer for the rows that the local experts get from `tokens` tokens of every rank. Without a capacity only the routing knows how
-/// many: room for the plan's imbalance limit, and never for more than can come.
+/// A buffer for the rows that the local experts get from `tokens` tokens of every rank. Without a capacity only the
+/// routing knows how many: room for the plan's imbalance limit, and never for more than can come.
 template <class T>
-BufferId MoeBlock<T>::expert_rows(const char* label, std::int64_t tokens, std::int64_t width, MemoryClass memory) const {
+BufferId MoeBlock<T>::expert_rows(const char* label, std::int64_t tokens, std::int64_t width,
+                                  MemoryClass memory) const {
   if (!has_comm()) return ctx_.buffer(label, tokens * top_k_ * width, memory);
   std::int64_t most = ctx_.mesh.ep_size * tokens * top_k_;
   if (const std::int64_t capacity = gate_.capacity(); capacity > 0) {
@@ -111,14 +114,16 @@ void MoeBlock<T>::emit_gate(const Unit& unit, Phase phase, const MoeSaved& s,
   const BufferId logits = ctx_.buffer("router logits", rows * experts, MemoryClass::kWorkspace);
   const bool counts = phase == Phase::kForward && ctx_.training();  // a recomputation must not count again
   const bool balances = counts && ctx_.model.moe.balance_scope != BalanceScope::kGlobalRunning;
-  const std::int64_t first_row = std::int64_t{unit.micro_batch} * ctx_.spec.geometry.micro_batch * ctx_.sequence_length() +
-                                 unit.first_row;
+  const std::int64_t first_row =
+      std::int64_t{unit.micro_batch} * ctx_.spec.geometry.micro_batch * ctx_.sequence_length() + unit.first_row;
   BufferList reads{s.normed, ctx_.weights(dense_bucket_)};
   BufferList writes{logits, s.probs, s.lse, s.weight, s.expert, s.kept};
   (counts ? writes : reads).add(s.fraction);
   ctx_.out.task(
-      compute_task(Stage::kGate, phase, "route", layer_, unit, WorkKind::kGemm, 2.0 * double(rows * width * experts)), reads,
-      writes, [=, this_layer = layer_, first = first_moe_layer_, gate = gate_, w = router_, dims = router_dims()](TaskContext& c) {
+      compute_task(Stage::kGate, phase, "route", layer_, unit, WorkKind::kGemm, 2.0 * double(rows * width * experts)),
+      reads, writes,
+      [=, this_layer = layer_, first = first_moe_layer_, gate = gate_, w = router_,
+       dims = router_dims()](TaskContext& c) {
         const Matrix<T> z(c.arena.get<T>(logits), rows, experts);
         kernels::linear_forward<T>(c.stream, z, Matrix<const T>(c.arena.get<T>(s.normed), rows, width),
                                    Matrix<const T>(w.weight, experts, width));
@@ -151,7 +156,8 @@ void MoeBlock<T>::emit_running_counts(const Unit& unit, const MoeSaved& s,
                   std::vector<std::int64_t> count(static_cast<std::size_t>(experts));
                   kernels::router_count(c.stream, {count.data(), 1, experts}, r.expert);
                   runtime->comms->world().all_reduce(comm::as_buffer(count.data(), experts),
-                                                     comm::as_buffer(count.data(), experts), comm::ReduceOp::kSum, c.stream);
+                                                     comm::as_buffer(count.data(), experts), comm::ReduceOp::kSum,
+                                                     c.stream);
                   std::vector<double>& running = runtime->state->running_choices[static_cast<std::size_t>(this_layer)];
                   for (std::size_t e = 0; e < count.size(); ++e) running[e] += static_cast<double>(count[e]);
                   gate.balance(c.stream, r, *runtime->state, this_layer, *pooled,
@@ -168,14 +174,16 @@ void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s) 
     const std::int64_t pieces = static_cast<std::int64_t>(s.forward_cuts.size() + s.backward_cuts.size()) - 3;
     const std::int64_t bytes = 2 * num_experts_ * pieces * static_cast<std::int64_t>(sizeof(std::int64_t));
     counts = ctx_.out.buffer({"dispatch counts", MemoryClass::kCommunication, bytes, false, true});
-    TaskSpec spec = comm_task(Stage::kCountExchange, phase, "", layer_, ep_links(), WorkKind::kAllToAll, double(bytes) / 2);
+    TaskSpec spec =
+        comm_task(Stage::kCountExchange, phase, "", layer_, ep_links(), WorkKind::kAllToAll, double(bytes) / 2);
     spec.micro_batch = static_cast<std::int16_t>(unit.micro_batch);
     ctx_.out.task(spec, {s.kept}, {counts}, [=, p = ctx_.mesh.ep_size](TaskContext& c) {
       const std::vector<std::int64_t> each(static_cast<std::size_t>(p), s.plan->counts_per_peer());
       const auto send = s.plan->counts_to_send();
       const auto recv = s.plan->counts_to_receive();
       runtime->comms->ep().all_to_all_v(comm::as_buffer(send.data(), static_cast<std::int64_t>(send.size())), each,
-                                        comm::as_buffer(recv.data(), static_cast<std::int64_t>(recv.size())), each, c.stream);
+                                        comm::as_buffer(recv.data(), static_cast<std::int64_t>(recv.size())), each,
+                                        c.stream);
     });
   }
   const bool counted = phase == Phase::kForward && ctx_.training();
@@ -185,27 +193,28 @@ void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s) 
     writes.add(s.backward.row);
     writes.add(s.backward.token);
   }
-  ctx_.out.task(
-      compute_task(Stage::kOrder, phase, "tables", layer_, unit, WorkKind::kMemory, double(rows * k) * 16.0),
-      {s.kept, counts}, writes, [=, exchanged = has_comm()](TaskContext& c) {
-        if (!exchanged) {
-          const auto send = s.plan->counts_to_send();
-          std::copy(send.begin(), send.end(), s.plan->counts_to_receive().begin());
-        }
-        s.plan->finish();
-        if (counted) runtime->state->statistics.received_rows(unit.index) += static_cast<double>(s.plan->num_recv());
-        const Matrix<const std::int32_t> kept(c.arena.get<std::int32_t>(s.kept), rows, k);
-        for (const bool backward : {false, true}) {
-          if (backward && !two) break;
-          const RowTables& tables = backward ? s.backward : s.forward;
-          for (int i = 0; i < s.plan->num_chunks(backward); ++i) {
-            const std::int64_t base = s.plan->cuts(backward)[static_cast<std::size_t>(i)] * k;
-            const std::int64_t end = s.plan->cuts(backward)[static_cast<std::size_t>(i) + 1] * k;
-            s.plan->place(backward, i, kept, {c.arena.get<std::int32_t>(tables.row), rows, k},
+  ctx_.out.task(compute_task(Stage::kOrder, phase, "tables", layer_, unit, WorkKind::kMemory, double(rows * k) * 16.0),
+                {s.kept, counts}, writes, [=, exchanged = has_comm()](TaskContext& c) {
+                  if (!exchanged) {
+                    const auto send = s.plan->counts_to_send();
+                    std::copy(send.begin(), send.end(), s.plan->counts_to_receive().begin());
+                  }
+                  s.plan->finish();
+                  if (counted)
+                    runtime->state->statistics.received_rows(unit.index) += static_cast<double>(s.plan->num_recv());
+                  const Matrix<const std::int32_t> kept(c.arena.get<std::int32_t>(s.kept), rows, k);
+                  for (const bool backward : {false, true}) {
+                    if (backward && !two) break;
+                    const RowTables& tables = backward ? s.backward : s.forward;
+                    for (int i = 0; i < s.plan->num_chunks(backward); ++i) {
+                      const std::int64_t base = s.plan->cuts(backward)[static_cast<std::size_t>(i)] * k;
+                      const std::int64_t end = s.plan->cuts(backward)[static_cast<std::size_t>(i) + 1] * k;
+                      s.plan->place(
+                          backward, i, kept, {c.arena.get<std::int32_t>(tables.row), rows, k},
                           {c.arena.get<std::int32_t>(tables.token) + base, static_cast<std::size_t>(end - base)});
-          }
-        }
-      });
+                    }
+                  }
+                });
 }
 
 template <class T>
@@ -229,8 +238,10 @@ void MoeBlock<T>::emit_all_to_all(const TaskSpec& spec, const MoeSaved& s, bool 
 template <class T>
 void MoeBlock<T>::emit_expert(const TaskSpec& spec, const MoeSaved& s, int c, BufferId arrived, BufferId back) const {
   const MoeSaved::Chunk& chunk = s.chunks[static_cast<std::size_t>(c)];
-  const std::int64_t tokens = s.forward_cuts[static_cast<std::size_t>(c) + 1] - s.forward_cuts[static_cast<std::size_t>(c)];
-  const BufferId output = reorders() ? expert_rows("expert output", tokens, ctx_.width(), MemoryClass::kWorkspace) : back;
+  const std::int64_t tokens =
+      s.forward_cuts[static_cast<std::size_t>(c) + 1] - s.forward_cuts[static_cast<std::size_t>(c)];
+  const BufferId output =
+      reorders() ? expert_rows("expert output", tokens, ctx_.width(), MemoryClass::kWorkspace) : back;
   BufferList reads{arrived, s.forward.row, ctx_.weights(expert_bucket_)};
   BufferList writes{chunk.pre, chunk.hidden, output};
   if (reorders()) {
@@ -271,9 +282,10 @@ void MoeBlock<T>::emit_i_order(const TaskSpec& spec, const Unit& unit, const Moe
                   const Matrix<const T> x(ctx.arena.get<T>(s.x), unit_rows, width);
                   const Matrix<const std::int32_t> row(ctx.arena.get<std::int32_t>(s.forward.row), unit_rows, k);
                   const Matrix<const T> weight(ctx.arena.get<T>(s.weight), unit_rows, k);
-                  kernels::unpermute_weighted<T>(ctx.stream, y.row_range(begin, tokens), x.row_range(begin, tokens),
-                                                 Matrix<const T>(ctx.arena.get<T>(rows_buffer), s.plan->chunk(false, c).num_send, width),
-                                                 row.row_range(begin, tokens), weight.row_range(begin, tokens));
+                  kernels::unpermute_weighted<T>(
+                      ctx.stream, y.row_range(begin, tokens), x.row_range(begin, tokens),
+                      Matrix<const T>(ctx.arena.get<T>(rows_buffer), s.plan->chunk(false, c).num_send, width),
+                      row.row_range(begin, tokens), weight.row_range(begin, tokens));
                 });
 }
 
@@ -288,26 +300,33 @@ void MoeBlock<T>::emit_forward_chunk(const Unit& unit, Phase phase, MoeSaved& s,
   chunk.pre = expert_rows("expert pre-activation", tokens, pre_width_);
   chunk.hidden = expert_rows("expert hidden", tokens, hidden_width_);
   chunk.rows = ctx_.buffer("combined rows", tokens * top_k_ * width);
-  const BufferId send = has_comm() ? ctx_.buffer("dispatch send", tokens * top_k_ * width, MemoryClass::kCommunication)
-                                   : chunk.input;
-  const BufferId arrived = reorders() ? expert_rows("dispatch recv", tokens, width, MemoryClass::kCommunication) : chunk.input;
-  const BufferId back = has_comm() ? expert_rows("combine send", tokens, width, MemoryClass::kCommunication) : chunk.rows;
+  const BufferId send =
+      has_comm() ? ctx_.buffer("dispatch send", tokens * top_k_ * width, MemoryClass::kCommunication) : chunk.input;
+  const BufferId arrived =
+      reorders() ? expert_rows("dispatch recv", tokens, width, MemoryClass::kCommunication) : chunk.input;
+  const BufferId back =
+      has_comm() ? expert_rows("combine send", tokens, width, MemoryClass::kCommunication) : chunk.rows;
 
-  ctx_.out.task(chunk_task(Stage::kOrder, phase, unit, c, WorkKind::kMemory, 2.0 * bytes), {s.normed, s.forward.token}, {send},
-                [=, unit_rows = unit.rows, plan = s.plan, k = top_k_, normed = s.normed, token = s.forward.token](TaskContext& ctx) {
+  ctx_.out.task(chunk_task(Stage::kOrder, phase, unit, c, WorkKind::kMemory, 2.0 * bytes), {s.normed, s.forward.token},
+                {send},
+                [=, unit_rows = unit.rows, plan = s.plan, k = top_k_, normed = s.normed,
+                 token = s.forward.token](TaskContext& ctx) {
                   const Matrix<T> to(ctx.arena.get<T>(send), plan->chunk(false, c).num_send, width);
                   kernels::gather_rows<T>(ctx.stream, to, Matrix<const T>(ctx.arena.get<T>(normed), unit_rows, width),
                                           ctx.arena.get<std::int32_t>(token) + begin * k);
                 });
   if (has_comm())
-    emit_all_to_all(chunk_task(Stage::kDispatch, phase, unit, c, WorkKind::kAllToAll, wire), s, false, c, true, send, arrived);
+    emit_all_to_all(chunk_task(Stage::kDispatch, phase, unit, c, WorkKind::kAllToAll, wire), s, false, c, true, send,
+                    arrived);
   emit_expert(chunk_task(Stage::kExpert, phase, unit, c, WorkKind::kGroupedGemm,
                          2.0 * double(tokens * top_k_ * width * (pre_width_ + hidden_width_))),
               s, c, arrived, back);
   if (has_comm())
-    emit_all_to_all(chunk_task(Stage::kCombine, phase, unit, c, WorkKind::kAllToAll, wire), s, false, c, false, back, chunk.rows);
+    emit_all_to_all(chunk_task(Stage::kCombine, phase, unit, c, WorkKind::kAllToAll, wire), s, false, c, false, back,
+                    chunk.rows);
   if (phase == Phase::kForward)  // a recomputation wants the rows, not their sum
-    emit_i_order(chunk_task(Stage::kIOrder, phase, unit, c, WorkKind::kMemory, bytes * (1.0 + 2.0 / double(top_k_))), unit, s, c, out);
+    emit_i_order(chunk_task(Stage::kIOrder, phase, unit, c, WorkKind::kMemory, bytes * (1.0 + 2.0 / double(top_k_))),
+                 unit, s, c, out);
 }
 
 template <class T>
@@ -347,7 +366,8 @@ BufferId MoeBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, MoeSave
   const BufferId out = ctx_.buffer("residual", rows * width);
   emit_norm(unit, phase, s);
   emit_gate(unit, phase, s, pooled);
-  if (!again && ctx_.training() && ctx_.model.moe.balance_scope == BalanceScope::kGlobalRunning && gate_.needs_fraction())
+  if (!again && ctx_.training() && ctx_.model.moe.balance_scope == BalanceScope::kGlobalRunning &&
+      gate_.needs_fraction())
     emit_running_counts(unit, s, pooled);
   emit_tables(unit, phase, s);
   for (int c = 0; c < forward_chunks; ++c) emit_forward_chunk(unit, phase, s, c, out);

@@ -1,5 +1,6 @@
-// parallel/step/moe_block.h - emission of x + MoE(Norm(x)): gate, order, dispatch, experts, combine, i-order, in chunks.
-// Source of the six stages and of pipelining them over chunks of tokens: FSMoE, arXiv:2501.10714, sections 3.1 and 4.
+// parallel/step/moe_block.h - emission of x + MoE(Norm(x)): gate, order, dispatch, experts, combine, i-order, in
+// chunks. Source of the six stages and of pipelining them over chunks of tokens: FSMoE, arXiv:2501.10714, sections 3.1
+// and 4.
 #pragma once
 
 #include <memory>
@@ -21,9 +22,9 @@ struct RowTables {
 
 /// Buffers that one unit's pass leaves for its backward. kNoBuffer: to be computed again.
 struct MoeSaved {
-  BufferId x = kNoBuffer, normed = kNoBuffer, statistics = kNoBuffer;        ///< [T, M], [T, M], the norm's.
-  BufferId probs = kNoBuffer, lse = kNoBuffer, weight = kNoBuffer;           ///< [T, E], [T], [T, K]
-  BufferId expert = kNoBuffer, kept = kNoBuffer, fraction = kNoBuffer;       ///< [T, K], [T, K], [G, E]
+  BufferId x = kNoBuffer, normed = kNoBuffer, statistics = kNoBuffer;   ///< [T, M], [T, M], the norm's.
+  BufferId probs = kNoBuffer, lse = kNoBuffer, weight = kNoBuffer;      ///< [T, E], [T], [T, K]
+  BufferId expert = kNoBuffer, kept = kNoBuffer, fraction = kNoBuffer;  ///< [T, K], [T, K], [G, E]
   RowTables forward, backward;
   struct Chunk {
     BufferId input = kNoBuffer;   ///< [R, M] rows of the local experts, expert order.
@@ -31,9 +32,9 @@ struct MoeSaved {
     BufferId hidden = kNoBuffer;  ///< [R, H]; kNoBuffer: computed again.
     BufferId rows = kNoBuffer;    ///< [rows of the chunk's tokens, M] what came back, send order.
   };
-  std::vector<Chunk> chunks;  ///< Of the forward direction.
+  std::vector<Chunk> chunks;                              ///< Of the forward direction.
   std::vector<std::int64_t> forward_cuts, backward_cuts;  ///< Token boundaries of the chunks of either direction.
-  std::shared_ptr<DispatchPlan> plan;  ///< Null while only planning.
+  std::shared_ptr<DispatchPlan> plan;                     ///< Null while only planning.
 };
 
 struct RouterDims {
@@ -42,19 +43,21 @@ struct RouterDims {
 };
 /// The routing tensors of a unit, in the arena.
 template <class T>
-[[nodiscard]] Routing<T> routing_of(const TaskContext& c, const Unit& unit, const MoeSaved& saved, const RouterDims& dims);
+[[nodiscard]] Routing<T> routing_of(const TaskContext& c, const Unit& unit, const MoeSaved& saved,
+                                    const RouterDims& dims);
 
 template <class T>
 class MoeBlock {
  public:
   MoeBlock(const StepContext<T>& ctx, int layer);
 
-  /// Emits the forward pass; returns the output, [T, M]. With phase kBackward it is a recomputation: nothing is counted, and
-  /// `saved.fraction` is taken over from the pass before.
+  /// Emits the forward pass; returns the output, [T, M]. With phase kBackward it is a recomputation: nothing is
+  /// counted, and `saved.fraction` is taken over from the pass before.
   BufferId forward(const Unit& unit, Phase phase, BufferId x, MoeSaved& saved,
                    const std::shared_ptr<PooledBalance>& pooled) const;
   /// d: [T, M], gradient of the output in, of the input out, in place.
-  void backward(const Unit& unit, const MoeSaved& saved, BufferId d, const std::shared_ptr<PooledBalance>& pooled) const;
+  void backward(const Unit& unit, const MoeSaved& saved, BufferId d,
+                const std::shared_ptr<PooledBalance>& pooled) const;
 
  private:
   struct ChunkBackward {  ///< What dW needs of a chunk: dY [R, M], d pre-activation, input [R, M], hidden [R, H].
@@ -66,20 +69,23 @@ class MoeBlock {
   [[nodiscard]] BufferId expert_rows(const char* label, std::int64_t tokens, std::int64_t width,
                                      MemoryClass memory = MemoryClass::kActivations) const;
   [[nodiscard]] scheduler::ResourceSet ep_links() const;
-  [[nodiscard]] TaskSpec chunk_task(Stage stage, Phase phase, const Unit& unit, int c, WorkKind kind, double amount) const;
+  [[nodiscard]] TaskSpec chunk_task(Stage stage, Phase phase, const Unit& unit, int c, WorkKind kind,
+                                    double amount) const;
 
   void emit_norm(const Unit& unit, Phase phase, const MoeSaved& saved) const;
-  void emit_gate(const Unit& unit, Phase phase, const MoeSaved& saved, const std::shared_ptr<PooledBalance>& pooled) const;
+  void emit_gate(const Unit& unit, Phase phase, const MoeSaved& saved,
+                 const std::shared_ptr<PooledBalance>& pooled) const;
   void emit_running_counts(const Unit& unit, const MoeSaved& saved, const std::shared_ptr<PooledBalance>& pooled) const;
   void emit_tables(const Unit& unit, Phase phase, const MoeSaved& saved) const;
   void emit_forward_chunk(const Unit& unit, Phase phase, MoeSaved& saved, int c, BufferId out) const;
-  void emit_all_to_all(const TaskSpec& spec, const MoeSaved& saved, bool backward, int c, bool to_experts, BufferId from,
-                       BufferId to) const;
+  void emit_all_to_all(const TaskSpec& spec, const MoeSaved& saved, bool backward, int c, bool to_experts,
+                       BufferId from, BufferId to) const;
   void emit_expert(const TaskSpec& spec, const MoeSaved& saved, int c, BufferId arrived, BufferId back) const;
   void emit_i_order(const TaskSpec& spec, const Unit& unit, const MoeSaved& saved, int c, BufferId out) const;
   void emit_i_order_backward(const Unit& unit, const MoeSaved& saved, int c, BufferId d, BufferId d_rows,
                              BufferId d_weight) const;
-  ChunkBackward emit_expert_backward(const Unit& unit, const MoeSaved& saved, int c, BufferId arrived, BufferId back) const;
+  ChunkBackward emit_expert_backward(const Unit& unit, const MoeSaved& saved, int c, BufferId arrived,
+                                     BufferId back) const;
   void emit_expert_dw(const Unit& unit, const MoeSaved& saved, int c, const ChunkBackward& chunk) const;
   void emit_gate_backward(const Unit& unit, const MoeSaved& saved, BufferId d_weight, BufferId d_normed,
                           const std::shared_ptr<PooledBalance>& pooled) const;

@@ -55,28 +55,29 @@ void MoeBlock<T>::emit_i_order_backward(const Unit& unit, const MoeSaved& s, int
   const std::vector<int> sources = forward_chunks_of(s, b);
   BufferList reads{d, s.forward.row, s.backward.row, s.weight};
   for (const int f : sources) reads.add(s.chunks[static_cast<std::size_t>(f)].rows);
-  ctx_.out.task(
-      chunk_task(Stage::kIOrder, Phase::kBackward, unit, b, WorkKind::kMemory, 2.0 * bytes), reads, {d_rows, d_weight},
-      [=](TaskContext& ctx) {
-        const Matrix<T> to(ctx.arena.get<T>(d_rows), s.plan->chunk(true, b).num_send, width);
-        const Matrix<T> dw(ctx.arena.get<T>(d_weight), unit_rows, k);
-        const Matrix<const T> dy(ctx.arena.get<T>(d), unit_rows, width), weight(ctx.arena.get<T>(s.weight), unit_rows, k);
-        const Matrix<const std::int32_t> row(ctx.arena.get<std::int32_t>(s.forward.row), unit_rows, k);
-        const Matrix<const std::int32_t> d_row(ctx.arena.get<std::int32_t>(s.backward.row), unit_rows, k);
-        for (const int f : sources) {
-          const auto [begin, end] = chunk_overlap(s.forward_cuts, f, s.backward_cuts, b);
-          const Matrix<const T> rows(ctx.arena.get<T>(s.chunks[static_cast<std::size_t>(f)].rows),
-                                     s.plan->chunk(false, f).num_send, width);
-          kernels::unpermute_weighted_backward<T>(
-              ctx.stream, {to, dw.row_range(begin, end - begin), d_row.row_range(begin, end - begin)},
-              dy.row_range(begin, end - begin), rows, row.row_range(begin, end - begin), weight.row_range(begin, end - begin));
-        }
-      });
+  ctx_.out.task(chunk_task(Stage::kIOrder, Phase::kBackward, unit, b, WorkKind::kMemory, 2.0 * bytes), reads,
+                {d_rows, d_weight}, [=](TaskContext& ctx) {
+                  const Matrix<T> to(ctx.arena.get<T>(d_rows), s.plan->chunk(true, b).num_send, width);
+                  const Matrix<T> dw(ctx.arena.get<T>(d_weight), unit_rows, k);
+                  const Matrix<const T> dy(ctx.arena.get<T>(d), unit_rows, width),
+                      weight(ctx.arena.get<T>(s.weight), unit_rows, k);
+                  const Matrix<const std::int32_t> row(ctx.arena.get<std::int32_t>(s.forward.row), unit_rows, k);
+                  const Matrix<const std::int32_t> d_row(ctx.arena.get<std::int32_t>(s.backward.row), unit_rows, k);
+                  for (const int f : sources) {
+                    const auto [begin, end] = chunk_overlap(s.forward_cuts, f, s.backward_cuts, b);
+                    const Matrix<const T> rows(ctx.arena.get<T>(s.chunks[static_cast<std::size_t>(f)].rows),
+                                               s.plan->chunk(false, f).num_send, width);
+                    kernels::unpermute_weighted_backward<T>(
+                        ctx.stream, {to, dw.row_range(begin, end - begin), d_row.row_range(begin, end - begin)},
+                        dy.row_range(begin, end - begin), rows, row.row_range(begin, end - begin),
+                        weight.row_range(begin, end - begin));
+                  }
+                });
 }
 
 template <class T>
-auto MoeBlock<T>::emit_expert_backward(const Unit& unit, const MoeSaved& s, int b, BufferId arrived, BufferId back) const
-    -> ChunkBackward {
+auto MoeBlock<T>::emit_expert_backward(const Unit& unit, const MoeSaved& s, int b, BufferId arrived,
+                                       BufferId back) const -> ChunkBackward {
   const std::int64_t tokens = tokens_of(s.backward_cuts, b), width = ctx_.width();
   const std::vector<int> sources = forward_chunks_of(s, b);
   const bool same = s.forward_cuts == s.backward_cuts, keeps_hidden = s.chunks.front().hidden != kNoBuffer;
@@ -85,7 +86,8 @@ auto MoeBlock<T>::emit_expert_backward(const Unit& unit, const MoeSaved& s, int 
   ChunkBackward out{};
   out.input = same ? s.chunks[index].input : expert_rows("expert input, backward chunk", tokens, width);
   out.d_pre = same ? s.chunks[index].pre : expert_rows("expert pre-activation, backward chunk", tokens, pre_width_);
-  out.hidden = same && keeps_hidden ? s.chunks[index].hidden : expert_rows("expert hidden, again", tokens, hidden_width_);
+  out.hidden =
+      same && keeps_hidden ? s.chunks[index].hidden : expert_rows("expert hidden, again", tokens, hidden_width_);
   out.d_output = reorder ? expert_rows("d expert output", tokens, width) : arrived;
   const BufferId d_hidden = expert_rows("d expert hidden", tokens, hidden_width_, MemoryClass::kWorkspace);
   const BufferId d_input = reorder ? expert_rows("d expert input", tokens, width, MemoryClass::kWorkspace) : back;
@@ -129,13 +131,18 @@ auto MoeBlock<T>::emit_expert_backward(const Unit& unit, const MoeSaved& s, int 
         }
         if (reorder) {
           dy = fill(out.d_output, width);
-          kernels::gather_rows<T>(ctx.stream, dy, Matrix<const T>(ctx.arena.get<T>(arrived), n, width), rows.arrival_of.data());
+          kernels::gather_rows<T>(ctx.stream, dy, Matrix<const T>(ctx.arena.get<T>(arrived), n, width),
+                                  rows.arrival_of.data());
         }
         const Matrix<T> dh = fill(d_hidden, hidden_width), dx = fill(d_input, width);
-        kernels::grouped_linear_backward_input<T>(ctx.stream, dh, dy, down_w, rows.expert_offsets, Accumulate::kOverwrite);
+        kernels::grouped_linear_backward_input<T>(ctx.stream, dh, dy, down_w, rows.expert_offsets,
+                                                  Accumulate::kOverwrite);
         activation_backward<T>(ctx.stream, family, pre, dh, pre);
-        kernels::grouped_linear_backward_input<T>(ctx.stream, dx, pre, pre_w, rows.expert_offsets, Accumulate::kOverwrite);
-        if (fused) weight_gradients<T>(ctx.stream, rows, d_pre_w, d_down_w, {dy.data, pre.data, x.data, hidden.data}, accumulate);
+        kernels::grouped_linear_backward_input<T>(ctx.stream, dx, pre, pre_w, rows.expert_offsets,
+                                                  Accumulate::kOverwrite);
+        if (fused)
+          weight_gradients<T>(ctx.stream, rows, d_pre_w, d_down_w, {dy.data, pre.data, x.data, hidden.data},
+                              accumulate);
         if (reorder) kernels::gather_rows<T>(ctx.stream, fill(back, width), dx, rows.expert_of.data());
       });
   return out;
@@ -164,19 +171,20 @@ void MoeBlock<T>::emit_gate_backward(const Unit& unit, const MoeSaved& s, Buffer
   const Runtime<T>* runtime = ctx_.runtime;
   const BufferId d_logits = ctx_.buffer("d router logits", rows * experts, MemoryClass::kWorkspace);
   const Accumulate accumulate = accumulate_after_first(unit);
-  ctx_.out.task(
-      compute_task(Stage::kGate, Phase::kBackward, "route", layer_, unit, WorkKind::kGemm, 4.0 * double(rows * width * experts)),
-      {s.probs, s.lse, s.expert, s.weight, s.fraction, d_weight, s.normed, ctx_.weights(dense_bucket_)},
-      {d_logits, d_normed, ctx_.gradients(dense_bucket_, GradientPart::kFeedForward)},
-      [=, gate = gate_, w = router_, dims = router_dims()](TaskContext& c) {
-        const Matrix<T> dz(c.arena.get<T>(d_logits), rows, experts);
-        gate.backward(c.stream, dz, routing_of<T>(c, unit, s, dims), Matrix<const T>(c.arena.get<T>(d_weight), rows, dims.top_k),
-                      *runtime->state, *pooled);
-        kernels::linear_backward_input<T>(c.stream, {c.arena.get<T>(d_normed), rows, width}, dz,
-                                          Matrix<const T>(w.weight, experts, width), Accumulate::kOverwrite);
-        kernels::linear_backward_weight<T>(c.stream, {w.grad, experts, width}, nullptr, dz,
-                                           Matrix<const T>(c.arena.get<T>(s.normed), rows, width), accumulate);
-      });
+  ctx_.out.task(compute_task(Stage::kGate, Phase::kBackward, "route", layer_, unit, WorkKind::kGemm,
+                             4.0 * double(rows * width * experts)),
+                {s.probs, s.lse, s.expert, s.weight, s.fraction, d_weight, s.normed, ctx_.weights(dense_bucket_)},
+                {d_logits, d_normed, ctx_.gradients(dense_bucket_, GradientPart::kFeedForward)},
+                [=, gate = gate_, w = router_, dims = router_dims()](TaskContext& c) {
+                  const Matrix<T> dz(c.arena.get<T>(d_logits), rows, experts);
+                  gate.backward(c.stream, dz, routing_of<T>(c, unit, s, dims),
+                                Matrix<const T>(c.arena.get<T>(d_weight), rows, dims.top_k), *runtime->state, *pooled);
+                  kernels::linear_backward_input<T>(c.stream, {c.arena.get<T>(d_normed), rows, width}, dz,
+                                                    Matrix<const T>(w.weight, experts, width), Accumulate::kOverwrite);
+                  kernels::linear_backward_weight<T>(c.stream, {w.grad, experts, width}, nullptr, dz,
+                                                     Matrix<const T>(c.arena.get<T>(s.normed), rows, width),
+                                                     accumulate);
+                });
 }
 
 template <class T>
@@ -190,7 +198,8 @@ void MoeBlock<T>::backward(const Unit& unit, const MoeSaved& saved, BufferId d,
     s.normed = ctx_.buffer("ffn norm", rows * width);
     emit_norm(unit, Phase::kBackward, s);
   }
-  const BufferId d_weight = ctx_.buffer("d router weight", rows * k), d_normed = ctx_.buffer("d ffn norm", rows * width);
+  const BufferId d_weight = ctx_.buffer("d router weight", rows * k),
+                 d_normed = ctx_.buffer("d ffn norm", rows * width);
   std::vector<BufferId> d_rows, d_sent;
   for (int b = 0; b < chunks; ++b) {
     const MemoryClass memory = has_comm() ? MemoryClass::kCommunication : MemoryClass::kActivations;
@@ -203,27 +212,29 @@ void MoeBlock<T>::backward(const Unit& unit, const MoeSaved& saved, BufferId d,
   std::vector<ChunkBackward> deferred;
   for (int b = 0; b < chunks; ++b) {
     const std::int64_t begin = s.backward_cuts[static_cast<std::size_t>(b)], tokens = tokens_of(s.backward_cuts, b);
-    const double wire = static_cast<double>(tokens * k * width) * sizeof(T) * (ctx_.mesh.ep_size - 1) / ctx_.mesh.ep_size;
+    const double wire =
+        static_cast<double>(tokens * k * width) * sizeof(T) * (ctx_.mesh.ep_size - 1) / ctx_.mesh.ep_size;
     BufferId arrived = d_rows[static_cast<std::size_t>(b)], back = d_sent[static_cast<std::size_t>(b)];
     if (has_comm()) {
       arrived = expert_rows("d dispatch recv", tokens, width, MemoryClass::kCommunication);
       back = expert_rows("d combine send", tokens, width, MemoryClass::kCommunication);
-      emit_all_to_all(chunk_task(Stage::kDispatch, Phase::kBackward, unit, b, WorkKind::kAllToAll, wire), s, true, b, true,
-                      d_rows[static_cast<std::size_t>(b)], arrived);
+      emit_all_to_all(chunk_task(Stage::kDispatch, Phase::kBackward, unit, b, WorkKind::kAllToAll, wire), s, true, b,
+                      true, d_rows[static_cast<std::size_t>(b)], arrived);
     }
     deferred.push_back(emit_expert_backward(unit, s, b, arrived, back));
     if (has_comm())
-      emit_all_to_all(chunk_task(Stage::kCombine, Phase::kBackward, unit, b, WorkKind::kAllToAll, wire), s, true, b, false,
-                      back, d_sent[static_cast<std::size_t>(b)]);
+      emit_all_to_all(chunk_task(Stage::kCombine, Phase::kBackward, unit, b, WorkKind::kAllToAll, wire), s, true, b,
+                      false, back, d_sent[static_cast<std::size_t>(b)]);
     ctx_.out.task(chunk_task(Stage::kOrder, Phase::kBackward, unit, b, WorkKind::kMemory,
                              static_cast<double>(tokens * (k + 2) * width) * sizeof(T)),
                   {d_sent[static_cast<std::size_t>(b)], s.backward.row}, {d_normed},
                   [=, from = d_sent[static_cast<std::size_t>(b)]](TaskContext& c) {
                     const Matrix<T> to(c.arena.get<T>(d_normed), rows, width);
                     const Matrix<const std::int32_t> row(c.arena.get<std::int32_t>(s.backward.row), rows, k);
-                    kernels::permute_backward<T>(c.stream, to.row_range(begin, tokens),
-                                                 Matrix<const T>(c.arena.get<T>(from), s.plan->chunk(true, b).num_send, width),
-                                                 row.row_range(begin, tokens), Accumulate::kAdd);
+                    kernels::permute_backward<T>(
+                        c.stream, to.row_range(begin, tokens),
+                        Matrix<const T>(c.arena.get<T>(from), s.plan->chunk(true, b).num_send, width),
+                        row.row_range(begin, tokens), Accumulate::kAdd);
                   });
   }
   ctx_.out.task(compute_task(Stage::kNorm, Phase::kBackward, "ffn", layer_, unit, WorkKind::kMemory,
@@ -232,13 +243,16 @@ void MoeBlock<T>::backward(const Unit& unit, const MoeSaved& saved, BufferId d,
                 {d, ctx_.gradients(dense_bucket_, GradientPart::kFeedForward)}, [=, norm = norm_](TaskContext& c) {
                   norm.backward(c.stream, {c.arena.get<T>(d), rows, width},
                                 Matrix<const T>(c.arena.get<T>(d_normed), rows, width),
-                                Matrix<const T>(c.arena.get<T>(s.x), rows, width), c.arena.get<T>(s.statistics), accumulate);
+                                Matrix<const T>(c.arena.get<T>(s.x), rows, width), c.arena.get<T>(s.statistics),
+                                accumulate);
                 });
   if (ctx_.shape.layers[layer_].defer_weight_grad)
     for (int b = 0; b < chunks; ++b) emit_expert_dw(unit, s, b, deferred[static_cast<std::size_t>(b)]);
 }
 
-template void MoeBlock<float>::backward(const Unit&, const MoeSaved&, BufferId, const std::shared_ptr<PooledBalance>&) const;
-template void MoeBlock<double>::backward(const Unit&, const MoeSaved&, BufferId, const std::shared_ptr<PooledBalance>&) const;
+template void MoeBlock<float>::backward(const Unit&, const MoeSaved&, BufferId,
+                                        const std::shared_ptr<PooledBalance>&) const;
+template void MoeBlock<double>::backward(const Unit&, const MoeSaved&, BufferId,
+                                         const std::shared_ptr<PooledBalance>&) const;
 
 }  // namespace weft::parallel

@@ -31,7 +31,8 @@ struct Norm {
                 kernels::Accumulate accumulate) const {
     using kernels::Accumulate;
     if (rms)
-      kernels::rms_norm_backward<T>(stream, dx, weight.grad, dy, x, statistics, weight.weight, Accumulate::kAdd, accumulate);
+      kernels::rms_norm_backward<T>(stream, dx, weight.grad, dy, x, statistics, weight.weight, Accumulate::kAdd,
+                                    accumulate);
     else
       kernels::layer_norm_backward<T>(stream, dx, weight.grad, bias.grad, dy, x, statistics + x.rows, statistics,
                                       weight.weight, Accumulate::kAdd, accumulate);

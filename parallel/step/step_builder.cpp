@@ -37,7 +37,8 @@ class Layer {
     const BufferId mid = attention_.forward(unit, phase, x, saved.attention);
     return moe_ ? moe_->forward(unit, phase, mid, saved.moe, pooled) : dense_->forward(unit, phase, mid, saved.dense);
   }
-  void backward(const Unit& unit, const LayerSaved& saved, BufferId d, const std::shared_ptr<PooledBalance>& pooled) const {
+  void backward(const Unit& unit, const LayerSaved& saved, BufferId d,
+                const std::shared_ptr<PooledBalance>& pooled) const {
     if (moe_)
       moe_->backward(unit, saved.moe, d, pooled);
     else

@@ -1,5 +1,5 @@
-// parallel/step/step_builder.h - the Emitter of DESIGN: a pure function from (model, mesh, geometry, Shape) to the graph of a
-// whole optimizer step, and its closures for the plan that runs.
+// parallel/step/step_builder.h - the Emitter of DESIGN: a pure function from (model, mesh, geometry, Shape) to the
+// graph of a whole optimizer step, and its closures for the plan that runs.
 #pragma once
 
 #include <memory>
@@ -25,8 +25,8 @@ struct ShapeOptions {
 };
 [[nodiscard]] scheduler::Shape uniform_shape(int layers, const ShapeOptions& options);
 
-/// A step that can run: graph, closures, arena. Runs as often as wanted; what varies is in the StepState of `runtime`, whose
-/// parts outlive this object.
+/// A step that can run: graph, closures, arena. Runs as often as wanted; what varies is in the StepState of `runtime`,
+/// whose parts outlive this object.
 template <class T>
 class BoundStep {
  public:

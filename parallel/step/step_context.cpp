@@ -19,7 +19,8 @@ StepContext<T>::StepContext(const StepSpec& spec_, const scheduler::Shape& shape
     weights_.push_back(persistent(out, "weights", MemoryClass::kParameters, bytes));
     if (!training()) continue;
     gradients_.push_back(persistent(out, "gradients", MemoryClass::kGradients, bytes));
-    const bool two = bucket.kind == Bucket::Kind::kDenseLayer;  // the second buffer orders tasks; its bytes stand in the first
+    const bool two =
+        bucket.kind == Bucket::Kind::kDenseLayer;  // the second buffer orders tasks; its bytes stand in the first
     feed_forward_gradients_.push_back(two ? persistent(out, "gradients", MemoryClass::kGradients, 0) : kNoBuffer);
   }
 }
@@ -59,8 +60,8 @@ TaskSpec compute_task(Stage stage, Phase phase, const char* label, int layer, co
   return spec;
 }
 
-TaskSpec comm_task(Stage stage, Phase phase, const char* label, int layer, scheduler::ResourceSet resources, WorkKind kind,
-                   double wire_bytes) {
+TaskSpec comm_task(Stage stage, Phase phase, const char* label, int layer, scheduler::ResourceSet resources,
+                   WorkKind kind, double wire_bytes) {
   TaskSpec spec;
   spec.stage = stage;
   spec.phase = phase;

@@ -14,8 +14,8 @@
 
 namespace weft::parallel {
 
-/// kTrain: forward, backward, update. kGradients: forward, backward and reduction, without an update. kEvaluate: forward
-/// alone.
+/// kTrain: forward, backward, update. kGradients: forward, backward and reduction, without an update. kEvaluate:
+/// forward alone.
 enum class StepMode : std::uint8_t { kTrain, kGradients, kEvaluate };
 
 /// What a rank's step is made of. The emission is a pure function of it and of a Shape.
@@ -30,9 +30,9 @@ struct StepSpec {
 /// Where evaluation puts what a caller asked to see. Null pointers: not wanted.
 template <class T>
 struct Capture {
-  Matrix<T> logits;                                      ///< [micro-batches * B * S, V]
-  std::vector<Matrix<std::int32_t>> expert;              ///< [layers] of [rows, K]; before drops.
-  std::vector<Matrix<T>> expert_weight;                  ///< [layers] of [rows, K]
+  Matrix<T> logits;                          ///< [micro-batches * B * S, V]
+  std::vector<Matrix<std::int32_t>> expert;  ///< [layers] of [rows, K]; before drops.
+  std::vector<Matrix<T>> expert_weight;      ///< [layers] of [rows, K]
 };
 
 /// The live half: null in all its parts while a graph is only planned.
@@ -51,7 +51,8 @@ struct Parameter {
   T* grad = nullptr;
 };
 
-/// Which part of a bucket's gradient a task adds to: separate buffers, so that unrelated parts do not wait for each other.
+/// Which part of a bucket's gradient a task adds to: separate buffers, so that unrelated parts do not wait for each
+/// other.
 enum class GradientPart : std::uint8_t { kAttention, kFeedForward, kWhole };
 
 template <class T>
@@ -94,7 +95,7 @@ class StepContext {
 [[nodiscard]] TaskSpec compute_task(Stage stage, Phase phase, const char* label, int layer, const Unit& unit,
                                     WorkKind kind, double amount);
 /// TaskSpec of a collective over `resources`.
-[[nodiscard]] TaskSpec comm_task(Stage stage, Phase phase, const char* label, int layer, scheduler::ResourceSet resources,
-                                 WorkKind kind, double wire_bytes);
+[[nodiscard]] TaskSpec comm_task(Stage stage, Phase phase, const char* label, int layer,
+                                 scheduler::ResourceSet resources, WorkKind kind, double wire_bytes);
 
 }  // namespace weft::parallel

@@ -10,13 +10,14 @@ namespace weft::parallel {
 
 std::vector<Unit> make_units(const StepGeometry& g, int sub_batches) {
   const int groups = g.micro_batch / g.group_sequences;
-  WEFT_CHECK(sub_batches >= 1 && sub_batches <= groups, "sub_batches is ", sub_batches, ", but a micro-batch has ", groups,
-             " routing groups to cut between");
+  WEFT_CHECK(sub_batches >= 1 && sub_batches <= groups, "sub_batches is ", sub_batches, ", but a micro-batch has ",
+             groups, " routing groups to cut between");
   const std::int64_t group_rows = std::int64_t{g.group_sequences} * g.sequence_length;
   std::vector<Unit> units;
   for (int mb = 0; mb < g.num_micro_batches; ++mb)
     for (int s = 0; s < sub_batches; ++s) {
-      const std::int64_t begin = std::int64_t{groups} * s / sub_batches, end = std::int64_t{groups} * (s + 1) / sub_batches;
+      const std::int64_t begin = std::int64_t{groups} * s / sub_batches,
+                         end = std::int64_t{groups} * (s + 1) / sub_batches;
       units.push_back({static_cast<int>(units.size()), mb, s, begin * group_rows, (end - begin) * group_rows});
     }
   return units;
@@ -47,7 +48,8 @@ void StepStatistics::reset() {
 std::vector<double> StepStatistics::pack(int world_rank, double gradient_squares) const {
   const auto e = static_cast<std::size_t>(num_experts_);
   const std::size_t per_layer = 2 + 2 * e;
-  std::vector<double> out(2 + static_cast<std::size_t>(num_layers_) * per_layer + static_cast<std::size_t>(world_size_));
+  std::vector<double> out(2 + static_cast<std::size_t>(num_layers_) * per_layer +
+                          static_cast<std::size_t>(world_size_));
   out[0] = std::accumulate(loss_sum_.begin(), loss_sum_.end(), 0.0);
   out[1] = gradient_squares;
   for (int unit = 0; unit < num_units_; ++unit)

@@ -1,5 +1,5 @@
-// parallel/step/step_state.h - what changes from step to step. Tasks read it when they run, so nothing of it is captured by
-// value, and a bound step can run again and again.
+// parallel/step/step_state.h - what changes from step to step. Tasks read it when they run, so nothing of it is
+// captured by value, and a bound step can run again and again.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,8 @@ struct MicroBatch {
   const std::int32_t* tokens = nullptr;     ///< [B * S]
   const std::int32_t* targets = nullptr;    ///< [B * S]; kernels::kIgnoreTarget where there is none.
   const std::int32_t* positions = nullptr;  ///< [B * S]
-  const std::int32_t* segments = nullptr;   ///< [B * S]: rows of one segment attend to one another (kernels::AttentionRows).
+  const std::int32_t* segments =
+      nullptr;  ///< [B * S]: rows of one segment attend to one another (kernels::AttentionRows).
 };
 
 /// How the rank's share of a step is cut.
@@ -36,7 +37,8 @@ struct Unit {
   std::int64_t first_row = 0;  ///< In the micro-batch.
   std::int64_t rows = 0;       ///< T
 };
-/// `sub_batches` units per micro-batch, cut between routing groups. Throws kInvalidArgument when there are fewer groups.
+/// `sub_batches` units per micro-batch, cut between routing groups. Throws kInvalidArgument when there are fewer
+/// groups.
 [[nodiscard]] std::vector<Unit> make_units(const StepGeometry& geometry, int sub_batches);
 
 /// What the router of one layer did with the rows of one unit, or of the whole step over all ranks.
@@ -47,8 +49,8 @@ struct RouterStatistics {
   double z_loss = 0.0;          ///< Likewise.
 };
 
-/// Everything a step adds up over units, layers and ranks. One all-reduce makes it global. Kept per unit, and added up in the
-/// order of the units, so that the sums do not depend on the order in which tasks ran.
+/// Everything a step adds up over units, layers and ranks. One all-reduce makes it global. Kept per unit, and added up
+/// in the order of the units, so that the sums do not depend on the order in which tasks ran.
 class StepStatistics {
  public:
   StepStatistics() = default;
@@ -56,8 +58,10 @@ class StepStatistics {
 
   void reset();
   [[nodiscard]] RouterStatistics& router(int unit, int layer) { return router_[index(unit, layer)]; }
-  double& loss_sum(int unit) { return loss_sum_[static_cast<std::size_t>(unit)]; }        ///< Sum of cross-entropies.
-  double& received_rows(int unit) { return received_rows_[static_cast<std::size_t>(unit)]; }  ///< Rows its experts took in.
+  double& loss_sum(int unit) { return loss_sum_[static_cast<std::size_t>(unit)]; }  ///< Sum of cross-entropies.
+  double& received_rows(int unit) {
+    return received_rows_[static_cast<std::size_t>(unit)];
+  }  ///< Rows its experts took in.
 
   /// All of it for one rank, added up over units: [loss, gradient norm squared, per layer: balance, z, choices, kept,
   /// per rank of the world: rows received]. The second entry is the caller's.
@@ -78,24 +82,25 @@ struct StepResult {
   double gradient_norm = 0.0;  ///< Before clipping; every parameter counted once.
   double balance_loss = 0.0;
   double z_loss = 0.0;
-  double drop_fraction = 0.0;   ///< Dropped choices over all choices.
-  double max_violation = 0.0;   ///< Largest over layers of max_i n_i / mean - 1, n_i choices of expert i.
-  double rank_imbalance = 1.0;  ///< Rows received by the busiest rank over the mean.
-  int dead_experts = 0;         ///< Experts of all layers without a choice in this step.
+  double drop_fraction = 0.0;            ///< Dropped choices over all choices.
+  double max_violation = 0.0;            ///< Largest over layers of max_i n_i / mean - 1, n_i choices of expert i.
+  double rank_imbalance = 1.0;           ///< Rows received by the busiest rank over the mean.
+  int dead_experts = 0;                  ///< Experts of all layers without a choice in this step.
   std::vector<RouterStatistics> router;  ///< [layers]; empty vectors for dense layers.
 };
 [[nodiscard]] StepResult unpack(const std::vector<double>& sums, const ModelConfig& model, double num_valid_tokens);
 
 struct StepState {
-  std::int64_t step = 1;             ///< Number of the update, from 1.
-  double num_valid_tokens = 1.0;     ///< Targets of the step over all ranks: the divisor of loss and gradient.
-  double num_tokens = 1.0;           ///< Rows of the step over all ranks: the divisor of the z-loss.
-  double num_groups = 1.0;           ///< Routing groups of the step over all ranks: the divisor of the balance loss.
-  std::vector<MicroBatch> batches;   ///< [micro-batches]
-  kernels::AdamWOptions optimizer;   ///< weight_decay is that of decayed parameters; grad_scale is set by the step.
-  double clip_norm = 0.0;            ///< 0: no clipping.
-  std::vector<std::vector<double>> previous_choices;  ///< [layers][E] of the last step, for BalanceScope::kGlobalPrevious.
-  std::vector<std::vector<double>> running_choices;   ///< [layers][E] of this step so far, for kGlobalRunning.
+  std::int64_t step = 1;            ///< Number of the update, from 1.
+  double num_valid_tokens = 1.0;    ///< Targets of the step over all ranks: the divisor of loss and gradient.
+  double num_tokens = 1.0;          ///< Rows of the step over all ranks: the divisor of the z-loss.
+  double num_groups = 1.0;          ///< Routing groups of the step over all ranks: the divisor of the balance loss.
+  std::vector<MicroBatch> batches;  ///< [micro-batches]
+  kernels::AdamWOptions optimizer;  ///< weight_decay is that of decayed parameters; grad_scale is set by the step.
+  double clip_norm = 0.0;           ///< 0: no clipping.
+  std::vector<std::vector<double>>
+      previous_choices;  ///< [layers][E] of the last step, for BalanceScope::kGlobalPrevious.
+  std::vector<std::vector<double>> running_choices;  ///< [layers][E] of this step so far, for kGlobalRunning.
 
   StepStatistics statistics;
   std::vector<double> sums;  ///< StepStatistics::pack, over all ranks, once the step's norm task has run.

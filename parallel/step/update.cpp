@@ -56,8 +56,9 @@ void gather_weights(const ParameterStore<T>& store, int b, const MeshComms& comm
   for (int r = 0; r < bucket.num_replicas; ++r) counts.push_back(bucket.owner_count(r));
   T* weights = store.weights() + bucket.offset;
   replicas_of(comms, bucket)
-      .all_gather_v(comm::as_buffer(weights + bucket.owner_begin(bucket.replica_rank), bucket.owner_count(bucket.replica_rank)),
-                    comm::as_buffer(weights, bucket.count), counts, stream);
+      .all_gather_v(
+          comm::as_buffer(weights + bucket.owner_begin(bucket.replica_rank), bucket.owner_count(bucket.replica_rank)),
+          comm::as_buffer(weights, bucket.count), counts, stream);
 }
 
 template <class T>
@@ -76,7 +77,8 @@ void Update<T>::emit_weight_gather() const {
     const Bucket& bucket = ctx_.table.buckets()[static_cast<std::size_t>(b)];
     if (bucket.num_replicas == 1) continue;
     const double wire = double(bucket.count) * sizeof(T) * (bucket.num_replicas - 1) / bucket.num_replicas;
-    ctx_.out.task(comm_task(Stage::kParameterGather, Phase::kForward, "", bucket.layer, links(bucket), WorkKind::kAllGather, wire),
+    ctx_.out.task(comm_task(Stage::kParameterGather, Phase::kForward, "", bucket.layer, links(bucket),
+                            WorkKind::kAllGather, wire),
                   {}, {ctx_.weights(b)},
                   [=](TaskContext& c) { gather_weights<T>(*runtime->store, b, *runtime->comms, c.stream); });
   }
@@ -97,7 +99,8 @@ void Update<T>::emit_reduce_scatter(int b, int slice) const {
   BufferList writes = ctx_.all_gradients(b);
   writes.add(staging);
   const double wire = double(total) * sizeof(T) * (bucket.num_replicas - 1) / bucket.num_replicas;
-  TaskSpec spec = comm_task(Stage::kGradReduce, Phase::kBackward, "", bucket.layer, links(bucket), WorkKind::kReduceScatter, wire);
+  TaskSpec spec =
+      comm_task(Stage::kGradReduce, Phase::kBackward, "", bucket.layer, links(bucket), WorkKind::kReduceScatter, wire);
   spec.chunk = static_cast<std::int16_t>(slice);
   ctx_.out.task(spec, {}, writes, [=, bucket = bucket](TaskContext& c) {
     T* gradients = runtime->store->gradients() + bucket.offset;
@@ -112,7 +115,8 @@ void Update<T>::emit_reduce_scatter(int b, int slice) const {
     }
     T* reduced = packed + at;
     replicas_of(*runtime->comms, bucket)
-        .reduce_scatter_v(comm::as_buffer(packed, at), comm::as_buffer(reduced, own), counts, comm::ReduceOp::kSum, c.stream);
+        .reduce_scatter_v(comm::as_buffer(packed, at), comm::as_buffer(reduced, own), counts, comm::ReduceOp::kSum,
+                          c.stream);
     kernels::copy<T>(c.stream, gradients + bucket.slice_begin(bucket.replica_rank, slice, slices), reduced, own);
   });
 }
@@ -124,12 +128,14 @@ void Update<T>::emit_all_reduce(int b, int slice) const {
   const std::int64_t begin = bucket.count * slice / ctx_.shape.gradient_slices;
   const std::int64_t count = bucket.count * (slice + 1) / ctx_.shape.gradient_slices - begin;
   const double wire = 2.0 * double(count) * sizeof(T) * (bucket.num_replicas - 1) / bucket.num_replicas;
-  TaskSpec spec = comm_task(Stage::kGradReduce, Phase::kBackward, "", bucket.layer, links(bucket), WorkKind::kAllReduce, wire);
+  TaskSpec spec =
+      comm_task(Stage::kGradReduce, Phase::kBackward, "", bucket.layer, links(bucket), WorkKind::kAllReduce, wire);
   spec.chunk = static_cast<std::int16_t>(slice);
   ctx_.out.task(spec, {}, ctx_.all_gradients(b), [=, bucket = bucket](TaskContext& c) {
     T* gradients = runtime->store->gradients() + bucket.offset + begin;
     replicas_of(*runtime->comms, bucket)
-        .all_reduce(comm::as_buffer(gradients, count), comm::as_buffer(gradients, count), comm::ReduceOp::kSum, c.stream);
+        .all_reduce(comm::as_buffer(gradients, count), comm::as_buffer(gradients, count), comm::ReduceOp::kSum,
+                    c.stream);
   });
 }
 

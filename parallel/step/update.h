@@ -1,6 +1,6 @@
-// parallel/step/update.h - emission of what follows the backward: gradient reduction, global norm, AdamW; and of the gather of updated
-// weights that starts the next step.
-// Source: ZeRO stage 1, arXiv:1910.02054: gradients reduce-scattered to their owners, states sharded, weights all-gathered.
+// parallel/step/update.h - emission of what follows the backward: gradient reduction, global norm, AdamW; and of the
+// gather of updated weights that starts the next step. Source: ZeRO stage 1, arXiv:1910.02054: gradients
+// reduce-scattered to their owners, states sharded, weights all-gathered.
 #pragma once
 
 #include "parallel/step/step_context.h"
@@ -18,8 +18,8 @@ class Update {
 
   void emit_weight_gather() const;
   void emit_gradient_reduction() const;
-  /// Adds up the step's figures over all ranks (loss, router statistics, gradient norm) and sets the clip factor; then, in
-  /// training, updates the weights. A step whose loss or norm is not finite changes no weight.
+  /// Adds up the step's figures over all ranks (loss, router statistics, gradient norm) and sets the clip factor; then,
+  /// in training, updates the weights. A step whose loss or norm is not finite changes no weight.
   void emit_norm_and_update() const;
 
  private:

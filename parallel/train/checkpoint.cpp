@@ -51,10 +51,15 @@ std::string tiling_problem(const std::vector<Checkpoint::Piece>& pieces, std::in
 Checkpoint::Checkpoint(const fs::path& folder) : folder_(folder) {
   if (!fs::is_directory(folder)) damaged(folder, "there is no such folder");
   try {
-    const Json manifest = Json::parse(read_file(folder / "manifest.json", kMaxManifestBytes));
+    Json manifest = Json::parse(read_file(folder / "manifest.json", kMaxManifestBytes));
     if (manifest.at("format") != "weft.checkpoint") damaged(folder, "manifest.json is no checkpoint manifest");
     if (manifest.at("version") != 1)
       damaged(folder, str("format version ", manifest.at("version").dump(), "; this build reads version 1"));
+    const std::uint64_t expected = checksum_from_text(manifest.at("checksum").get<std::string>());
+    manifest.erase("checksum");
+    const std::string rest = manifest.dump();
+    if (checksum(rest.data(), static_cast<std::int64_t>(rest.size())) != expected)
+      damaged(folder, "the checksum of manifest.json does not hold");
     state_.step = manifest.at("step").get<std::int64_t>();
     state_.samples = manifest.at("samples").get<std::int64_t>();
     state_.tokens = manifest.at("tokens").get<std::int64_t>();
@@ -113,23 +118,27 @@ void Checkpoint::verify(int first, int stride) const {
         const SafetensorsReader& file = reader(piece.file);
         const TensorInfo& info = file.get(str(array, ":", name, "@", piece.begin));
         if (info.dtype != dtype_ || info.num_elements() != piece.count)
-          damaged(folder_, str(files_[static_cast<std::size_t>(piece.file)], ": ", info.name, " is not what the manifest says"));
+          damaged(folder_,
+                  str(files_[static_cast<std::size_t>(piece.file)], ": ", info.name, " is not what the manifest says"));
         const auto data = file.data(info);
         if (checksum(data.data(), static_cast<std::int64_t>(data.size())) != expected)
-          damaged(folder_, str(files_[static_cast<std::size_t>(piece.file)], ": the checksum of ", info.name, " does not hold"));
+          damaged(folder_,
+                  str(files_[static_cast<std::size_t>(piece.file)], ": the checksum of ", info.name, " does not hold"));
       }
     }
 }
 
 template <class T>
-void Checkpoint::read(const std::string& array, const std::string& name, std::int64_t begin, std::int64_t count, T* out) const {
+void Checkpoint::read(const std::string& array, const std::string& name, std::int64_t begin, std::int64_t count,
+                      T* out) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) damaged(folder_, str("tensor ", name, " is missing"));
   for (const Piece& piece : found->second.pieces) {
     const std::int64_t first = std::max(begin, piece.begin), last = std::min(begin + count, piece.begin + piece.count);
     if (first >= last) continue;
     const SafetensorsReader& file = reader(piece.file);
-    file.read(file.get(str(array, ":", name, "@", piece.begin)), first - piece.begin, last - first, out + (first - begin));
+    file.read(file.get(str(array, ":", name, "@", piece.begin)), first - piece.begin, last - first,
+              out + (first - begin));
   }
 }
 
@@ -165,7 +174,8 @@ std::unique_ptr<Checkpoint> newest_valid_checkpoint(const fs::path& root, comm::
     std::unique_ptr<Checkpoint> checkpoint;
     std::string problem;
     try {
-      if (i >= static_cast<std::int64_t>(mine.size())) throw Error(ErrorCode::kIo, "this rank does not see the checkpoint");
+      if (i >= static_cast<std::int64_t>(mine.size()))
+        throw Error(ErrorCode::kIo, "this rank does not see the checkpoint");
       checkpoint = std::make_unique<Checkpoint>(mine[static_cast<std::size_t>(i)]);
       checkpoint->verify(world.rank(), world.size());
     } catch (const Error& e) {
@@ -174,7 +184,8 @@ std::unique_ptr<Checkpoint> newest_valid_checkpoint(const fs::path& root, comm::
     std::int32_t failures = problem.empty() ? 0 : 1;
     world.all_reduce(comm::as_buffer(&failures, 1), comm::as_buffer(&failures, 1), comm::ReduceOp::kSum, *stream);
     if (failures == 0) return checkpoint;
-    refused.push_back(!problem.empty() ? problem : str(mine[static_cast<std::size_t>(i)].string(), " failed on another rank"));
+    refused.push_back(!problem.empty() ? problem
+                                       : str(mine[static_cast<std::size_t>(i)].string(), " failed on another rank"));
   }
   return nullptr;
 }

@@ -4,8 +4,8 @@
 //     manifest.json            format version, step, config, plan; for every tensor its shape and its pieces
 //     rank-00000.safetensors   the pieces that one rank owns: "weight:NAME@BEGIN", "m:NAME@BEGIN", "v:NAME@BEGIN"
 //
-// Tensors have global names and global expert ids, never ranks; a piece is a run of elements of a tensor, with a checksum per
-// array. A folder appears under its name when all of it is on disk, and not before.
+// Tensors have global names and global expert ids, never ranks; a piece is a run of elements of a tensor, with a
+// checksum per array. A folder appears under its name when all of it is on disk, and not before.
 #pragma once
 
 #include <cstdint>
@@ -27,13 +27,13 @@ struct CheckpointState {
   std::int64_t step = 0;     ///< Updates made.
   std::int64_t samples = 0;  ///< Sequences consumed: the data cursor, independent of the layout.
   std::int64_t tokens = 0;   ///< Targets trained on.
-  std::string config_text;  ///< The run's config, as text.
-  std::string plan_text;    ///< The plan in force, as text; empty for checkpoints that no run wrote (imports).
+  std::string config_text;   ///< The run's config, as text.
+  std::string plan_text;     ///< The plan in force, as text; empty for checkpoints that no run wrote (imports).
   std::vector<std::vector<double>> previous_choices;  ///< [layers][E], for BalanceScope::kGlobalPrevious.
 };
 
-/// Writes `root`/step-XXXXXXXX. Collective over comms.world(). What existed before stays valid until the new one is complete; a
-/// failure on any rank removes the half-written folder and throws Error{kIo} on every rank.
+/// Writes `root`/step-XXXXXXXX. Collective over comms.world(). What existed before stays valid until the new one is
+/// complete; a failure on any rank removes the half-written folder and throws Error{kIo} on every rank.
 template <class T>
 std::filesystem::path save_checkpoint(const std::filesystem::path& root, const ParameterStore<T>& store,
                                       const MeshComms& comms, const CheckpointState& state);
@@ -53,15 +53,16 @@ class Checkpoint {
   struct Piece {
     int file = 0;
     std::int64_t begin = 0, count = 0;  ///< Elements of the flattened tensor.
-    std::map<std::string, std::uint64_t> checksums;  ///< By array: "weight", and "m", "v" where there is optimizer state.
+    std::map<std::string, std::uint64_t>
+        checksums;  ///< By array: "weight", and "m", "v" where there is optimizer state.
   };
   struct TensorEntry {
     std::vector<std::int64_t> shape;
     std::vector<Piece> pieces;  ///< In order; they tile the tensor exactly.
   };
 
-  /// Throws Error{kIo} naming the folder and what is wrong: no manifest, damaged, another format version, a file missing, pieces
-  /// that do not tile their tensor.
+  /// Throws Error{kIo} naming the folder and what is wrong: no manifest, damaged, another format version, a file
+  /// missing, pieces that do not tile their tensor.
   explicit Checkpoint(const std::filesystem::path& folder);
 
   [[nodiscard]] const std::filesystem::path& folder() const noexcept { return folder_; }
@@ -70,10 +71,11 @@ class Checkpoint {
   [[nodiscard]] bool has_optimizer() const noexcept { return has_optimizer_; }
   [[nodiscard]] const std::map<std::string, TensorEntry>& tensors() const noexcept { return tensors_; }
 
-  /// Throws Error{kInvalidArgument} with every tensor that the model has and the checkpoint lacks, the other way round, or of
-  /// another shape.
+  /// Throws Error{kInvalidArgument} with every tensor that the model has and the checkpoint lacks, the other way round,
+  /// or of another shape.
   void check_model(const ModelConfig& model) const;
-  /// Recomputes checksums of every `stride`-th piece from `first` on. Throws Error{kIo} naming the first that is damaged.
+  /// Recomputes checksums of every `stride`-th piece from `first` on. Throws Error{kIo} naming the first that is
+  /// damaged.
   void verify(int first = 0, int stride = 1) const;
   /// Elements [begin, begin + count) of array "weight", "m" or "v" of a tensor, converted to T.
   template <class T>
@@ -95,8 +97,8 @@ class Checkpoint {
 template <class T>
 void load_checkpoint(const Checkpoint& checkpoint, ParameterStore<T>& store, bool with_optimizer);
 
-/// The newest checkpoint under `root` whose every checksum holds, the ranks of `world` sharing the reading; nullptr when there is none.
-/// Why a newer one was passed over goes to `refused`, a line each. Collective.
+/// The newest checkpoint under `root` whose every checksum holds, the ranks of `world` sharing the reading; nullptr
+/// when there is none. Why a newer one was passed over goes to `refused`, a line each. Collective.
 [[nodiscard]] std::unique_ptr<Checkpoint> newest_valid_checkpoint(const std::filesystem::path& root,
                                                                   comm::Communicator& world,
                                                                   std::vector<std::string>& refused);

@@ -56,7 +56,8 @@ std::vector<OwnedPiece<T>> owned_pieces(const ParameterStore<T>& store) {
   return out;
 }
 
-/// Writes this rank's file; returns its part of the manifest: {name: {shape, pieces: [{file, begin, count, weight, m, v}]}}.
+/// Writes this rank's file; returns its part of the manifest: {name: {shape, pieces: [{file, begin, count, weight, m,
+/// v}]}}.
 template <class T>
 Json write_rank_file(const fs::path& path, const ParameterStore<T>& store, int rank) {
   const std::vector<OwnedPiece<T>> pieces = owned_pieces(store);
@@ -123,7 +124,15 @@ void on_all_ranks(comm::Communicator& world, Stream& stream, const F& action) {
     if (!problems[r].empty()) throw Error(ErrorCode::kIo, str("rank ", r, ": ", problems[r]));
 }
 
-void write_manifest(const fs::path& folder, const CheckpointState& state, DType dtype, const std::vector<std::string>& parts) {
+/// The manifest with a checksum over all its other entries.
+void write_sealed(const fs::path& folder, Json manifest) {
+  const std::string text = manifest.dump();
+  manifest["checksum"] = checksum_to_text(checksum(text.data(), static_cast<std::int64_t>(text.size())));
+  write_file(folder / "manifest.json", manifest.dump());
+}
+
+void write_manifest(const fs::path& folder, const CheckpointState& state, DType dtype,
+                    const std::vector<std::string>& parts) {
   Json manifest = manifest_head(state, dtype, true);
   manifest["files"] = Json::array();
   Json& tensors = manifest["tensors"] = Json::object();
@@ -138,7 +147,7 @@ void write_manifest(const fs::path& folder, const CheckpointState& state, DType 
   for (auto& [name, entry] : tensors.items())
     std::sort(entry["pieces"].begin(), entry["pieces"].end(),
               [](const Json& a, const Json& b) { return a["begin"] < b["begin"]; });
-  write_file(folder / "manifest.json", manifest.dump());
+  write_sealed(folder, std::move(manifest));
 }
 
 }  // namespace
@@ -181,7 +190,8 @@ void save_weights(const fs::path& folder, const ModelConfig& model,
   manifest["files"] = {rank_file(0)};
   const std::vector<ParameterSpec> specs = global_parameters(model);
   std::vector<TensorInfo> infos;
-  for (const ParameterSpec& spec : specs) infos.push_back({"weight:" + spec.name + "@0", DType::kF32, {spec.count()}, 0});
+  for (const ParameterSpec& spec : specs)
+    infos.push_back({"weight:" + spec.name + "@0", DType::kF32, {spec.count()}, 0});
   SafetensorsWriter writer(temporary / rank_file(0), infos, {{"format", "weft.checkpoint"}});
   for (std::size_t i = 0; i < specs.size(); ++i) {
     const std::vector<float>& data = tensors.at(specs[i].name);
@@ -189,12 +199,15 @@ void save_weights(const fs::path& folder, const ModelConfig& model,
                " elements, the model wants ", specs[i].count());
     const std::int64_t bytes = specs[i].count() * static_cast<std::int64_t>(sizeof(float));
     writer.write(infos[i].name, data.data(), bytes);
-    manifest["tensors"][specs[i].name] = {
-        {"shape", specs[i].shape()},
-        {"pieces", {{{"file", 0}, {"begin", 0}, {"count", specs[i].count()}, {"weight", checksum_to_text(checksum(data.data(), bytes))}}}}};
+    manifest["tensors"][specs[i].name] = {{"shape", specs[i].shape()},
+                                          {"pieces",
+                                           {{{"file", 0},
+                                             {"begin", 0},
+                                             {"count", specs[i].count()},
+                                             {"weight", checksum_to_text(checksum(data.data(), bytes))}}}}};
   }
   writer.finish();
-  write_file(temporary / "manifest.json", manifest.dump());
+  write_sealed(temporary, std::move(manifest));
   remove_folder(folder);
   commit_folder(temporary, folder);
 }
@@ -226,7 +239,9 @@ void prune_checkpoints(const fs::path& root, int keep) {
   for (std::size_t i = static_cast<std::size_t>(keep); i < all.size(); ++i) remove_folder(all[i]);
 }
 
-template fs::path save_checkpoint(const fs::path&, const ParameterStore<float>&, const MeshComms&, const CheckpointState&);
-template fs::path save_checkpoint(const fs::path&, const ParameterStore<double>&, const MeshComms&, const CheckpointState&);
+template fs::path save_checkpoint(const fs::path&, const ParameterStore<float>&, const MeshComms&,
+                                  const CheckpointState&);
+template fs::path save_checkpoint(const fs::path&, const ParameterStore<double>&, const MeshComms&,
+                                  const CheckpointState&);
 
 }  // namespace weft::parallel

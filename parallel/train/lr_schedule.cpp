@@ -12,9 +12,12 @@ double learning_rate(const OptimizerConfig& c, std::int64_t step, std::int64_t n
   const double span = static_cast<double>(std::max<std::int64_t>(1, num_steps - c.warmup_steps));
   const double p = std::clamp(static_cast<double>(step - c.warmup_steps) / span, 0.0, 1.0);
   switch (c.schedule) {
-    case LrSchedule::kConstant: return c.lr;
-    case LrSchedule::kCosine: return min + (c.lr - min) * 0.5 * (1.0 + std::cos(std::numbers::pi * p));
-    case LrSchedule::kLinear: return c.lr + (min - c.lr) * p;
+    case LrSchedule::kConstant:
+      return c.lr;
+    case LrSchedule::kCosine:
+      return min + (c.lr - min) * 0.5 * (1.0 + std::cos(std::numbers::pi * p));
+    case LrSchedule::kLinear:
+      return c.lr + (min - c.lr) * p;
     case LrSchedule::kWsd: {
       const double decay_steps = std::max(1.0, c.wsd_decay_fraction * static_cast<double>(num_steps));
       const double left = static_cast<double>(num_steps - step) / decay_steps;

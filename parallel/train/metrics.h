@@ -10,8 +10,8 @@
 
 namespace weft::parallel {
 
-/// One line: keys in the order they were added. Numbers are written with 17 significant digits, so that they read back as
-/// the same bits; what is not finite becomes null.
+/// One line: keys in the order they were added. Numbers are written with 17 significant digits, so that they read back
+/// as the same bits; what is not finite becomes null.
 class MetricsLine {
  public:
   void add(const std::string& key, double value);
@@ -24,11 +24,12 @@ class MetricsLine {
   std::vector<std::pair<std::string, std::string>> entries_;
 };
 
-/// Appends lines to a file, each with one write, so that a reader never sees half a line but at the very end of a killed run.
+/// Appends lines to a file, each with one write, so that a reader never sees half a line but at the very end of a
+/// killed run.
 class MetricsWriter {
  public:
-  /// Keeps what `path` has of steps up to `last_step` (and a sound schema line), drops the rest; -1 starts a new file. Throws
-  /// Error{kIo}.
+  /// Keeps what `path` has of steps up to `last_step` (and a sound schema line), drops the rest; -1 starts a new file.
+  /// Throws Error{kIo}.
   MetricsWriter(const std::string& path, std::int64_t last_step);
   void write(const MetricsLine& line);
 

@@ -11,8 +11,11 @@ namespace weft::parallel {
 StepSpec training_spec(const RunConfig& config, const Mesh& mesh) {
   const TrainConfig& t = config.train;
   const int micro_batches = t.global_batch / (mesh.dp_size() * t.micro_batch);
-  return {config.model, mesh, {micro_batches, t.micro_batch, t.sequence_length, config.model.moe.group_sequences},
-          StepMode::kTrain, config.parallel.zero};
+  return {config.model,
+          mesh,
+          {micro_batches, t.micro_batch, t.sequence_length, config.model.moe.group_sequences},
+          StepMode::kTrain,
+          config.parallel.zero};
 }
 
 StepSpec validation_spec(const RunConfig& config, const Mesh& mesh) {
@@ -24,8 +27,8 @@ StepSpec validation_spec(const RunConfig& config, const Mesh& mesh) {
 
 scheduler::Shape training_shape(const RunConfig& config) {
   const ScheduleConfig& s = config.schedule;
-  return uniform_shape(config.model.layers,
-                       {s.forward_chunks, s.backward_chunks, s.defer_weight_grad, config.train.recompute, 1, s.gradient_slices});
+  return uniform_shape(config.model.layers, {s.forward_chunks, s.backward_chunks, s.defer_weight_grad,
+                                             config.train.recompute, 1, s.gradient_slices});
 }
 
 TokenDatasetOptions dataset_options(const RunConfig& config, const std::vector<std::string>& paths) {
@@ -40,8 +43,8 @@ AttendAcrossDocuments attend_mode(const RunConfig& config) {
 
 namespace {
 
-RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost, const scheduler::Graph& graph,
-              scheduler::Plan plan) {
+RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost,
+              const scheduler::Graph& graph, scheduler::Plan plan) {
   RunPlan out;
   out.mesh = mesh;
   out.plan = std::move(plan);
@@ -51,12 +54,14 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
   const scheduler::Timeline timeline = scheduler::simulate(graph, out.plan, slots, cost, true);
   out.predicted_ms = timeline.total_us / 1e3;
   for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t)
-    out.predicted_stage_ms[static_cast<std::size_t>(graph.tasks[t].stage)] += (timeline.end_us[t] - timeline.start_us[t]) / 1e3;
+    out.predicted_stage_ms[static_cast<std::size_t>(graph.tasks[t].stage)] +=
+        (timeline.end_us[t] - timeline.start_us[t]) / 1e3;
   out.cost_source = cost.source;
   if (config.data.val.empty()) return out;
   const scheduler::Graph validation = emit_step(validation_spec(config, mesh), out.plan.shape, config.train.dtype);
   const scheduler::Plan order = scheduler::sequential_plan(validation, out.plan.shape);
-  for (const std::int64_t bytes : scheduler::assign_slots(validation, order.issue_order).slot_bytes) out.validation_bytes += bytes;
+  for (const std::int64_t bytes : scheduler::assign_slots(validation, order.issue_order).slot_bytes)
+    out.validation_bytes += bytes;
   return out;
 }
 

@@ -17,16 +17,16 @@ using scheduler::Recompute;
 enum class PolicyKind { kSequential };
 
 struct OptimizerConfig {
-  double lr = 1e-3;            ///< Peak learning rate.
-  double min_lr_ratio = 0.1;   ///< Final learning rate over peak.
+  double lr = 1e-3;           ///< Peak learning rate.
+  double min_lr_ratio = 0.1;  ///< Final learning rate over peak.
   int warmup_steps = 0;
   LrSchedule schedule = LrSchedule::kCosine;
   double wsd_decay_fraction = 0.2;  ///< kWsd: last fraction of the steps, decaying linearly.
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
-  double weight_decay = 0.1;   ///< Decoupled; never on norms and biases.
-  double clip_norm = 1.0;      ///< Global gradient norm; 0: no clipping.
+  double weight_decay = 0.1;  ///< Decoupled; never on norms and biases.
+  double clip_norm = 1.0;     ///< Global gradient norm; 0: no clipping.
   friend bool operator==(const OptimizerConfig&, const OptimizerConfig&) = default;
 };
 
@@ -38,7 +38,7 @@ struct TrainConfig {
   std::uint64_t seed = 1;
   DType dtype = DType::kF32;  ///< kF32 or kF64: storage and arithmetic.
   OptimizerConfig optimizer;
-  int validate_every = 0;     ///< Steps between validations; 0: only at the end (when there is validation data).
+  int validate_every = 0;       ///< Steps between validations; 0: only at the end (when there is validation data).
   int validate_sequences = 64;  ///< Fixed validation set: the first sequences of data.val; 0: all.
   Recompute recompute = Recompute::kNone;
   double time_limit_s = 0.0;  ///< Wall time after which the run saves and stops (exit code 75); 0: none.
@@ -53,7 +53,8 @@ struct ParallelConfig {
 };
 
 struct DataConfig {
-  std::vector<std::string> train;  ///< Token files: llm.c .bin, or Megatron .bin/.idx (named without extension or by .bin).
+  std::vector<std::string>
+      train;  ///< Token files: llm.c .bin, or Megatron .bin/.idx (named without extension or by .bin).
   std::vector<std::string> val;
   bool attend_across_documents = false;  ///< Packed documents see one another.
   int end_of_text = -1;  ///< Token that starts a document in files that do not list their documents (llm.c); -1: none.
@@ -68,10 +69,10 @@ struct CheckpointConfig {
 
 struct ScheduleConfig {
   PolicyKind policy = PolicyKind::kSequential;
-  int forward_chunks = 1;         ///< r of every MoE layer, forward.
-  int backward_chunks = 1;        ///< r of every MoE layer, backward.
-  bool defer_weight_grad = false; ///< Expert dW as tasks of their own, after the dX of the layer.
-  int gradient_slices = 1;        ///< Pieces of each bucket's gradient reduction.
+  int forward_chunks = 1;          ///< r of every MoE layer, forward.
+  int backward_chunks = 1;         ///< r of every MoE layer, backward.
+  bool defer_weight_grad = false;  ///< Expert dW as tasks of their own, after the dX of the layer.
+  int gradient_slices = 1;         ///< Pieces of each bucket's gradient reduction.
   friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;
 };
 

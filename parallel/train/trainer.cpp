@@ -75,7 +75,8 @@ class Training {
 };
 
 template <class T>
-Training<T>::Training(const RunConfig& config, comm::Communicator& world, const TrainOptions& options, TrainObserver& observer)
+Training<T>::Training(const RunConfig& config, comm::Communicator& world, const TrainOptions& options,
+                      TrainObserver& observer)
     : config_(config),
       world_(world),
       options_(options),
@@ -107,15 +108,17 @@ void Training<T>::start_from_checkpoint() {
     const fs::path run = options_.resume == Resume::kFrom ? options_.resume_from : options_.run_dir;
     resume_ = newest_valid_checkpoint(run / "checkpoints", world_, refused);
     if (!resume_ && options_.resume == Resume::kFrom)
-      throw Error(ErrorCode::kIo, str(run.string(), " holds no checkpoint that can be used"), "see `weft checkpoint ls`");
+      throw Error(ErrorCode::kIo, str(run.string(), " holds no checkpoint that can be used"),
+                  "see `weft checkpoint ls`");
   }
   for (const std::string& why : refused) observer_.on_warning("passed over " + why);
   if (!resume_) return;
   resume_->check_model(config_.model);
   if (resume_->dtype() != config_.train.dtype)
-    throw Error(ErrorCode::kInvalidArgument,
-                str("train.dtype is ", to_string(config_.train.dtype), ", the checkpoint's ", to_string(resume_->dtype())),
-                "resume with the checkpoint's dtype, or start from its weights with --init_from");
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        str("train.dtype is ", to_string(config_.train.dtype), ", the checkpoint's ", to_string(resume_->dtype())),
+        "resume with the checkpoint's dtype, or start from its weights with --init_from");
   const CheckpointState& state = resume_->state();
   first_step_ = state.step + 1;
   samples_ = state.samples;
@@ -142,7 +145,8 @@ void Training<T>::make_plan() {
   digests[1] = -digests[0];
   world_.all_reduce(comm::as_buffer(digests, 2), comm::as_buffer(digests, 2), comm::ReduceOp::kMax, *stream_);
   if (digests[0] != -digests[1])
-    throw Error(ErrorCode::kInternal, "the ranks planned different steps", "are all ranks running the same build and config?");
+    throw Error(ErrorCode::kInternal, "the ranks planned different steps",
+                "are all ranks running the same build and config?");
 }
 
 template <class T>
@@ -219,11 +223,12 @@ StepReport Training<T>::one_step(std::int64_t step, const std::vector<Batch>& ba
   report.step_ms = milliseconds_since(start);
   report.result = unpack(state_.sums, config_.model, state_.num_valid_tokens);
   if (!state_.finite)
-    throw Error(ErrorCode::kNonFinite,
-                str("step ", step, ": loss ", report.result.loss, ", gradient norm ", report.result.gradient_norm),
-                str("the update was not applied and ", last_saved_ > 0 ? str("the checkpoint of step ", last_saved_, " stands")
-                                                                        : "no checkpoint was written",
-                    "; lower train.optimizer.lr or clip_norm, or warm up longer"));
+    throw Error(
+        ErrorCode::kNonFinite,
+        str("step ", step, ": loss ", report.result.loss, ", gradient norm ", report.result.gradient_norm),
+        str("the update was not applied and ",
+            last_saved_ > 0 ? str("the checkpoint of step ", last_saved_, " stands") : "no checkpoint was written",
+            "; lower train.optimizer.lr or clip_norm, or warm up longer"));
   for (std::size_t l = 0; l < report.result.router.size(); ++l)
     if (!report.result.router[l].choices.empty()) state_.previous_choices[l] = report.result.router[l].choices;
   tokens_ += valid;
@@ -231,8 +236,8 @@ StepReport Training<T>::one_step(std::int64_t step, const std::vector<Batch>& ba
   report.lr = state_.optimizer.lr;
   report.tokens = tokens_;
   report.tokens_per_second = state_.num_tokens / report.step_ms * 1e3;
-  report.model_tflops = flops_per_token(config_.model, config_.train.sequence_length) * report.tokens_per_second /
-                        world_.size() / 1e12;
+  report.model_tflops =
+      flops_per_token(config_.model, config_.train.sequence_length) * report.tokens_per_second / world_.size() / 1e12;
   report.predicted_ms = plan_.predicted_ms;
   report.exposed_comm_fraction = exposed_comm(step_->graph(), timeline);
   if (step_->arena().num_grows() > grows && step_->arena().bytes() > noted_bytes_ + noted_bytes_ / 4) {
@@ -268,7 +273,11 @@ void Training<T>::write_metrics(const StepReport& report, std::optional<double> 
     line.add("dead_experts", r.dead_experts);
   }
   if (validation_loss) line.add("val_loss", *validation_loss);
-  metrics_->write(line);
+  try {
+    metrics_->write(line);
+  } catch (const Error& e) {  // a full disk must not end a run that computes well
+    observer_.on_warning(str("step ", report.step, ": its line in metrics.jsonl is lost: ", e.message()));
+  }
 }
 
 template <class T>
@@ -320,7 +329,8 @@ TrainOutcome Training<T>::run() {
 
 }  // namespace
 
-TrainOutcome train(const RunConfig& config, comm::Communicator& world, const TrainOptions& options, TrainObserver& observer) {
+TrainOutcome train(const RunConfig& config, comm::Communicator& world, const TrainOptions& options,
+                   TrainObserver& observer) {
   if (config.train.dtype == DType::kF64) return Training<double>(config, world, options, observer).run();
   return Training<float>(config, world, options, observer).run();
 }

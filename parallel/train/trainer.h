@@ -21,9 +21,9 @@ struct StepReport {
   double lr = 0.0;
   std::int64_t tokens = 0;  ///< Targets trained on so far.
   double step_ms = 0.0;
-  double tokens_per_second = 0.0;  ///< Over all ranks.
-  double model_tflops = 0.0;       ///< Model FLOPs (flops_per_token) per second, per rank, in 1e12.
-  double predicted_ms = 0.0;       ///< What the plan's simulation said.
+  double tokens_per_second = 0.0;      ///< Over all ranks.
+  double model_tflops = 0.0;           ///< Model FLOPs (flops_per_token) per second, per rank, in 1e12.
+  double predicted_ms = 0.0;           ///< What the plan's simulation said.
   double exposed_comm_fraction = 0.0;  ///< Share of the step in which only communication ran.
 };
 
@@ -31,8 +31,8 @@ struct StepReport {
 struct RunPlan {
   Mesh mesh;
   scheduler::Plan plan;
-  scheduler::MemoryUse memory;             ///< Of the training step, on this rank.
-  std::int64_t validation_bytes = 0;       ///< Arena of the validation pass.
+  scheduler::MemoryUse memory;        ///< Of the training step, on this rank.
+  std::int64_t validation_bytes = 0;  ///< Arena of the validation pass.
   std::int64_t num_tasks = 0;
   double predicted_ms = 0.0;
   std::array<double, scheduler::kNumStages> predicted_stage_ms{};
@@ -42,15 +42,18 @@ struct RunPlan {
 /// Emits and plans a step of `config` as rank `world_rank` of `world_size` would: no device, communicator or memory.
 [[nodiscard]] RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ranks_per_node,
                                const scheduler::CostModel& cost);
-/// The same with a plan made before. Throws kInvalidArgument with what does not fit when it is for another model, layout or batch.
-[[nodiscard]] RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost, scheduler::Plan plan);
+/// The same with a plan made before. Throws kInvalidArgument with what does not fit when it is for another model,
+/// layout or batch.
+[[nodiscard]] RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost,
+                                scheduler::Plan plan);
 
 /// Told what happens, on every rank; what is shown is the observer's business. All calls come from the training thread.
 class TrainObserver {
  public:
   virtual ~TrainObserver() = default;
   virtual void on_start(const RunPlan& /*plan*/, std::int64_t /*first_step*/) {}
-  virtual void on_step(const StepReport& /*report*/, const scheduler::Graph& /*graph*/, const scheduler::Timeline& /*measured*/) {}
+  virtual void on_step(const StepReport& /*report*/, const scheduler::Graph& /*graph*/,
+                       const scheduler::Timeline& /*measured*/) {}
   virtual void on_validation(std::int64_t /*step*/, double /*loss*/) {}
   /// Something worth a line: resumed from where, a checkpoint saved or refused, a buffer that grew.
   virtual void on_note(const std::string& /*text*/) {}
@@ -65,7 +68,8 @@ struct TrainOptions {
   std::filesystem::path resume_from;  ///< kFrom: a checkpoint folder, or a run folder (its newest valid checkpoint).
   std::filesystem::path init_from;    ///< Weights of this checkpoint, fresh optimizer and schedule; empty: none.
   std::string config_text;            ///< Stored with the run's checkpoints.
-  /// How plans are stored with checkpoints, and read back: a run that resumes in the same layout keeps its plan. May be null.
+  /// How plans are stored with checkpoints, and read back: a run that resumes in the same layout keeps its plan. May be
+  /// null.
   std::function<std::string(const scheduler::Plan&)> plan_to_text;
   std::function<scheduler::Plan(const std::string&)> plan_from_text;
   scheduler::CostModel cost;
@@ -76,9 +80,11 @@ struct TrainOptions {
 
 enum class TrainOutcome { kFinished, kStopped };  ///< kStopped: saved and stopped on request or at the time limit.
 
-/// Trains. Collective over `world`, which holds every rank of the job. Writes run_dir/metrics.jsonl and run_dir/checkpoints (rank 0 makes
-/// the folder). validate(config, world.size()) must be empty. Throws kInvalidArgument (data, checkpoint of another model) before any large memory is taken; kNonFinite
-/// when loss or gradient norm are not finite: the update is not applied and the last checkpoint stands.
-TrainOutcome train(const RunConfig& config, comm::Communicator& world, const TrainOptions& options, TrainObserver& observer);
+/// Trains. Collective over `world`, which holds every rank of the job. Writes run_dir/metrics.jsonl and
+/// run_dir/checkpoints (rank 0 makes the folder). validate(config, world.size()) must be empty. Throws kInvalidArgument
+/// (data, checkpoint of another model) before any large memory is taken; kNonFinite when loss or gradient norm are not
+/// finite: the update is not applied and the last checkpoint stands.
+TrainOutcome train(const RunConfig& config, comm::Communicator& world, const TrainOptions& options,
+                   TrainObserver& observer);
 
 }  // namespace weft::parallel

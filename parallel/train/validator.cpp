@@ -27,10 +27,12 @@ Batch padded(Batch batch, std::int64_t num_sequences) {
 }  // namespace
 
 template <class T>
-Validator<T>::Validator(const RunConfig& config, const MeshComms& comms, const Mesh& mesh, const scheduler::Shape& shape)
+Validator<T>::Validator(const RunConfig& config, const MeshComms& comms, const Mesh& mesh,
+                        const scheduler::Shape& shape)
     : config_(config), comms_(comms), mesh_(mesh), shape_(shape), data_(dataset_options(config, config.data.val)) {
   const TrainConfig& t = config.train;
-  layout_ = validation_layout(data_, t.validate_sequences, {t.global_batch, t.micro_batch, mesh.dp_size(), mesh.dp_rank()});
+  layout_ =
+      validation_layout(data_, t.validate_sequences, {t.global_batch, t.micro_batch, mesh.dp_size(), mesh.dp_rank()});
 }
 
 template <class T>
@@ -38,7 +40,7 @@ double Validator<T>::run(ParameterStore<T>& store) {
   const auto stream = make_inline_stream();
   if (!step_) {
     const StepSpec spec = validation_spec(config_, mesh_);
-    
+
     const scheduler::Graph graph = emit_step(spec, shape_, config_.train.dtype);
     step_ = std::make_unique<BoundStep<T>>(spec, scheduler::sequential_plan(graph, shape_),
                                            Runtime<T>{&store, &comms_, &state_, nullptr});
@@ -46,10 +48,12 @@ double Validator<T>::run(ParameterStore<T>& store) {
   }
   if (store.sharded())
     for (int b = 0; b < static_cast<int>(store.table().buckets().size()); ++b)
-      if (store.table().buckets()[static_cast<std::size_t>(b)].num_replicas > 1) gather_weights<T>(store, b, comms_, *stream);
+      if (store.table().buckets()[static_cast<std::size_t>(b)].num_replicas > 1)
+        gather_weights<T>(store, b, comms_, *stream);
   double sums[2] = {0.0, 0.0};
   for (std::int64_t round = 0; round < layout_.num_rounds(); ++round) {
-    const Batch batch = padded(validation_batch(data_, layout_, round, attend_mode(config_)), config_.train.micro_batch);
+    const Batch batch =
+        padded(validation_batch(data_, layout_, round, attend_mode(config_)), config_.train.micro_batch);
     state_.batches = {{batch.tokens.data(), batch.targets.data(), batch.positions.data(), batch.segments.data()}};
     step_->run();
     sums[0] += state_.statistics.loss_sum(0);

@@ -9,8 +9,9 @@
 
 namespace weft::parallel {
 
-/// The validation set is the first train.validate_sequences sequences of data.val, in file order, whatever the layout: ranks share
-/// them, and a rank with none left joins the collectives with rows that count for nothing. Router noise is off.
+/// The validation set is the first train.validate_sequences sequences of data.val, in file order, whatever the layout:
+/// ranks share them, and a rank with none left joins the collectives with rows that count for nothing. Router noise is
+/// off.
 template <class T>
 class Validator {
  public:

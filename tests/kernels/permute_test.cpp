@@ -88,8 +88,8 @@ TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their defini
     for (std::int64_t r = 0; r < num_rows; ++r)
       for (std::int64_t j = 0; j < width && !named[static_cast<std::size_t>(r)]; ++j)
         want_d_rows(r, j) = std::numeric_limits<double>::quiet_NaN();
-    unpermute_weighted_backward<T>(inline_stream(), {d_rows.view(), d_weight.view(), row_view}, dout.view(), rows.view(),
-                                   row_view, weight.view());
+    unpermute_weighted_backward<T>(inline_stream(), {d_rows.view(), d_weight.view(), row_view}, dout.view(),
+                                   rows.view(), row_view, weight.view());
     CHECK(difference(d_rows, want_d_rows, 1) == "");
     CHECK(difference(d_weight, want_d.d_weight, width, 1.0) == "");
 
@@ -107,8 +107,9 @@ TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their defini
     for (auto& r : d_row)
       if (r >= 0) r = static_cast<std::int32_t>((r + shift) % num_rows);
     Grid<T> rotated(num_rows, width, 1), same_weight(tokens, choices, 1);
-    unpermute_weighted_backward<T>(inline_stream(), {rotated.view(), same_weight.view(), {d_row.data(), tokens, choices}},
-                                   dout.view(), rows.view(), row_view, weight.view());
+    unpermute_weighted_backward<T>(inline_stream(),
+                                   {rotated.view(), same_weight.view(), {d_row.data(), tokens, choices}}, dout.view(),
+                                   rows.view(), row_view, weight.view());
     CHECK(difference(same_weight, want_d.d_weight, width, 1.0) == "");
     for (std::int64_t r = 0; r < num_rows; ++r)
       for (std::int64_t j = 0; j < width && named[static_cast<std::size_t>(r)]; ++j)
@@ -190,8 +191,9 @@ TEST_CASE("moving rows refuses what does not fit", "[permute]") {
 
   const auto backward = [&](Grid<float>& d_rows, Grid<float>& d_weight, Matrix<const float> dout, Grid<float>& rows,
                             Matrix<const std::int32_t> r, Grid<float>& w) {
-    return error_of(
-        [&] { unpermute_weighted_backward<float>(s, {d_rows.view(), d_weight.view(), r}, dout, rows.view(), r, w.view()); });
+    return error_of([&] {
+      unpermute_weighted_backward<float>(s, {d_rows.view(), d_weight.view(), r}, dout, rows.view(), r, w.view());
+    });
   };
   const char* name = "unpermute_weighted_backward";
   CHECK_THAT(backward(a35, w32, a34.view(), a54, row, w32), says(name, "d_rows is"));

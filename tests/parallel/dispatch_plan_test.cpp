@@ -29,7 +29,9 @@ World make_world(const Case& c, std::uint64_t seed) {
     const Rng rng(seed, RngPurpose::kTest, static_cast<std::uint64_t>(r));
     std::vector<std::int32_t>& kept = w.kept.emplace_back();
     for (std::int64_t i = 0; i < c.rows * c.top_k; ++i)
-      kept.push_back(static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(c.experts) + 1, static_cast<std::uint64_t>(i))) - 1);
+      kept.push_back(static_cast<std::int32_t>(
+                         rng.below(static_cast<std::uint64_t>(c.experts) + 1, static_cast<std::uint64_t>(i))) -
+                     1);
     DispatchPlan& plan = w.plans.emplace_back(c.rows, c.experts, c.ranks, c.forward, c.backward);
     plan.count_choices({kept.data(), c.rows, c.top_k});
   }
@@ -96,8 +98,8 @@ void check_chunk(World& w, const Case& c, bool backward, int chunk) {
 }  // namespace
 
 TEST_CASE("Rows are counted, placed and ordered as they travel", "[dispatch]") {
-  const Case c = GENERATE(Case{13, 2, 4, 1, 1, 1}, Case{13, 2, 4, 2, 3, 3}, Case{13, 3, 8, 4, 2, 5}, Case{1, 1, 4, 4, 1, 3},
-                          Case{0, 2, 4, 2, 2, 1}, Case{7, 4, 4, 4, 16, 2});
+  const Case c = GENERATE(Case{13, 2, 4, 1, 1, 1}, Case{13, 2, 4, 2, 3, 3}, Case{13, 3, 8, 4, 2, 5},
+                          Case{1, 1, 4, 4, 1, 3}, Case{0, 2, 4, 2, 2, 1}, Case{7, 4, 4, 4, 16, 2});
   for (std::uint64_t seed = 0; seed < 5; ++seed) {
     INFO("seed " << seed << ", T " << c.rows << " K " << c.top_k << " E " << c.experts << " P " << c.ranks << " r "
                  << c.forward << "/" << c.backward);
@@ -108,7 +110,8 @@ TEST_CASE("Rows are counted, placed and ordered as they travel", "[dispatch]") {
 }
 
 TEST_CASE("Rows of forward chunks find their place in backward chunks", "[dispatch]") {
-  const Case c = GENERATE(Case{13, 2, 4, 2, 3, 5}, Case{24, 3, 8, 4, 1, 4}, Case{24, 1, 8, 4, 6, 2}, Case{5, 2, 4, 2, 8, 3});
+  const Case c =
+      GENERATE(Case{13, 2, 4, 2, 3, 5}, Case{24, 3, 8, 4, 1, 4}, Case{24, 1, 8, 4, 6, 2}, Case{5, 2, 4, 2, 8, 3});
   World w = make_world(c, 3);
   for (int rank = 0; rank < c.ranks; ++rank)
     for (int b = 0; b < c.backward; ++b) {

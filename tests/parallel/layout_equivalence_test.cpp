@@ -46,7 +46,8 @@ TEST_CASE("Chunks, deferred dW, recompute, sub-batches and slices change no resu
   one.model = GENERATE(test::small_mixtral(), test::small_gpt2_moe());
   const StepOutcome reference = test::run_steps<double>(one);
   for (const int world : {1, 2})
-    for (const auto recompute : {scheduler::Recompute::kNone, scheduler::Recompute::kSelective, scheduler::Recompute::kFull})
+    for (const auto recompute :
+         {scheduler::Recompute::kNone, scheduler::Recompute::kSelective, scheduler::Recompute::kFull})
       for (const auto& [forward, backward] : {std::pair{3, 3}, {1, 3}, {3, 1}, {2, 5}, {16, 1}}) {
         StepCase c = one;
         c.world_size = c.ep_size = world;

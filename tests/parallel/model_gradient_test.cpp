@@ -18,18 +18,26 @@ namespace {
 class GradientProbe {
  public:
   GradientProbe(const ModelConfig& model, comm::Communicator& world, const ShapeOptions& shape_options)
-      : model_(model), mesh_(make_mesh(1, 0, 1, 1)), comms_(world, mesh_), table_(model, mesh_), store_(table_, Device{}, false) {
+      : model_(model),
+        mesh_(make_mesh(1, 0, 1, 1)),
+        comms_(world, mesh_),
+        table_(model, mesh_),
+        store_(table_, Device{}, false) {
     initialize_weights(store_, model, 7);
     const Rng rng(3, RngPurpose::kTest);
     for (int i = 0; i < kSequences * kLength; ++i) {
-      tokens_.push_back(static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(model.vocab_size), static_cast<std::uint64_t>(i))));
-      targets_.push_back(i % 5 == 4 ? -1 : static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(model.vocab_size), static_cast<std::uint64_t>(1000 + i))));
+      tokens_.push_back(static_cast<std::int32_t>(
+          rng.below(static_cast<std::uint64_t>(model.vocab_size), static_cast<std::uint64_t>(i))));
+      targets_.push_back(i % 5 == 4 ? -1
+                                    : static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(model.vocab_size),
+                                                                          static_cast<std::uint64_t>(1000 + i))));
       positions_.push_back(i % kLength);
       segments_.push_back(i / kLength);
       valid_ += targets_.back() >= 0;
     }
     state_.statistics = StepStatistics(model, 1, 1);
-    state_.previous_choices.assign(static_cast<std::size_t>(model.layers), std::vector<double>(static_cast<std::size_t>(model.moe.experts), 0.0));
+    state_.previous_choices.assign(static_cast<std::size_t>(model.layers),
+                                   std::vector<double>(static_cast<std::size_t>(model.moe.experts), 0.0));
     state_.running_choices = state_.previous_choices;
     state_.num_valid_tokens = valid_;
     state_.num_tokens = kSequences * kLength;
@@ -62,7 +70,8 @@ class GradientProbe {
   std::unique_ptr<BoundStep<double>> step_;
 };
 
-/// Directional derivatives of each tensor along its own gradient: |g|^2 must be what the loss does. Returns the worst relative error.
+/// Directional derivatives of each tensor along its own gradient: |g|^2 must be what the loss does. Returns the worst
+/// relative error.
 double worst_error(GradientProbe& probe, std::string& where) {
   probe.loss();
   ParameterStore<double>& store = probe.store();

@@ -124,6 +124,7 @@ TEST_CASE("A damaged newest checkpoint is passed over, and said so", "[trainer]"
   SECTION("a truncated file") { fs::resize_file(all[0] / "rank-00000.safetensors", 1000); }
   SECTION("no manifest") { fs::remove(all[0] / "manifest.json"); }
   SECTION("a broken manifest") { fs::resize_file(all[0] / "manifest.json", 200); }
+  SECTION("a flipped bit in the manifest") { flip_byte(all[0] / "manifest.json", GENERATE(40, 300, 2000)); }
   SECTION("a missing file") { fs::remove(all[0] / "rank-00001.safetensors"); }
   const auto resumed = run_training(config, {2, folder.path() / "run"});
   REQUIRE(resumed.warnings.size() == 1);

@@ -27,7 +27,8 @@ Graph random_graph(std::uint64_t seed, int num_tasks) {
   for (int t = 0; t < num_tasks; ++t) {
     std::vector<BufferId> reads, writes;
     for (std::size_t i = below(4); i > 0 && !buffers.empty(); --i) reads.push_back(buffers[below(buffers.size())]);
-    if (buffers.empty() || below(3) > 0) buffers.push_back(builder.add_buffer(bytes(static_cast<std::int64_t>(1 + below(100)))));
+    if (buffers.empty() || below(3) > 0)
+      buffers.push_back(builder.add_buffer(bytes(static_cast<std::int64_t>(1 + below(100)))));
     writes.push_back(below(4) == 0 ? buffers[below(buffers.size())] : buffers.back());
     TaskSpec spec;
     const Resource resources[] = {Resource::kCompute, Resource::kIntra, Resource::kInter};
@@ -99,7 +100,8 @@ TEST_CASE("Edges follow from what tasks read and write", "[graph]") {
   const auto task = [&](std::initializer_list<BufferId> reads, std::initializer_list<BufferId> writes) {
     return b.add_task({}, std::vector<BufferId>(reads), std::vector<BufferId>(writes));
   };
-  const TaskId write = task({}, {x}), read1 = task({x}, {y}), read2 = task({x}, {}), again = task({}, {x}), last = task({x, y}, {});
+  const TaskId write = task({}, {x}), read1 = task({x}, {y}), read2 = task({x}, {}), again = task({}, {x}),
+               last = task({x, y}, {});
   const auto deps = [&](TaskId t) {
     const auto d = b.graph().dependencies(t);
     return std::set<TaskId>(d.begin(), d.end());
@@ -154,7 +156,8 @@ TEST_CASE("Slots never hold two live buffers, in any order", "[plan]") {
       CHECK(map.slot_bytes[map.slot_of_buffer[a]] >= graph.buffers[a].bytes);
       all += graph.buffers[a].bytes;
       for (std::size_t b = 0; b < a; ++b)
-        if (map.slot_of_buffer[a] == map.slot_of_buffer[b] && first[b] >= 0) CHECK((last[a] < first[b] || last[b] < first[a]));
+        if (map.slot_of_buffer[a] == map.slot_of_buffer[b] && first[b] >= 0)
+          CHECK((last[a] < first[b] || last[b] < first[a]));
     }
     for (int i = 0; i < graph.num_tasks(); ++i) {
       std::int64_t live = 0;
@@ -184,7 +187,8 @@ TEST_CASE("A simulated step lies between its bounds", "[simulator]") {
     const Graph graph = random_graph(seed, 80);
     const Plan plan{"random", {}, random_order(graph, seed)};
     const SlotMap slots = assign_slots(graph, plan.issue_order);
-    const Timeline streams = simulate(graph, plan, slots, costs(), false), single = simulate(graph, plan, slots, costs(), true);
+    const Timeline streams = simulate(graph, plan, slots, costs(), false),
+                   single = simulate(graph, plan, slots, costs(), true);
     double sum = 0.0, loads[3] = {};
     for (TaskId t = 0; t < graph.num_tasks(); ++t) {
       const double cost = costs().cost_us(graph.tasks[t]);
@@ -212,8 +216,9 @@ TEST_CASE("A task's error carries its name and stops the step", "[executor]") {
   const Plan plan = sequential_plan(graph, {});
   Arena arena({}, graph, assign_slots(graph, plan.issue_order));
   bool second = false;
-  const std::vector<TaskBody> bodies{[](TaskContext&) { throw Error(ErrorCode::kComm, "rank 2 is gone", "start again"); },
-                                     [&](TaskContext&) { second = true; }};
+  const std::vector<TaskBody> bodies{
+      [](TaskContext&) { throw Error(ErrorCode::kComm, "rank 2 is gone", "start again"); },
+      [&](TaskContext&) { second = true; }};
   try {
     execute_inline(graph, plan, bodies, arena);
     FAIL("no error");

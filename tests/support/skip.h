@@ -3,10 +3,11 @@
 
 #include "tests/support/catch.h"
 
-/// Leaves the test case; scripts/test counts it as skipped and lists `reason`. For what this machine lacks, never for what is broken.
-#define WEFT_SKIP(reason)       \
-  do {                          \
+/// Leaves the test case; scripts/test counts it as skipped and lists `reason`. For what this machine lacks, never for
+/// what is broken.
+#define WEFT_SKIP(reason)        \
+  do {                           \
     WARN("skipped: " << reason); \
-    SUCCEED();                  \
-    return;                     \
+    SUCCEED();                   \
+    return;                      \
   } while (false)

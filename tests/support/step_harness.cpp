@@ -25,7 +25,8 @@ BatchData make_batch(const StepCase& c, int step, int rank, int micro_batch_inde
   BatchData b;
   const Rng rng(c.seed, RngPurpose::kTest, static_cast<std::uint64_t>(step));
   for (int i = 0; i < c.micro_batch; ++i) {
-    const std::uint64_t sample = static_cast<std::uint64_t>((rank * num_micro_batches + micro_batch_index) * c.micro_batch + i);
+    const std::uint64_t sample =
+        static_cast<std::uint64_t>((rank * num_micro_batches + micro_batch_index) * c.micro_batch + i);
     for (int p = 0; p < c.sequence_length; ++p) {
       const auto token = [&](int at) {
         return static_cast<std::int32_t>(rng.bits(sample, static_cast<std::uint64_t>(at))[0] %
@@ -51,19 +52,24 @@ class Run {
         store_(table_, Device{}, c.sharded),
         num_micro_(c.global_batch / (c.world_size * c.micro_batch)) {
     initialize_weights(store_, c.model, c.seed);
-    const StepSpec spec{c.model, mesh_, {num_micro_, c.micro_batch, c.sequence_length, c.model.moe.group_sequences},
-                        StepMode::kTrain, c.sharded};
+    const StepSpec spec{c.model,
+                        mesh_,
+                        {num_micro_, c.micro_batch, c.sequence_length, c.model.moe.group_sequences},
+                        StepMode::kTrain,
+                        c.sharded};
     const scheduler::Shape shape = uniform_shape(c.model.layers, c.shape);
     const scheduler::Graph graph = emit_step(spec, shape, dtype_of<T>);
     step_ = std::make_unique<BoundStep<T>>(spec, scheduler::sequential_plan(graph, shape),
                                            Runtime<T>{&store_, &comms_, &state_, nullptr});
     state_.statistics = StepStatistics(c.model, step_->num_units(), c.world_size);
-    state_.previous_choices.assign(static_cast<std::size_t>(c.model.layers), std::vector<double>(c.model.moe.experts, 0.0));
+    state_.previous_choices.assign(static_cast<std::size_t>(c.model.layers),
+                                   std::vector<double>(c.model.moe.experts, 0.0));
     state_.running_choices = state_.previous_choices;
     state_.clip_norm = c.clip_norm;
     state_.optimizer.lr = c.lr;
     state_.optimizer.weight_decay = 0.1;
-    state_.optimizer.eps = 1e-6;  // a key bias has a gradient of zero but for rounding, which a smaller eps would blow up
+    state_.optimizer.eps =
+        1e-6;  // a key bias has a gradient of zero but for rounding, which a smaller eps would blow up
     state_.num_tokens = double(c.global_batch) * c.sequence_length;
     state_.num_groups = double(c.global_batch) / c.model.moe.group_sequences;
   }
@@ -109,7 +115,8 @@ class Run {
   std::unique_ptr<BoundStep<T>> step_;
 };
 
-constexpr double kUpdate = 1e-2;  // a weight is compared against its size or that of one update (lr), whichever is larger
+constexpr double kUpdate =
+    1e-2;  // a weight is compared against its size or that of one update (lr), whichever is larger
 
 double relative(double a, double b) { return std::abs(a - b) / std::max({std::abs(a), std::abs(b), 1e-30}); }
 

@@ -41,7 +41,8 @@ template <class T>
 /// A small GPT-2-MoE-like model: a dense layer, then a MoE layer.
 [[nodiscard]] parallel::ModelConfig small_gpt2_moe();
 
-/// The largest relative difference between two runs: losses, norms, balance losses, weights. What differs most goes to `where`.
+/// The largest relative difference between two runs: losses, norms, balance losses, weights. What differs most goes to
+/// `where`.
 [[nodiscard]] double max_difference(const StepOutcome& a, const StepOutcome& b, std::string& where);
 
 }  // namespace weft::test

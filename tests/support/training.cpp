@@ -1,7 +1,5 @@
 #include "tests/support/training.h"
 
-#include <unistd.h>
-
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -21,7 +19,9 @@ class Recorder final : public TrainObserver {
   std::vector<std::string> notes, warnings;
   std::int64_t last_step = 0;
   void on_start(const RunPlan&, std::int64_t first_step) override { last_step = first_step - 1; }
-  void on_step(const StepReport& report, const scheduler::Graph&, const scheduler::Timeline&) override { last_step = report.step; }
+  void on_step(const StepReport& report, const scheduler::Graph&, const scheduler::Timeline&) override {
+    last_step = report.step;
+  }
   void on_note(const std::string& text) override { notes.push_back(text); }
   void on_warning(const std::string& text) override { warnings.push_back(text); }
 };
@@ -46,17 +46,6 @@ std::vector<nlohmann::ordered_json> metric_lines(const fs::path& run_dir) {
 }
 
 }  // namespace
-
-TempFolder::TempFolder() {
-  std::string name = (fs::temp_directory_path() / "weft-test-XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr) throw Error(ErrorCode::kIo, "no temporary folder");
-  path_ = name;
-}
-
-TempFolder::~TempFolder() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
-}
 
 RunConfig tiny_run(const fs::path& folder) {
   RunConfig c;
@@ -93,7 +82,9 @@ TrainRun run_training(const RunConfig& config, const TrainCall& call) {
     options.config_text = "a test";
     options.ranks_per_node = call.world_size;
     const bool asks = world.rank() == world.size() - 1;
-    options.stop_requested = [&] { return asks && call.stop_before_step > 0 && recorder.last_step + 1 >= call.stop_before_step; };
+    options.stop_requested = [&] {
+      return asks && call.stop_before_step > 0 && recorder.last_step + 1 >= call.stop_before_step;
+    };
     if (world.rank() == 0) fs::create_directories(call.run_dir);
     const TrainOutcome outcome = train(config, world, options, recorder);
     if (world.rank() == 0) out = {outcome, recorder.notes, recorder.warnings};

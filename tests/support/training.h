@@ -6,21 +6,9 @@
 #include <vector>
 
 #include "parallel/train/trainer.h"
+#include "tests/support/temp_folder.h"
 
 namespace weft::test {
-
-/// A folder that goes with the object.
-class TempFolder {
- public:
-  TempFolder();
-  ~TempFolder();
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// A tiny run in f64 on made-up tokens, which it writes into `folder`.
 [[nodiscard]] parallel::RunConfig tiny_run(const std::filesystem::path& folder);
@@ -38,7 +26,8 @@ struct TrainRun {
 };
 TrainRun run_training(const parallel::RunConfig& config, const TrainCall& call);
 
-/// metrics.jsonl without what the clock says (step_ms, tokens_per_second, model_tflops, exposed_comm_frac): a line a step.
+/// metrics.jsonl without what the clock says (step_ms, tokens_per_second, model_tflops, exposed_comm_frac): a line a
+/// step.
 [[nodiscard]] std::vector<std::string> timeless_metrics(const std::filesystem::path& run_dir);
 /// Column `key` of metrics.jsonl.
 [[nodiscard]] std::vector<double> metric(const std::filesystem::path& run_dir, const std::string& key);

@@ -1,4 +1,5 @@
-// tools/bench/bench_train.cpp - weft bench train: how much of the machine's own GEMM rate a whole training step reaches.
+// tools/bench/bench_train.cpp - weft bench train: how much of the machine's own GEMM rate a whole training step
+// reaches.
 #include "tools/bench/bench_train.h"
 
 #include <algorithm>
@@ -84,7 +85,8 @@ class Bench {
     const double seconds = seconds_since(start);
     stage_ms.assign(scheduler::kNumStages, 0.0);
     for (scheduler::TaskId t = 0; t < step_->graph().num_tasks(); ++t)
-      stage_ms[static_cast<std::size_t>(step_->graph().tasks[t].stage)] += (timeline.end_us[t] - timeline.start_us[t]) / 1e3;
+      stage_ms[static_cast<std::size_t>(step_->graph().tasks[t].stage)] +=
+          (timeline.end_us[t] - timeline.start_us[t]) / 1e3;
     return seconds;
   }
   [[nodiscard]] double step_flops() const {
@@ -122,7 +124,7 @@ nlohmann::ordered_json measure(const BenchTrainOptions& o) {
     Bench bench(o, world);
     std::vector<double> stages, seconds, rates, ratios;
     std::vector<std::vector<double>> stage_runs;
-    bench.run(1, stages);  // first touch of all memory
+    bench.run(1, stages);                // first touch of all memory
     for (int i = 0; i < o.steps; ++i) {  // interleaved, so that both sides see the same drift of the machine
       rates.push_back(gemm_gflops());
       seconds.push_back(bench.run(i + 2, stages));
@@ -139,11 +141,18 @@ nlohmann::ordered_json measure(const BenchTrainOptions& o) {
            {"steps", o.steps},
            {"flops_per_step", bench.step_flops()},
            {"flops_formula",
-            "per token 6 * (active matrix parameters, output projection included, embedding look-up not) + 12 * layers * heads * "
+            "per token 6 * (active matrix parameters, output projection included, embedding look-up not) + 12 * layers "
+            "* heads * "
             "head_dim * (S + 1) / 2"},
            {"vocab_size", o.vocab_size},
-           {"model", {{"layers", o.layers}, {"model_dim", o.model_dim}, {"expert_hidden_dim", o.expert_hidden_dim},
-                      {"experts", o.experts}, {"top_k", o.top_k}, {"batch", o.batch}, {"sequence_length", o.sequence_length}}}};
+           {"model",
+            {{"layers", o.layers},
+             {"model_dim", o.model_dim},
+             {"expert_hidden_dim", o.expert_hidden_dim},
+             {"experts", o.experts},
+             {"top_k", o.top_k},
+             {"batch", o.batch},
+             {"sequence_length", o.sequence_length}}}};
     for (int s = 0; s < scheduler::kNumStages; ++s) {
       std::vector<double> runs;
       for (const auto& run : stage_runs) runs.push_back(run[static_cast<std::size_t>(s)]);
@@ -163,8 +172,9 @@ int bench_train(const BenchTrainOptions& options, bool as_json) {
     return 0;
   }
   std::cout << "utilization  " << fixed(facts["utilization"], 3) << " (" << fixed(facts["utilization_min"], 3) << " to "
-            << fixed(facts["utilization_max"], 3) << " over " << options.steps << " steps): " << fixed(facts["model_gflops"], 1)
-            << " model GFLOP/s of " << fixed(facts["gemm_gflops"], 1) << " in SGEMM, one rank, one thread\n"
+            << fixed(facts["utilization_max"], 3) << " over " << options.steps
+            << " steps): " << fixed(facts["model_gflops"], 1) << " model GFLOP/s of " << fixed(facts["gemm_gflops"], 1)
+            << " in SGEMM, one rank, one thread\n"
             << "step         " << fixed(facts["step_ms"], 1) << " ms, " << human_count(facts["flops_per_step"])
             << " model FLOPs, vocabulary " << options.vocab_size << "\n"
             << "formula      " << facts["flops_formula"].get<std::string>() << "\n";

@@ -9,8 +9,8 @@ struct BenchTrainOptions {
   int steps = 5;  ///< Measured steps; one more before them warms up.
 };
 
-/// Model FLOP/s of a training step over the SGEMM rate of the same machine, one rank, one thread, F32, both measured in turn.
-/// Returns the exit status.
+/// Model FLOP/s of a training step over the SGEMM rate of the same machine, one rank, one thread, F32, both measured in
+/// turn. Returns the exit status.
 int bench_train(const BenchTrainOptions& options, bool as_json);
 
 }  // namespace weft::tools

@@ -14,8 +14,8 @@ class Message;
 
 namespace weft::tools {
 
-/// Fills `message` from protobuf text format, strictly: an unknown field, a wrong type, a field given twice or nesting beyond 32
-/// throws Error{kInvalidArgument} with `origin`, line and column.
+/// Fills `message` from protobuf text format, strictly: an unknown field, a wrong type, a field given twice or nesting
+/// beyond 32 throws Error{kInvalidArgument} with `origin`, line and column.
 void parse_text_proto(std::string_view text, std::string_view origin, google::protobuf::Message& message);
 
 /// Reads `path`, applies `sets` ("path.to.field=value") and finds the data files (find_data_file). Checks no values:

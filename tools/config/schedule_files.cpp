@@ -24,15 +24,15 @@ constexpr Recompute kRecomputes[] = {Recompute::kNone, Recompute::kSelective, Re
 
 bool is_collective(WorkKind kind) { return kind >= WorkKind::kAllToAll; }
 
-void require_all(const std::array<bool, 2 * scheduler::kNumWorkKinds>& given,
-                 const std::string& path) {
+void require_all(const std::array<bool, 2 * scheduler::kNumWorkKinds>& given, const std::string& path) {
   for (int kind = 1; kind < scheduler::kNumWorkKinds; ++kind)
     for (const int link : {0, 1}) {
       if (link == 1 && !is_collective(static_cast<WorkKind>(kind))) continue;
       if (!given[static_cast<std::size_t>(2 * kind + link)])
-        throw Error(ErrorCode::kInvalidArgument,
-                    str(path, ": no cost for ", to_string(static_cast<WorkKind>(kind)), link == 1 ? " between nodes" : ""),
-                    "add a cost { work: ... } entry");
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            str(path, ": no cost for ", to_string(static_cast<WorkKind>(kind)), link == 1 ? " between nodes" : ""),
+            "add a cost { work: ... } entry");
     }
 }
 
@@ -59,7 +59,8 @@ scheduler::CostModel load_costs(const std::string& path) {
     seen = true;
     auto& table = link == 0 ? costs.intra : costs.inter;
     table[static_cast<std::size_t>(kind)] = LinearCost{entry.alpha_us(), entry.beta_us()};
-    if (link == 0 && !is_collective(static_cast<WorkKind>(kind))) costs.inter[static_cast<std::size_t>(kind)] = table[static_cast<std::size_t>(kind)];
+    if (link == 0 && !is_collective(static_cast<WorkKind>(kind)))
+      costs.inter[static_cast<std::size_t>(kind)] = table[static_cast<std::size_t>(kind)];
   }
   require_all(given, path);
   return costs;

@@ -8,7 +8,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/atomic_file.h"
 #include "core/error.h"
+#include "tools/config/schedule_files.h"
+#include "tools/launcher.h"
 #include "tools/train/process.h"
 #include "tools/train/text.h"
 
@@ -20,7 +23,7 @@ using parallel::StepReport;
 bool is_live(Progress progress, int rank) {
   if (rank != 0 || progress == Progress::kNever) return false;
   if (progress == Progress::kAlways) return true;
-  return isatty(STDOUT_FILENO) == 1 && !under_launcher();  // mpirun gives its ranks a terminal whether it has one or not
+  return isatty(STDOUT_FILENO) == 1 && !find_launch();  // mpirun gives its ranks a terminal whether it has one or not
 }
 
 std::string memory_line(const scheduler::MemoryUse& use, std::int64_t validation) {
@@ -37,7 +40,9 @@ std::string memory_line(const scheduler::MemoryUse& use, std::int64_t validation
 Console::Console(const parallel::RunConfig& config, int rank, Progress progress, int log_every)
     : config_(config), rank_(rank), live_(is_live(progress, rank)), log_every_(std::max(1, log_every)) {}
 
-void Console::open_log(const std::filesystem::path& path) {
+void Console::use_run_folder(const std::filesystem::path& run_dir) {
+  run_dir_ = run_dir;
+  const std::filesystem::path path = run_dir / "log.txt";
   log_.reset(std::fopen(path.c_str(), "ae"));
   if (!log_) throw Error(ErrorCode::kIo, str("cannot write ", path.string(), ": ", std::strerror(errno)));
 }
@@ -54,6 +59,7 @@ void Console::print(const std::string& line) const {
 
 void Console::on_start(const parallel::RunPlan& plan, std::int64_t first_step) {
   plan_ = plan;
+  if (!run_dir_.empty()) write_file(run_dir_ / "plan.textproto", plan_to_text(plan.plan));
   first_step_ = first_step;
   start_ = std::chrono::steady_clock::now();
   const parallel::TrainConfig& t = config_.train;
@@ -80,11 +86,14 @@ std::string Console::step_line(const StepReport& report) const {
   }
   char text[96];
   std::snprintf(text, sizeof text, " gnorm %.3f lr %.2e %.0f ms ", r.gradient_norm, report.lr, report.step_ms);
-  line += text + human_count(report.tokens_per_second) + " tok/s " + fixed(report.model_tflops * 1e3, 1) + " GFLOP/s/rank";
-  if (plan_.mesh.world_size > 1) line += " comm " + fixed(100 * report.exposed_comm_fraction, 0) + "% imb " + fixed(r.rank_imbalance, 2);
+  line +=
+      text + human_count(report.tokens_per_second) + " tok/s " + fixed(report.model_tflops * 1e3, 1) + " GFLOP/s/rank";
+  if (plan_.mesh.world_size > 1)
+    line += " comm " + fixed(100 * report.exposed_comm_fraction, 0) + "% imb " + fixed(r.rank_imbalance, 2);
   if (config_.model.moe.capacity_factor > 0) line += " drop " + fixed(100 * r.drop_fraction, 1) + "%";
   line += " mem " + human_bytes(double(peak_memory_bytes()));
-  const double left = total_ms_ / double(std::max<std::int64_t>(1, num_steps_)) / 1e3 * double(config_.train.steps - report.step);
+  const double left =
+      total_ms_ / double(std::max<std::int64_t>(1, num_steps_)) / 1e3 * double(config_.train.steps - report.step);
   return line + " eta " + human_seconds(left);
 }
 
@@ -99,7 +108,8 @@ void Console::on_step(const StepReport& report, const scheduler::Graph& graph, c
   }
   last_loss_ = report.result.loss;
   if (rank_ == 0) {
-    const bool printed = report.step == first_step_ || report.step == config_.train.steps || report.step % log_every_ == 0;
+    const bool printed =
+        report.step == first_step_ || report.step == config_.train.steps || report.step % log_every_ == 0;
     if (printed)
       print(step_line(report));
     else if (live_) {
@@ -125,10 +135,10 @@ void Console::on_warning(const std::string& text) {
   if (log_) std::fprintf(log_.get(), "warning: %s\n", text.c_str());
 }
 
-void Console::summary(const std::filesystem::path& run_dir) const {
+void Console::summary() const {
   if (rank_ != 0) return;
   if (num_steps_ == 0) {
-    print(str("nothing to do: the run in ", run_dir.string(), " has all its ", config_.train.steps, " steps"));
+    print(str("nothing to do: the run in ", run_dir_.string(), " has all its ", config_.train.steps, " steps"));
     return;
   }
   const double steps = double(num_steps_), step_ms = total_ms_ / steps;
@@ -136,7 +146,8 @@ void Console::summary(const std::filesystem::path& run_dir) const {
             human_seconds(std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count()), ": loss ",
             fixed(first_loss_, 4), " -> ", fixed(last_loss_, 4),
             last_validation_ >= 0 ? ", validation loss " + fixed(last_validation_, 4) : ""));
-  print(str("step time: ", fixed(step_ms, 1), " ms measured, ", fixed(plan_.predicted_ms, 1), " ms predicted (", plan_.cost_source, ")"));
+  print(str("step time: ", fixed(step_ms, 1), " ms measured, ", fixed(plan_.predicted_ms, 1), " ms predicted (",
+            plan_.cost_source, ")"));
   for (int s = 0; s < scheduler::kNumStages; ++s) {
     const auto i = static_cast<std::size_t>(s);
     if (stage_ms_[i] <= 0 && plan_.predicted_stage_ms[i] <= 0) continue;
@@ -148,7 +159,7 @@ void Console::summary(const std::filesystem::path& run_dir) const {
   }
   print(str("peak memory: ", human_bytes(double(peak_memory_bytes())), " of the process, ",
             human_bytes(double(plan_.memory.total() + plan_.validation_bytes)), " planned for tensors"));
-  print(str("run folder: ", run_dir.string()));
+  print(str("run folder: ", run_dir_.string()));
 }
 
 }  // namespace weft::tools

@@ -14,20 +14,22 @@ namespace weft::tools {
 
 enum class Progress { kAuto, kAlways, kNever };
 
-/// Rank 0 prints to standard output and to run_dir/log.txt; other ranks are silent but for warnings on standard error. On a terminal the
-/// step line is rewritten in place between printed steps; elsewhere every `every`-th step is a line.
+/// Rank 0 prints to standard output and to run_dir/log.txt; other ranks are silent but for warnings on standard error.
+/// On a terminal the step line is rewritten in place between printed steps; elsewhere every `every`-th step is a line.
 class Console final : public parallel::TrainObserver {
  public:
   Console(const parallel::RunConfig& config, int rank, Progress progress, int log_every);
-  void open_log(const std::filesystem::path& path);
+  /// Rank 0: log.txt and plan.textproto go into `run_dir`, which exists. Throws Error{kIo}.
+  void use_run_folder(const std::filesystem::path& run_dir);
 
   void on_start(const parallel::RunPlan& plan, std::int64_t first_step) override;
-  void on_step(const parallel::StepReport& report, const scheduler::Graph& graph, const scheduler::Timeline& timeline) override;
+  void on_step(const parallel::StepReport& report, const scheduler::Graph& graph,
+               const scheduler::Timeline& timeline) override;
   void on_validation(std::int64_t step, double loss) override;
   void on_note(const std::string& text) override;
   void on_warning(const std::string& text) override;
   /// Losses, time per step, time by stage, peak memory: measured next to predicted.
-  void summary(const std::filesystem::path& run_dir) const;
+  void summary() const;
 
  private:
   struct Close {
@@ -40,6 +42,7 @@ class Console final : public parallel::TrainObserver {
   int rank_;
   bool live_;
   int log_every_;
+  std::filesystem::path run_dir_;  // empty: nothing is written
   std::unique_ptr<std::FILE, Close> log_;
   parallel::RunPlan plan_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();

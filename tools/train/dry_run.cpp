@@ -9,20 +9,12 @@
 #include "parallel/train/trainer.h"
 #include "tools/config/loader.h"
 #include "tools/exit_status.h"
+#include "tools/launcher.h"
 #include "tools/train/process.h"
 #include "tools/train/text.h"
 
 namespace weft::tools {
 namespace {
-
-int environment_number(std::initializer_list<const char*> names, int otherwise) {
-  for (const char* name : names)
-    if (const char* value = std::getenv(name); value != nullptr && std::atoi(value) >= 0) return std::atoi(value);
-  return otherwise;
-}
-
-int launcher_ranks() { return environment_number({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"}, 1); }
-int launcher_rank() { return environment_number({"OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"}, 0); }
 
 /// Ranks differ by a few elements of sharded state: the fullest counts.
 parallel::RunPlan fullest_rank(const parallel::RunConfig& config, int ranks, const scheduler::CostModel& costs) {
@@ -41,22 +33,24 @@ std::int64_t mapped_bytes(const parallel::RunConfig& config) {
     for (const std::string& file : *files)
       for (const std::string& path : {file, file + ".bin"}) {
         std::error_code missing;
-        if (const auto size = std::filesystem::file_size(path, missing); !missing) bytes += static_cast<std::int64_t>(size);
+        if (const auto size = std::filesystem::file_size(path, missing); !missing)
+          bytes += static_cast<std::int64_t>(size);
       }
   return bytes;
 }
 
 nlohmann::ordered_json to_json(const parallel::RunConfig& config, const parallel::RunPlan& plan) {
   const parallel::ParameterCount count = parallel::count_parameters(config.model);
-  nlohmann::ordered_json out{{"ranks", plan.mesh.world_size},
-                             {"parameters", count.total},
-                             {"active_parameters", count.active},
-                             {"tokens_per_step", std::int64_t{config.train.global_batch} * config.train.sequence_length},
-                             {"flops_per_token", parallel::flops_per_token(config.model, config.train.sequence_length)},
-                             {"tasks", plan.num_tasks},
-                             {"policy", plan.plan.policy},
-                             {"predicted_ms", plan.predicted_ms},
-                             {"cost_source", plan.cost_source}};
+  nlohmann::ordered_json out{
+      {"ranks", plan.mesh.world_size},
+      {"parameters", count.total},
+      {"active_parameters", count.active},
+      {"tokens_per_step", std::int64_t{config.train.global_batch} * config.train.sequence_length},
+      {"flops_per_token", parallel::flops_per_token(config.model, config.train.sequence_length)},
+      {"tasks", plan.num_tasks},
+      {"policy", plan.plan.policy},
+      {"predicted_ms", plan.predicted_ms},
+      {"cost_source", plan.cost_source}};
   for (int c = 0; c < scheduler::kNumMemoryClasses; ++c)
     out["memory_bytes"][std::string(to_string(static_cast<scheduler::MemoryClass>(c)))] = plan.memory.bytes[c];
   out["memory_bytes"]["validation"] = plan.validation_bytes;
@@ -89,9 +83,10 @@ void print_table(const nlohmann::ordered_json& facts) {
 }  // namespace
 
 int dry_run(const parallel::RunConfig& config, int ranks, const scheduler::CostModel& costs, bool as_json) {
-  const int num_ranks = ranks > 0 ? ranks : launcher_ranks();
+  const Launch launch = find_launch().value_or(Launch{});
+  const int num_ranks = ranks > 0 ? ranks : launch.num_ranks;
   require_valid(config, num_ranks);
-  if (launcher_rank() != 0) return kExitDone;
+  if (launch.rank != 0) return kExitDone;
   const nlohmann::ordered_json facts = to_json(config, fullest_rank(config, num_ranks, costs));
   if (as_json)
     std::cout << facts.dump(2) << "\n";

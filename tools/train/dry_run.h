@@ -6,8 +6,8 @@
 
 namespace weft::tools {
 
-/// Prints model, layout, memory of every class on the fullest rank, and predicted time by stage. `ranks` 0: those of the launcher.
-/// Returns the exit status.
+/// Prints model, layout, memory of every class on the fullest rank, and predicted time by stage. `ranks` 0: those of
+/// the launcher. Returns the exit status.
 int dry_run(const parallel::RunConfig& config, int ranks, const scheduler::CostModel& costs, bool as_json);
 
 }  // namespace weft::tools

@@ -6,7 +6,8 @@
 
 #include <atomic>
 #include <csignal>
-#include <cstdlib>
+
+#include "tools/launcher.h"
 
 namespace weft::tools {
 namespace {
@@ -20,12 +21,6 @@ extern "C" void request_stop(int) { stop_flag().store(true, std::memory_order_re
 
 }  // namespace
 
-bool under_launcher() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_PROCID"})
-    if (std::getenv(name) != nullptr) return true;
-  return false;
-}
-
 void install_signal_handlers() {
   stop_flag().store(false);  // made before a handler can need it
   struct sigaction action {};
@@ -33,7 +28,7 @@ void install_signal_handlers() {
   action.sa_flags = SA_RESTART;
   sigaction(SIGUSR1, &action, nullptr);
   sigaction(SIGUSR2, &action, nullptr);
-  if (under_launcher()) prctl(PR_SET_PDEATHSIG, SIGKILL);  // mpirun killed with -9 leaves its ranks behind
+  if (find_launch()) prctl(PR_SET_PDEATHSIG, SIGKILL);  // mpirun killed with -9 leaves its ranks behind
 }
 
 bool stop_requested() noexcept { return stop_flag().load(std::memory_order_relaxed); }

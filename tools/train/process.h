@@ -6,11 +6,8 @@
 
 namespace weft::tools {
 
-/// Whether mpirun, srun or the like started this process.
-[[nodiscard]] bool under_launcher();
-
-/// SIGUSR1 and SIGUSR2 ask for save-and-stop (mpirun forwards them and kills nobody); a rank whose launcher dies is killed with it.
-/// Call once, at start-up.
+/// SIGUSR1 and SIGUSR2 ask for save-and-stop (mpirun forwards them and kills nobody); a rank whose launcher dies is
+/// killed with it. Call once, at start-up.
 void install_signal_handlers();
 [[nodiscard]] bool stop_requested() noexcept;
 
