@@ -1,6 +1,7 @@
 // scheduler/arena.h - the memory behind a plan's slots.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -27,7 +28,7 @@ class Arena {
     reserve(b, count * static_cast<std::int64_t>(sizeof(T)));
     return get<T>(b);
   }
-  [[nodiscard]] std::int64_t num_grows() const noexcept { return num_grows_; }
+  [[nodiscard]] std::int64_t num_grows() const noexcept { return num_grows_.load(); }
   [[nodiscard]] std::int64_t bytes() const noexcept;  ///< Allocated now.
 
  private:
@@ -36,8 +37,8 @@ class Arena {
   Device device_;
   SlotMap map_;
   std::vector<Memory> blocks_;
-  std::vector<const char*> labels_;  // [buffers]
-  std::int64_t num_grows_ = 0;
+  std::vector<const char*> labels_;          // [buffers]
+  std::atomic<std::int64_t> num_grows_ = 0;  // streams grow different slots at once
 };
 
 }  // namespace weft::scheduler

@@ -108,7 +108,8 @@ scheduler::Shape uniform_shape(int layers, const ShapeOptions& o) {
 }
 
 template <class T>
-BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const Runtime<T>& runtime, Device device)
+BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const Runtime<T>& runtime, Device device,
+                        scheduler::ExecutorKind executor)
     : spec_(spec),
       plan_(plan),
       runtime_(runtime),
@@ -123,7 +124,9 @@ BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const
     throw Error(ErrorCode::kInvalidArgument, "the plan does not fit this step:" + problems,
                 "plan again for this model, world and batch");
   slots_ = scheduler::assign_slots(graph_, plan_.issue_order);
-  arena_ = scheduler::Arena(device, graph_, slots_);
+  arena_ = std::make_unique<scheduler::Arena>(device, graph_, slots_);
+  if (executor == scheduler::ExecutorKind::kStreams)
+    streams_ = std::make_unique<scheduler::StreamExecutor>(device, graph_, plan_, slots_);
 }
 
 template <class T>
@@ -131,7 +134,8 @@ scheduler::Timeline BoundStep<T>::run() {
   StepState& state = *runtime_.state;
   state.statistics.reset();
   for (auto& running : state.running_choices) running.assign(running.size(), 0.0);
-  return scheduler::execute_inline(graph_, plan_, bodies_, arena_);
+  if (streams_) return streams_->run(bodies_, *arena_);
+  return scheduler::execute_inline(graph_, plan_, bodies_, *arena_);
 }
 
 template class BoundStep<float>;

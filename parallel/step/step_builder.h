@@ -7,7 +7,7 @@
 
 #include "core/dtype.h"
 #include "parallel/step/step_context.h"
-#include "scheduler/executor.h"
+#include "scheduler/stream_executor.h"
 
 namespace weft::parallel {
 
@@ -31,7 +31,8 @@ template <class T>
 class BoundStep {
  public:
   /// Checks the plan against the graph first: throws kInvalidArgument with every problem.
-  BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const Runtime<T>& runtime, Device device = {});
+  BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const Runtime<T>& runtime, Device device = {},
+            scheduler::ExecutorKind executor = scheduler::ExecutorKind::kInline);
   BoundStep(const BoundStep&) = delete;
   BoundStep& operator=(const BoundStep&) = delete;
 
@@ -39,7 +40,7 @@ class BoundStep {
   [[nodiscard]] const scheduler::Graph& graph() const noexcept { return graph_; }
   [[nodiscard]] const scheduler::Plan& plan() const noexcept { return plan_; }
   [[nodiscard]] const scheduler::SlotMap& slots() const noexcept { return slots_; }
-  [[nodiscard]] const scheduler::Arena& arena() const noexcept { return arena_; }
+  [[nodiscard]] const scheduler::Arena& arena() const noexcept { return *arena_; }
   [[nodiscard]] int num_units() const noexcept { return num_units_; }
 
  private:
@@ -50,7 +51,8 @@ class BoundStep {
   scheduler::Graph graph_;
   std::vector<scheduler::TaskBody> bodies_;
   scheduler::SlotMap slots_;
-  scheduler::Arena arena_;
+  std::unique_ptr<scheduler::Arena> arena_;
+  std::unique_ptr<scheduler::StreamExecutor> streams_;  ///< Null: one thread, in issue order.
 };
 
 }  // namespace weft::parallel

@@ -51,7 +51,8 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
   const scheduler::SlotMap slots = scheduler::assign_slots(graph, out.plan.issue_order);
   out.memory = scheduler::memory_use(graph, slots);
   out.num_tasks = graph.num_tasks();
-  const scheduler::Timeline timeline = scheduler::simulate(graph, out.plan, slots, cost, true);
+  const scheduler::Timeline timeline =
+      scheduler::simulate(graph, out.plan, slots, cost, config.schedule.executor == ExecutorKind::kInline);
   out.predicted_ms = timeline.total_us / 1e3;
   for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t)
     out.predicted_stage_ms[static_cast<std::size_t>(graph.tasks[t].stage)] +=
@@ -72,7 +73,9 @@ RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ra
   const Mesh mesh = make_mesh(world_size, world_rank, config.parallel.expert, ranks_per_node);
   const scheduler::Shape shape = training_shape(config);
   const scheduler::Graph graph = emit_step(training_spec(config, mesh), shape, config.train.dtype);
-  return price(config, mesh, cost, graph, scheduler::sequential_plan(graph, shape));
+  return price(config, mesh, cost, graph,
+               config.schedule.policy == PolicyKind::kList ? scheduler::list_plan(graph, shape, cost)
+                                                           : scheduler::sequential_plan(graph, shape));
 }
 
 RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost, scheduler::Plan plan) {

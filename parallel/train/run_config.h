@@ -8,13 +8,15 @@
 
 #include "core/dtype.h"
 #include "parallel/model/model_config.h"
+#include "scheduler/executor.h"
 #include "scheduler/plan.h"
 
 namespace weft::parallel {
 
 enum class LrSchedule { kConstant, kCosine, kLinear, kWsd };
 using scheduler::Recompute;
-enum class PolicyKind { kSequential };
+enum class PolicyKind { kSequential, kList };  ///< scheduler/policy.h
+using scheduler::ExecutorKind;
 
 struct OptimizerConfig {
   double lr = 1e-3;           ///< Peak learning rate.
@@ -69,6 +71,7 @@ struct CheckpointConfig {
 
 struct ScheduleConfig {
   PolicyKind policy = PolicyKind::kSequential;
+  ExecutorKind executor = ExecutorKind::kInline;
   int forward_chunks = 1;          ///< r of every MoE layer, forward.
   int backward_chunks = 1;         ///< r of every MoE layer, backward.
   bool defer_weight_grad = false;  ///< Expert dW as tasks of their own, after the dX of the layer.

@@ -27,14 +27,6 @@ double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-/// Share of the step in which only communication ran. In one thread that is all the time of the collectives.
-double exposed_comm(const scheduler::Graph& graph, const scheduler::Timeline& timeline) {
-  double comm = 0.0;
-  for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t)
-    if (!graph.tasks[t].resources.has(Resource::kCompute)) comm += timeline.end_us[t] - timeline.start_us[t];
-  return timeline.total_us > 0 ? comm / timeline.total_us : 0.0;
-}
-
 template <class T>
 class Training {
  public:
@@ -130,6 +122,10 @@ void Training<T>::start_from_checkpoint() {
 template <class T>
 void Training<T>::make_plan() {
   plan_ = plan_run(config_, world_.size(), world_.rank(), options_.ranks_per_node, options_.cost);
+  // Ranks own uneven shares, so their prices differ by a little: rank 0's order is everybody's.
+  std::vector<scheduler::TaskId>& order = plan_.plan.issue_order;
+  world_.broadcast(comm::as_buffer(order.data(), static_cast<std::int64_t>(order.size())), 0, *stream_);
+  plan_ = take_plan(config_, mesh_, options_.cost, std::move(plan_.plan));
   if (resume_ && options_.plan_from_text && !resume_->state().plan_text.empty()) {
     try {
       scheduler::Plan stored = options_.plan_from_text(resume_->state().plan_text);
@@ -170,7 +166,8 @@ void Training<T>::bind() {
     initialize_weights(*store_, config_.model, config_.train.seed);
   }
   step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_), plan_.plan,
-                                         Runtime<T>{store_.get(), &comms_, &state_, nullptr});
+                                         Runtime<T>{store_.get(), &comms_, &state_, nullptr}, Device{},
+                                         config_.schedule.executor);
   state_.statistics = StepStatistics(config_.model, step_->num_units(), world_.size());
   state_.clip_norm = config_.train.optimizer.clip_norm;
   state_.num_tokens = double(config_.train.global_batch) * config_.train.sequence_length;
@@ -239,7 +236,7 @@ StepReport Training<T>::one_step(std::int64_t step, const std::vector<Batch>& ba
   report.model_tflops =
       flops_per_token(config_.model, config_.train.sequence_length) * report.tokens_per_second / world_.size() / 1e12;
   report.predicted_ms = plan_.predicted_ms;
-  report.exposed_comm_fraction = exposed_comm(step_->graph(), timeline);
+  report.exposed_comm_fraction = scheduler::exposed_comm_us(step_->graph(), timeline) / timeline.total_us;
   if (step_->arena().num_grows() > grows && step_->arena().bytes() > noted_bytes_ + noted_bytes_ / 4) {
     noted_bytes_ = step_->arena().bytes();
     observer_.on_note(str("step ", step, ": routing is more unbalanced than planned for; the arena grew to ",

@@ -102,3 +102,22 @@ TEST_CASE("The same run twice gives the same bits", "[layout]") {
   std::string where;
   CHECK(test::max_difference(test::run_steps<float>(c), test::run_steps<float>(c), where) == 0.0);
 }
+
+TEST_CASE("Any order, on one thread or on streams, gives the bits of the sequential step", "[layout][streams]") {
+  StepCase c;
+  c.model = GENERATE(test::small_mixtral(), test::small_gpt2_moe());
+  c.world_size = GENERATE(1, 4);
+  c.ep_size = c.world_size / 2 + 1 > 2 ? 2 : 1;
+  c.shape = {3, 2, true, scheduler::Recompute::kSelective, 1, 2};
+  c.steps = 2;
+  c.micro_batch = 1;
+  const StepOutcome reference = test::run_steps<double>(c);
+  for (std::uint64_t seed = 0; seed < 6; ++seed) {
+    c.order_seed = seed;
+    c.executor = seed % 3 == 2 ? scheduler::ExecutorKind::kInline : scheduler::ExecutorKind::kStreams;
+    std::string where;
+    const double difference = test::max_difference(reference, test::run_steps<double>(c), where);
+    INFO("order " << seed << ", world " << c.world_size << ", worst: " << where);
+    CHECK(difference == 0.0);
+  }
+}

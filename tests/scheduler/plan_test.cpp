@@ -4,62 +4,21 @@
 #include <set>
 
 #include "core/error.h"
-#include "core/rng.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/executor.h"
 #include "scheduler/policy.h"
+#include "scheduler/stream_executor.h"
 #include "tests/support/catch.h"
+#include "tests/support/random_plan.h"
 
 using namespace weft;
 using namespace weft::scheduler;
+using test::random_graph;
+using test::random_order;
 
 namespace {
 
 BufferSpec bytes(std::int64_t n) { return {"b", MemoryClass::kActivations, n, false, false}; }
-
-/// A random program: each task reads some earlier buffers and writes a new or an old one.
-Graph random_graph(std::uint64_t seed, int num_tasks) {
-  const Rng rng(seed, RngPurpose::kTest);
-  std::uint64_t counter = 0;
-  const auto below = [&](std::size_t n) { return static_cast<std::size_t>(rng.below(n, counter++)); };
-  GraphBuilder builder;
-  std::vector<BufferId> buffers;
-  for (int t = 0; t < num_tasks; ++t) {
-    std::vector<BufferId> reads, writes;
-    for (std::size_t i = below(4); i > 0 && !buffers.empty(); --i) reads.push_back(buffers[below(buffers.size())]);
-    if (buffers.empty() || below(3) > 0)
-      buffers.push_back(builder.add_buffer(bytes(static_cast<std::int64_t>(1 + below(100)))));
-    writes.push_back(below(4) == 0 ? buffers[below(buffers.size())] : buffers.back());
-    TaskSpec spec;
-    const Resource resources[] = {Resource::kCompute, Resource::kIntra, Resource::kInter};
-    spec.resources = {resources[below(3)]};
-    spec.work = {below(2) == 0 ? WorkKind::kGemm : WorkKind::kMemory, static_cast<double>(below(1000))};
-    builder.add_task(spec, reads, writes);
-  }
-  return builder.take();
-}
-
-/// Another linear extension: the ready task with the smallest random key goes next.
-std::vector<TaskId> random_order(const Graph& graph, std::uint64_t seed) {
-  const Rng rng(seed, RngPurpose::kTest, 1);
-  std::vector<int> missing(graph.tasks.size());
-  std::vector<std::vector<TaskId>> next(graph.tasks.size());
-  std::set<std::pair<double, TaskId>> ready;
-  for (TaskId t = 0; t < graph.num_tasks(); ++t) {
-    for (const TaskId d : graph.dependencies(t)) next[d].push_back(t);
-    missing[t] = static_cast<int>(graph.dependencies(t).size());
-    if (missing[t] == 0) ready.insert({rng.uniform(static_cast<std::uint64_t>(t)), t});
-  }
-  std::vector<TaskId> order;
-  while (!ready.empty()) {
-    const TaskId t = ready.begin()->second;
-    ready.erase(ready.begin());
-    order.push_back(t);
-    for (const TaskId n : next[t])
-      if (--missing[n] == 0) ready.insert({rng.uniform(static_cast<std::uint64_t>(n)), n});
-  }
-  return order;
-}
 
 CostModel costs() {
   CostModel c;
@@ -70,25 +29,30 @@ CostModel costs() {
 }
 
 /// Runs the program on numbers: a task mixes what it reads into what it writes. What a slot holds before is garbage.
-std::vector<double> run_on_numbers(const Graph& graph, const Plan& plan) {
-  Arena arena({}, graph, assign_slots(graph, plan.issue_order));
+std::vector<double> run_on_numbers(const Graph& graph, const Plan& plan,
+                                   ExecutorKind executor = ExecutorKind::kInline) {
+  const SlotMap slots = assign_slots(graph, plan.issue_order);
+  Arena arena({}, graph, slots);
   std::vector<double> results(graph.tasks.size());
-  std::vector<bool> written(graph.buffers.size(), false);
+  std::vector<char> written(graph.buffers.size(), 0);  // bytes: streams write neighbours at once
   std::vector<TaskBody> bodies;
   for (TaskId t = 0; t < graph.num_tasks(); ++t)
     bodies.push_back([&, t](TaskContext& c) {
       double value = t + 1.0;
       for (const BufferId b : graph.reads(t))
-        if (written[b]) value += 0.5 * *c.arena.require<double>(b, 1);
+        if (written[b] != 0) value += 0.5 * *c.arena.require<double>(b, 1);
       for (const BufferId b : graph.writes(t)) {
         double* at = c.arena.require<double>(b, 1);
-        *at = value + (written[b] ? 0.25 * *at : 0.0);
-        written[b] = true;
+        *at = value + (written[b] != 0 ? 0.25 * *at : 0.0);
+        written[b] = 1;
         value = *at;
       }
       results[t] = value;
     });
-  execute_inline(graph, plan, bodies, arena);
+  if (executor == ExecutorKind::kInline)
+    execute_inline(graph, plan, bodies, arena);
+  else
+    StreamExecutor({}, graph, plan, slots).run(bodies, arena);
   return results;
 }
 
@@ -171,13 +135,15 @@ TEST_CASE("Slots never hold two live buffers, in any order", "[plan]") {
   }
 }
 
-TEST_CASE("Every order of a program gives the same numbers", "[plan][executor]") {
+TEST_CASE("Every order of a program, in every executor, gives the same numbers", "[plan][executor]") {
   for (std::uint64_t seed = 0; seed < 30; ++seed) {
     INFO("seed " << seed);
     const Graph graph = random_graph(seed, 50);
     const std::vector<double> expected = run_on_numbers(graph, sequential_plan(graph, {}));
     for (std::uint64_t order = 0; order < 3; ++order)
-      CHECK(run_on_numbers(graph, {"random", {}, random_order(graph, 100 * seed + order)}) == expected);
+      for (const ExecutorKind executor : {ExecutorKind::kInline, ExecutorKind::kStreams})
+        CHECK(run_on_numbers(graph, {"random", {}, random_order(graph, 100 * seed + order)}, executor) == expected);
+    CHECK(run_on_numbers(graph, list_plan(graph, {}, costs()), ExecutorKind::kStreams) == expected);
   }
 }
 
@@ -202,6 +168,67 @@ TEST_CASE("A simulated step lies between its bounds", "[simulator]") {
     CHECK(streams.total_us <= sum * (1 + 1e-12));
     CHECK(streams.total_us >= *std::max_element(loads, loads + 3) * (1 - 1e-12));
   }
+}
+
+TEST_CASE("List scheduling gives a valid order, no slower than one task after the other", "[policy]") {
+  for (std::uint64_t seed = 0; seed < 30; ++seed) {
+    INFO("seed " << seed);
+    const Graph graph = random_graph(seed, 80);
+    const Plan list = list_plan(graph, {}, costs()), sequential = sequential_plan(graph, {});
+    CHECK(validate(graph, list).empty());
+    CHECK(list.issue_order == list_plan(graph, {}, costs()).issue_order);
+    const auto total = [&](const Plan& plan, bool single) {
+      return simulate(graph, plan, {std::vector<std::int32_t>(graph.buffers.size(), kNoId), {}, {}}, costs(), single)
+          .total_us;
+    };
+    CHECK(total(list, false) <= total(sequential, true) * (1 + 1e-12));
+  }
+}
+
+TEST_CASE("Exposed communication is what no computation hides", "[executor]") {
+  GraphBuilder b;
+  TaskSpec comm;
+  comm.resources = {Resource::kInter};
+  for (int i = 0; i < 2; ++i) {
+    b.add_task({}, {}, {});
+    b.add_task(comm, {}, {});
+  }
+  const Graph graph = b.take();                                                     // compute, comm, compute, comm
+  CHECK(exposed_comm_us(graph, {{0, 2, 6, 3}, {4, 5, 8, 9}, 9}) == Approx(2 + 1));  // [4, 6] and [8, 9]
+  CHECK(exposed_comm_us(graph, {{0, 4, 5, 7}, {4, 5, 7, 9}, 9}) == Approx(1 + 2));  // one after the other
+  CHECK(exposed_comm_us(graph, {{0, 1, 5, 6}, {4, 3, 9, 8}, 9}) == Approx(0));
+}
+
+TEST_CASE("Streams carry a task's error past the tasks that depend on it", "[executor]") {
+  GraphBuilder b;
+  const BufferId x = b.add_buffer(bytes(8)), y = b.add_buffer(bytes(8));
+  TaskSpec comm;
+  comm.stage = Stage::kDispatch;
+  comm.resources = {Resource::kIntra};
+  b.add_task(comm, {}, std::vector{x});
+  b.add_task({}, std::vector{x}, std::vector{y});
+  const Graph graph = b.take();
+  const Plan plan = sequential_plan(graph, {});
+  const SlotMap slots = assign_slots(graph, plan.issue_order);
+  Arena arena({}, graph, slots);
+  bool second = false;
+  int runs = 0;
+  const std::vector<TaskBody> bodies{[&](TaskContext&) {
+                                       if (runs++ == 0) throw Error(ErrorCode::kComm, "rank 2 is gone");
+                                     },
+                                     [&](TaskContext&) { second = true; }};
+  StreamExecutor executor({}, graph, plan, slots);
+  CHECK(executor.num_streams() == 2);
+  CHECK(executor.num_crossings() == 1);
+  try {
+    executor.run(bodies, arena);
+    FAIL("no error");
+  } catch (const Error& e) {
+    CHECK(e.message() == "dispatch(forward): rank 2 is gone");
+  }
+  CHECK(!second);
+  executor.run(bodies, arena);  // the error is cleared: the next step runs
+  CHECK(second);
 }
 
 TEST_CASE("A task's error carries its name and stops the step", "[executor]") {

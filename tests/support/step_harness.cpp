@@ -10,6 +10,7 @@
 #include "core/rng.h"
 #include "parallel/step/update.h"
 #include "scheduler/policy.h"
+#include "tests/support/random_plan.h"
 
 namespace weft::test {
 namespace {
@@ -41,6 +42,12 @@ BatchData make_batch(const StepCase& c, int step, int rank, int micro_batch_inde
   return b;
 }
 
+scheduler::Plan plan_of(const StepCase& c, const scheduler::Graph& graph, const scheduler::Shape& shape) {
+  scheduler::Plan plan = scheduler::sequential_plan(graph, shape);
+  if (c.order_seed != 0) plan.issue_order = random_order(graph, c.order_seed);
+  return plan;
+}
+
 template <class T>
 class Run {
  public:
@@ -59,8 +66,8 @@ class Run {
                         c.sharded};
     const scheduler::Shape shape = uniform_shape(c.model.layers, c.shape);
     const scheduler::Graph graph = emit_step(spec, shape, dtype_of<T>);
-    step_ = std::make_unique<BoundStep<T>>(spec, scheduler::sequential_plan(graph, shape),
-                                           Runtime<T>{&store_, &comms_, &state_, nullptr});
+    step_ = std::make_unique<BoundStep<T>>(spec, plan_of(c, graph, shape),
+                                           Runtime<T>{&store_, &comms_, &state_, nullptr}, Device{}, c.executor);
     state_.statistics = StepStatistics(c.model, step_->num_units(), c.world_size);
     state_.previous_choices.assign(static_cast<std::size_t>(c.model.layers),
                                    std::vector<double>(c.model.moe.experts, 0.0));

@@ -20,6 +20,9 @@ struct StepCase {
   int sequence_length = 8;
   int steps = 3;
   parallel::ShapeOptions shape;
+  scheduler::ExecutorKind executor = scheduler::ExecutorKind::kInline;
+  /// 0: sequential; else a random order of the step's tasks, by this seed.
+  std::uint64_t order_seed = 0;
   std::uint64_t seed = 1;
   double lr = 1e-2;
   double clip_norm = 1.0;

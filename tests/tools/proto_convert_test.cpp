@@ -92,6 +92,8 @@ RunConfig random_config(std::uint64_t seed) {
   c.data.attend_across_documents = d.boolean();
   c.data.end_of_text = d.integer();
   c.schedule.defer_weight_grad = d.boolean();
+  c.schedule.policy = d.choice<PolicyKind>(2);
+  c.schedule.executor = d.choice<ExecutorKind>(2);
   return c;
 }
 

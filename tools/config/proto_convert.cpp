@@ -24,7 +24,8 @@ constexpr std::string_view kBalanceForms[] = {"PER_LAYER", "HUGGING_FACE"};
 constexpr std::string_view kLrSchedules[] = {"CONSTANT", "COSINE", "LINEAR", "WSD"};
 constexpr std::string_view kDTypes[] = {"F32", "F64"};
 constexpr std::string_view kRecomputes[] = {"NONE", "SELECTIVE", "FULL"};
-constexpr std::string_view kPolicies[] = {"SEQUENTIAL"};
+constexpr std::string_view kPolicies[] = {"SEQUENTIAL", "LIST"};
+constexpr std::string_view kExecutors[] = {"INLINE", "STREAMS"};
 
 // The fields of each struct, once, for both directions: `visit` is a Reader or a Writer.
 template <class Visit>
@@ -114,6 +115,7 @@ void fields(Visit visit, parallel::CheckpointConfig& c) {
 template <class Visit>
 void fields(Visit visit, parallel::ScheduleConfig& c) {
   visit("policy", c.policy, kPolicies);
+  visit("executor", c.executor, kExecutors);
   visit("forward_chunks", c.forward_chunks);
   visit("backward_chunks", c.backward_chunks);
   visit("defer_weight_grad", c.defer_weight_grad);

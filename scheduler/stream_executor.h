@@ -1,0 +1,42 @@
+// scheduler/stream_executor.h - runs a plan on one stream per set of resources, so that communication and computation
+// overlap.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/stream.h"
+#include "scheduler/executor.h"
+
+namespace weft::scheduler {
+
+/// Issues a step's tasks in issue order onto streams: tasks of one ResourceSet share a stream (first in, first out),
+/// and every edge of the graph and of the slots that crosses streams is an event. The host thread that calls run()
+/// blocks nowhere before the end. Equal plans give the bits of execute_inline: the edges order all that touches the
+/// same memory. Collectives of one communicator must all lie on one stream, or be ordered by edges.
+class StreamExecutor {
+ public:
+  /// Works out once which edges cross streams. graph, plan and slots must fit each other (validate()).
+  StreamExecutor(Device device, const Graph& graph, const Plan& plan, const SlotMap& slots);
+  ~StreamExecutor();
+  StreamExecutor(const StreamExecutor&) = delete;
+  StreamExecutor& operator=(const StreamExecutor&) = delete;
+
+  /// bodies: [tasks]. Throws the first error of a task, with the task's name in front, once all streams are drained;
+  /// tasks that depend on it do not run.
+  Timeline run(const std::vector<TaskBody>& bodies, Arena& arena);
+
+  [[nodiscard]] int num_streams() const noexcept { return static_cast<int>(streams_.size()); }
+  [[nodiscard]] int num_crossings() const noexcept { return num_crossings_; }  ///< Events that a step waits for.
+
+ private:
+  const Graph& graph_;
+  const Plan& plan_;
+  std::vector<std::unique_ptr<Stream>> streams_;
+  std::vector<int> stream_of_task_;         ///< [tasks]
+  std::vector<std::vector<TaskId>> waits_;  ///< [tasks] tasks on other streams to wait for, at most one per stream.
+  std::vector<bool> records_;               ///< [tasks] some other stream waits for it.
+  int num_crossings_ = 0;
+};
+
+}  // namespace weft::scheduler
