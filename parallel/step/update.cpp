@@ -156,8 +156,10 @@ template <class T>
 void Update<T>::emit_norm(BufferId norm) const {
   const Runtime<T>* runtime = ctx_.runtime;
   BufferList reads{};
-  for (int b = 0; b < static_cast<int>(ctx_.table.buckets().size()); ++b)
-    for (const BufferId id : ctx_.all_gradients(b).span()) reads.add(id);
+  for (int b = 0; b < static_cast<int>(ctx_.table.buckets().size()); ++b) {
+    const BufferList gradients = ctx_.all_gradients(b);
+    for (const BufferId id : gradients.span()) reads.add(id);
+  }
   const double bytes = double(ctx_.table.owned_count()) * sizeof(T);
   TaskSpec spec;
   spec.stage = Stage::kGradNorm;

@@ -53,7 +53,8 @@ void check_attention(const ModelConfig& m, Problems& problems) {
 void check_size(const ModelConfig& m, Problems& problems) {
   const auto widest = [](double a, double b) { return std::max(a, b); };
   const double width = m.heads > 0 ? widest(m.model_dim, static_cast<double>(m.heads) * m.head_width()) : m.model_dim;
-  const double feed_forward = widest(static_cast<double>(m.moe.experts) * m.expert_hidden_dim, m.dense_width());
+  const double dense = m.dense_hidden_dim > 0 ? m.dense_hidden_dim : 4.0 * m.model_dim;  // as dense_width(), unbounded
+  const double feed_forward = widest(static_cast<double>(m.moe.experts) * m.expert_hidden_dim, dense);
   const double parameters = width * (2.0 * m.vocab_size + m.layers * (4.0 * width + 3.0 * feed_forward));
   if (parameters > kMaxParameters)
     problems.add("model", str("about ", parameters, " parameters"), "more than ", kMaxParameters,
