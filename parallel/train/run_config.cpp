@@ -153,7 +153,9 @@ void check_tasks(const RunConfig& config, int world_size, Problems& problems) {
   constexpr double kMaxTasks = 5e6;
   const TrainConfig& t = config.train;
   const ScheduleConfig& s = config.schedule;
-  if (t.micro_batch < 1 || t.global_batch < 1 || config.model.layers < 1) return;  // said elsewhere
+  if (t.micro_batch < 1 || t.global_batch < 1 || t.sequence_length < 1 || config.model.layers < 1 ||
+      s.forward_chunks < 1 || s.backward_chunks < 1 || s.gradient_slices < 1)
+    return;  // said elsewhere
   const double rows = static_cast<double>(t.micro_batch) * t.sequence_length;
   for (const auto& [path, chunks] : {std::pair{"schedule.forward_chunks", s.forward_chunks},
                                      std::pair{"schedule.backward_chunks", s.backward_chunks}})
