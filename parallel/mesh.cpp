@@ -3,20 +3,40 @@
 #include "core/error.h"
 
 namespace weft::parallel {
+namespace {
 
-Mesh make_mesh(int world_size, int world_rank, int ep_size, int ranks_per_node) {
-  if (ep_size < 1 || world_size % ep_size != 0)
+void check_divides(int size, int world_size, const char* fields) {
+  if (size < 1 || world_size % size != 0)
     throw Error(ErrorCode::kInvalidArgument,
-                str("parallel.expert is ", ep_size, ", which does not divide the ", world_size, " ranks of the job"),
+                str(fields, " is ", size, ", which does not divide the ", world_size, " ranks of the job"),
                 "choose a divisor of the number of ranks");
-  return {world_size, world_rank, ep_size, ranks_per_node};
+}
+
+}  // namespace
+
+Mesh make_mesh(int world_size, int world_rank, const MeshOptions& options) {
+  const bool sharded = options.esp_size != 1;
+  check_divides(options.ep_size * options.esp_size, world_size,
+                sharded ? "parallel.expert * parallel.expert_shard" : "parallel.expert");
+  check_divides(options.sequence_heads * options.sequence_ring, world_size,
+                "parallel.sequence_heads * parallel.sequence_ring");
+  Mesh mesh;
+  static_cast<MeshOptions&>(mesh) = options;
+  mesh.world_size = world_size;
+  mesh.world_rank = world_rank;
+  return mesh;
 }
 
 MeshComms::MeshComms(comm::Communicator& world, const Mesh& mesh) : world_(&world) {
-  ep_ = world.split(mesh.edp_rank(), mesh.ep_rank());
-  edp_ = world.split(mesh.ep_rank(), mesh.edp_rank());
+  ep_ = world.split(mesh.edp_rank() * mesh.esp_size + mesh.esp_rank(), mesh.ep_rank());
+  esp_ = world.split(mesh.edp_rank() * mesh.ep_size + mesh.ep_rank(), mesh.esp_rank());
+  edp_ = world.split(mesh.ep_rank() * mesh.esp_size + mesh.esp_rank(), mesh.edp_rank());
+  sp_ = world.split(mesh.dp_rank(), mesh.sp_rank());
+  heads_ = world.split(mesh.dp_rank() * mesh.sequence_ring + mesh.ring_rank(), mesh.head_rank());
+  ring_ = world.split(mesh.dp_rank() * mesh.sequence_heads + mesh.head_rank(), mesh.ring_rank());
   const auto stream = make_inline_stream();
-  for (comm::Communicator* group : {world_, ep_.get(), edp_.get()}) comm::barrier(*group, *stream);
+  for (comm::Communicator* group : {world_, ep_.get(), esp_.get(), edp_.get(), sp_.get(), heads_.get(), ring_.get()})
+    comm::barrier(*group, *stream);
 }
 
 }  // namespace weft::parallel

@@ -1,7 +1,8 @@
 // parallel/mesh.h - who does what: the ranks of the job as attention ranks and as expert ranks.
-// Source: parallel folding, arXiv:2504.14960: attention (data parallel) and experts are laid over the same world
-// independently. Attention ranks form DP; expert ranks form EDP x EP, EP fastest: consecutive ranks share one set of
-// experts.
+// Source: parallel folding, arXiv:2504.14960: attention and experts are laid over the same world independently.
+// Attention ranks form DP x SP, SP = ring x heads, heads fastest: consecutive ranks exchange heads (arXiv:2309.14509),
+// groups of them form the ring (arXiv:2310.01889). Expert ranks form EDP x EP x ESP, ESP fastest: consecutive ranks
+// hold slices of the same experts, as in FSMoE (arXiv:2501.10714, section 2.2).
 #pragma once
 
 #include <memory>
@@ -10,17 +11,31 @@
 
 namespace weft::parallel {
 
-struct Mesh {
+/// Sizes of the groups; each divides what it splits.
+struct MeshOptions {
+  int ep_size = 1;         ///< EP: ranks (or ESP groups) that share one set of experts.
+  int esp_size = 1;        ///< ESP: ranks that share the hidden width of one expert.
+  int sequence_heads = 1;  ///< Ranks that share a sequence and exchange attention heads for tokens.
+  int sequence_ring = 1;   ///< Ranks (or head groups) that share a sequence and pass keys and values around a ring.
+  int ranks_per_node = 1;  ///< Consecutive ranks on one node.
+  friend bool operator==(const MeshOptions&, const MeshOptions&) = default;
+};
+
+struct Mesh : MeshOptions {
   int world_size = 1;
   int world_rank = 0;
-  int ep_size = 1;         ///< EP: ranks that share one set of experts.
-  int ranks_per_node = 1;  ///< Consecutive ranks on one node.
 
-  [[nodiscard]] int dp_size() const { return world_size; }
-  [[nodiscard]] int dp_rank() const { return world_rank; }
-  [[nodiscard]] int ep_rank() const { return world_rank % ep_size; }
-  [[nodiscard]] int edp_size() const { return world_size / ep_size; }  ///< Replicas of each expert.
-  [[nodiscard]] int edp_rank() const { return world_rank / ep_size; }
+  [[nodiscard]] int sp_size() const { return sequence_heads * sequence_ring; }  ///< Ranks that share a sequence.
+  [[nodiscard]] int sp_rank() const { return world_rank % sp_size(); }
+  [[nodiscard]] int head_rank() const { return world_rank % sequence_heads; }
+  [[nodiscard]] int ring_rank() const { return sp_rank() / sequence_heads; }
+  [[nodiscard]] int dp_size() const { return world_size / sp_size(); }  ///< Groups that hold different sequences.
+  [[nodiscard]] int dp_rank() const { return world_rank / sp_size(); }
+
+  [[nodiscard]] int esp_rank() const { return world_rank % esp_size; }
+  [[nodiscard]] int ep_rank() const { return world_rank / esp_size % ep_size; }
+  [[nodiscard]] int edp_size() const { return world_size / (ep_size * esp_size); }  ///< Replicas of each expert slice.
+  [[nodiscard]] int edp_rank() const { return world_rank / (ep_size * esp_size); }
   [[nodiscard]] int num_local_experts(int num_experts) const { return num_experts / ep_size; }
   [[nodiscard]] int first_local_expert(int num_experts) const { return ep_rank() * num_local_experts(num_experts); }
   /// True when a group of `size` ranks, every `stride`-th from some rank on, reaches beyond one node.
@@ -28,8 +43,8 @@ struct Mesh {
   friend bool operator==(const Mesh&, const Mesh&) = default;
 };
 
-/// Throws kInvalidArgument when `ep_size` does not divide the world.
-[[nodiscard]] Mesh make_mesh(int world_size, int world_rank, int ep_size, int ranks_per_node);
+/// Throws kInvalidArgument, naming the config field, when EP * ESP or SP do not divide the world.
+[[nodiscard]] Mesh make_mesh(int world_size, int world_rank, const MeshOptions& options);
 
 /// The communicators of a mesh, all made and used once at construction, in one fixed order on every rank: none is made
 /// or connected lazily, so that start-up finds what a step would trip over.
@@ -39,12 +54,16 @@ class MeshComms {
   MeshComms(comm::Communicator& world, const Mesh& mesh);
 
   [[nodiscard]] comm::Communicator& world() const noexcept { return *world_; }
-  [[nodiscard]] comm::Communicator& ep() const noexcept { return *ep_; }    ///< Size EP: dispatch and combine.
-  [[nodiscard]] comm::Communicator& edp() const noexcept { return *edp_; }  ///< Size EDP: expert gradients.
+  [[nodiscard]] comm::Communicator& ep() const noexcept { return *ep_; }        ///< Size EP: dispatch and combine.
+  [[nodiscard]] comm::Communicator& esp() const noexcept { return *esp_; }      ///< Size ESP: gather and reduce rows.
+  [[nodiscard]] comm::Communicator& edp() const noexcept { return *edp_; }      ///< Size EDP: expert gradients.
+  [[nodiscard]] comm::Communicator& sp() const noexcept { return *sp_; }        ///< Size SP: one sequence.
+  [[nodiscard]] comm::Communicator& heads() const noexcept { return *heads_; }  ///< Head exchange, by head_rank().
+  [[nodiscard]] comm::Communicator& ring() const noexcept { return *ring_; }    ///< Key and value ring, by ring_rank().
 
  private:
   comm::Communicator* world_;
-  std::unique_ptr<comm::Communicator> ep_, edp_;
+  std::unique_ptr<comm::Communicator> ep_, esp_, edp_, sp_, heads_, ring_;
 };
 
 }  // namespace weft::parallel

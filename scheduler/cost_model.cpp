@@ -8,7 +8,7 @@ double CostModel::cost_us(const TaskSpec& task) const {
   if (task.work.kind == WorkKind::kNothing) return 0.0;
   const auto& costs = task.resources.has(Resource::kInter) ? inter : intra;
   const LinearCost& c = costs[static_cast<std::size_t>(task.work.kind)];
-  return c.alpha_us + c.beta_us * task.work.amount;
+  return c.alpha_us * task.work.operations + c.beta_us * task.work.amount;
 }
 
 Timeline simulate(const Graph& graph, const Plan& plan, const SlotMap& slots, const CostModel& cost,

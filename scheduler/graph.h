@@ -81,7 +81,8 @@ inline constexpr int kNumWorkKinds = 9;
 
 struct Work {
   WorkKind kind = WorkKind::kNothing;
-  double amount = 0.0;  ///< FLOPs or bytes, by kind.
+  double amount = 0.0;      ///< FLOPs or bytes, by kind.
+  double operations = 1.0;  ///< How many launches or messages of one start-up cost each.
 };
 
 /// What a buffer's memory is counted as.

@@ -13,7 +13,7 @@ namespace weft::parallel {
 template <class T>
 Evaluator<T>::Evaluator(const ModelConfig& model, const Checkpoint& checkpoint, comm::Communicator& world)
     : model_(model),
-      mesh_(make_mesh(1, 0, 1, 1)),
+      mesh_(make_mesh(1, 0, {})),
       comms_(world, mesh_),
       table_(model, mesh_),
       store_(table_, Device{}, false) {

@@ -117,7 +117,7 @@ std::vector<ParameterSpec> global_parameters(const ModelConfig& config) {
 
 ParameterTable::ParameterTable(const ModelConfig& config, const Mesh& mesh) {
   const auto dense = [&](Bucket::Kind kind, int layer) {
-    return Bucket{kind, layer, 0, 0, mesh.dp_size(), mesh.dp_rank()};
+    return Bucket{kind, layer, 0, 0, mesh.world_size, mesh.world_rank};
   };
   add(embedding_specs(config), dense(Bucket::Kind::kEmbedding, -1));
   for (int layer = 0; layer < config.layers; ++layer) {

@@ -41,7 +41,7 @@ struct Bucket {
   int layer = -1;
   std::int64_t offset = 0;  ///< Of the bucket in the flat arrays.
   std::int64_t count = 0;
-  int num_replicas = 1;  ///< Ranks that hold the same bucket: DP for dense ones, EDP for experts.
+  int num_replicas = 1;  ///< Ranks that hold the same bucket: all for dense ones, EDP for experts.
   int replica_rank = 0;  ///< This rank among them.
 
   /// Elements [first, last) of the bucket that `rank` of the replicas owns for good: it keeps their optimizer state,

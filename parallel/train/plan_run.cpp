@@ -8,6 +8,11 @@
 
 namespace weft::parallel {
 
+MeshOptions mesh_options(const RunConfig& config, int ranks_per_node) {
+  const ParallelConfig& p = config.parallel;
+  return {p.expert, p.expert_shard, p.sequence_heads, p.sequence_ring, ranks_per_node};
+}
+
 StepSpec training_spec(const RunConfig& config, const Mesh& mesh) {
   const TrainConfig& t = config.train;
   const int micro_batches = t.global_batch / (mesh.dp_size() * t.micro_batch);
@@ -70,7 +75,7 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
 
 RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ranks_per_node,
                  const scheduler::CostModel& cost) {
-  const Mesh mesh = make_mesh(world_size, world_rank, config.parallel.expert, ranks_per_node);
+  const Mesh mesh = make_mesh(world_size, world_rank, mesh_options(config, ranks_per_node));
   const scheduler::Shape shape = training_shape(config);
   const scheduler::Graph graph = emit_step(training_spec(config, mesh), shape, config.train.dtype);
   return price(config, mesh, cost, graph,

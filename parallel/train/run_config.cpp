@@ -136,6 +136,10 @@ void check_layout(const RunConfig& config, int world_size, Problems& problems) {
   problems.positive("parallel.expert", p.expert);
   if (p.expert_shard != 1)
     problems.add("parallel.expert_shard", p.expert_shard, "sharding single experts is not there yet; set it to 1");
+  if (p.sequence_heads != 1)
+    problems.add("parallel.sequence_heads", p.sequence_heads, "sharing sequences is not there yet; set it to 1");
+  if (p.sequence_ring != 1)
+    problems.add("parallel.sequence_ring", p.sequence_ring, "sharing sequences is not there yet; set it to 1");
   if (p.expert >= 1 && config.model.moe.experts >= 1 && config.model.moe.experts % p.expert != 0)
     problems.add("parallel.expert", p.expert, "must divide model.moe.experts = ", config.model.moe.experts);
   if (p.expert >= 1 && world_size % p.expert != 0)

@@ -6,6 +6,7 @@
 
 namespace weft::parallel {
 
+[[nodiscard]] MeshOptions mesh_options(const RunConfig& config, int ranks_per_node);
 [[nodiscard]] StepSpec training_spec(const RunConfig& config, const Mesh& mesh);
 /// One micro-batch, forward alone.
 [[nodiscard]] StepSpec validation_spec(const RunConfig& config, const Mesh& mesh);

@@ -93,7 +93,7 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
       observer_(observer),
       data_(dataset_options(config, config.data.train)),
       order_(config.train.seed, data_.num_samples()),
-      mesh_(make_mesh(world.size(), world.rank(), config.parallel.expert, options.ranks_per_node)),
+      mesh_(make_mesh(world.size(), world.rank(), mesh_options(config, options.ranks_per_node))),
       comms_(world, mesh_),
       table_(config.model, mesh_) {
   start_from_checkpoint();  // before the parameters take memory: a wrong one costs nothing

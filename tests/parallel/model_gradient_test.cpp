@@ -19,7 +19,7 @@ class GradientProbe {
  public:
   GradientProbe(const ModelConfig& model, comm::Communicator& world, const ShapeOptions& shape_options)
       : model_(model),
-        mesh_(make_mesh(1, 0, 1, 1)),
+        mesh_(make_mesh(1, 0, {})),
         comms_(world, mesh_),
         table_(model, mesh_),
         store_(table_, Device{}, false) {

@@ -79,6 +79,8 @@ const std::vector<Wrong> kWrong{
     {"parallel.expert", 1, [](RunConfig& c) { c.parallel.expert = 2; }},  // one rank
     {"parallel.expert", 2, [](RunConfig& c) { c.model.moe.experts = 7, c.parallel.expert = 2; }},
     {"parallel.expert_shard", 2, [](RunConfig& c) { c.parallel.expert_shard = 2; }},
+    {"parallel.sequence_heads", 2, [](RunConfig& c) { c.parallel.sequence_heads = 2; }},
+    {"parallel.sequence_ring", 2, [](RunConfig& c) { c.parallel.sequence_ring = 2; }},
     {"data.train", 1,
      [](RunConfig& c) {
        c.data.train = {"a.bin", ""};

@@ -14,6 +14,9 @@ struct StepCase {
   parallel::ModelConfig model;
   int world_size = 1;
   int ep_size = 1;
+  int esp_size = 1;
+  int sequence_heads = 1;
+  int sequence_ring = 1;
   bool sharded = true;
   int global_batch = 8;  ///< Sequences.
   int micro_batch = 2;

@@ -51,7 +51,7 @@ void save(
 void save_run(const fs::path& root, std::int64_t step, float second_moment) {
   const parallel::RunConfig config = small_config();
   comm::run_local_ranks(1, [&](comm::Communicator& world) {
-    const parallel::Mesh mesh = parallel::make_mesh(1, 0, 1, 1);
+    const parallel::Mesh mesh = parallel::make_mesh(1, 0, {});
     const parallel::MeshComms comms(world, mesh);
     const parallel::ParameterTable table(config.model, mesh);
     parallel::ParameterStore<float> store(table, Device{}, true);

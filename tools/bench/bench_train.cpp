@@ -61,7 +61,7 @@ class Bench {
   Bench(const BenchTrainOptions& o, comm::Communicator& world)
       : options_(o),
         model_(bench_model(o)),
-        mesh_(make_mesh(1, 0, 1, 1)),
+        mesh_(make_mesh(1, 0, {})),
         comms_(world, mesh_),
         table_(model_, mesh_),
         store_(table_, Device{}, true),

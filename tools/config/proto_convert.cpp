@@ -95,6 +95,8 @@ template <class Visit>
 void fields(Visit visit, parallel::ParallelConfig& c) {
   visit("expert", c.expert);
   visit("expert_shard", c.expert_shard);
+  visit("sequence_heads", c.sequence_heads);
+  visit("sequence_ring", c.sequence_ring);
   visit("zero", c.zero);
 }
 
