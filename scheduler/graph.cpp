@@ -12,7 +12,7 @@ constexpr std::array<std::string_view, kNumStages> kStageNames{
     "parameter_gather", "embedding",  "norm",     "attention",      "dense_ffn", "gate",    "count_exchange", "order",
     "dispatch",         "all_gather", "expert",   "reduce_scatter", "combine",   "i_order", "expert_dw",      "loss",
     "grad_reduce",      "grad_norm",  "optimizer"};
-constexpr std::array<std::string_view, 3> kPhaseNames{"forward", "backward", "update"};
+constexpr std::array<std::string_view, kNumPhases> kPhaseNames{"forward", "backward", "update"};
 constexpr std::array<std::string_view, kNumWorkKinds> kWorkNames{"nothing",    "gemm",           "grouped_gemm",
                                                                  "attention",  "memory",         "all_to_all",
                                                                  "all_gather", "reduce_scatter", "all_reduce"};

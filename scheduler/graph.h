@@ -62,6 +62,7 @@ inline constexpr int kNumStages = 19;
 [[nodiscard]] std::string_view to_string(Stage stage) noexcept;  ///< "parameter_gather", "dispatch", "expert_dw", ...
 
 enum class Phase : std::uint8_t { kForward, kBackward, kUpdate };
+inline constexpr int kNumPhases = 3;
 [[nodiscard]] std::string_view to_string(Phase phase) noexcept;
 
 /// What the amount of a task's Work counts, and so which fit of the cost model prices it.

@@ -7,6 +7,7 @@
 #include "scheduler/cost_model.h"
 #include "scheduler/executor.h"
 #include "scheduler/policy.h"
+#include "scheduler/simulator.h"
 #include "scheduler/stream_executor.h"
 #include "tests/support/catch.h"
 #include "tests/support/random_plan.h"

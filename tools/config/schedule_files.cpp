@@ -22,8 +22,6 @@ using scheduler::WorkKind;
 constexpr const char* kNominal = "configs/clusters/nominal_cpu.textproto";
 constexpr Recompute kRecomputes[] = {Recompute::kNone, Recompute::kSelective, Recompute::kFull};
 
-bool is_collective(WorkKind kind) { return kind >= WorkKind::kAllToAll; }
-
 void require_all(const std::array<bool, 2 * scheduler::kNumWorkKinds>& given, const std::string& path) {
   for (int kind = 1; kind < scheduler::kNumWorkKinds; ++kind)
     for (const int link : {0, 1}) {
