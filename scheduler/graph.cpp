@@ -37,6 +37,38 @@ std::string Graph::name(TaskId t) const {
   return out;
 }
 
+void limit_in_flight(Graph& graph, int limit) {
+  if (limit <= 0) return;
+  const auto n = static_cast<std::size_t>(graph.num_tasks());
+  std::vector<bool> first(n, true), last(n, true);  // of the tasks of its micro-batch
+  int num_micro_batches = 0;
+  for (std::size_t t = 0; t < n; ++t) {
+    num_micro_batches = std::max(num_micro_batches, graph.tasks[t].micro_batch + 1);
+    for (const TaskId d : graph.dependencies(static_cast<TaskId>(t)))
+      if (graph.tasks[d].micro_batch == graph.tasks[t].micro_batch) {
+        first[t] = false;
+        last[d] = false;
+      }
+  }
+  std::vector<std::vector<TaskId>> ends(static_cast<std::size_t>(num_micro_batches));
+  for (std::size_t t = 0; t < n; ++t)
+    if (last[t] && graph.tasks[t].micro_batch >= 0) ends[graph.tasks[t].micro_batch].push_back(static_cast<TaskId>(t));
+  std::vector<TaskId> deps;
+  for (std::size_t t = 0; t < n; ++t) {
+    Task& task = graph.tasks[t];
+    const auto own = graph.dependencies(static_cast<TaskId>(t));
+    const auto begin = static_cast<std::int32_t>(deps.size());
+    deps.insert(deps.end(), own.begin(), own.end());
+    if (first[t] && task.micro_batch >= limit) {
+      const std::vector<TaskId>& before = ends[task.micro_batch - limit];
+      deps.insert(deps.end(), before.begin(), before.end());
+    }
+    task.first_dep = begin;
+    task.num_deps = static_cast<std::int32_t>(deps.size()) - begin;
+  }
+  graph.deps = std::move(deps);
+}
+
 BufferId GraphBuilder::add_buffer(const BufferSpec& spec) {
   graph_.buffers.push_back(spec);
   last_writer_.push_back(kNoId);

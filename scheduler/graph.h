@@ -159,4 +159,8 @@ class GraphBuilder {
   std::vector<std::vector<TaskId>> readers_;  // of each buffer, since its last writer
 };
 
+/// Adds edges so that at most `limit` micro-batches are between their first and their last task at any time:
+/// micro-batch m starts when m - limit has ended. Tasks outside micro-batches are left alone. limit <= 0: no edges.
+void limit_in_flight(Graph& graph, int limit);
+
 }  // namespace weft::scheduler

@@ -1,6 +1,7 @@
 #include "scheduler/plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 #include "core/error.h"
@@ -82,10 +83,29 @@ std::string_view to_string(Recompute recompute) noexcept {
   return "unknown";
 }
 
+std::vector<double> gradient_cuts(const LayerShape& layer) {
+  std::vector<double> cuts{0.0};
+  for (const double share : layer.gradient_shares) cuts.push_back(cuts.back() + share);
+  if (cuts.size() == 1) cuts.push_back(1.0);
+  cuts.back() = 1.0;  // whatever rounding left over
+  return cuts;
+}
+
+std::vector<int> weight_grad_cuts(int backward_chunks, int pieces) {
+  std::vector<int> cuts;
+  const int p = std::min(pieces, backward_chunks);
+  for (int i = 0; p > 0 && i <= p; ++i) cuts.push_back(static_cast<int>(std::int64_t{backward_chunks} * i / p));
+  return cuts;
+}
+
 std::uint64_t digest(const Plan& plan) noexcept {
-  std::string text = str(plan.shape.sub_batches, ",", plan.shape.gradient_slices, ",", plan.shape.imbalance_limit, ";");
-  for (const LayerShape& l : plan.shape.layers)
-    text += str(l.forward_chunks, ",", l.backward_chunks, ",", l.defer_weight_grad, ",", to_string(l.recompute), ";");
+  std::string text =
+      str(plan.shape.sub_batches, ",", plan.shape.micro_batches_in_flight, ",", plan.shape.imbalance_limit, ";");
+  for (const LayerShape& l : plan.shape.layers) {
+    text += str(l.forward_chunks, ",", l.backward_chunks, ",", l.weight_grad_pieces, ",", to_string(l.recompute));
+    for (const double share : l.gradient_shares) text += str(",", std::bit_cast<std::uint64_t>(share));
+    text += ";";
+  }
   for (const TaskId t : plan.issue_order) text += str(t, " ");
   return hash_name(text);
 }

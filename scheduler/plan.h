@@ -19,18 +19,23 @@ enum class Recompute : std::uint8_t { kNone, kSelective, kFull };
 
 /// How one layer is cut. A chunk is a range of the tokens of a sub-batch: r equal ranges (up to rounding).
 struct LayerShape {
-  int forward_chunks = 1;          ///< r of dispatch, experts and combine, forward.
-  int backward_chunks = 1;         ///< The same, backward.
-  bool defer_weight_grad = false;  ///< Expert dW as tasks of their own instead of inside the backward's expert tasks.
+  int forward_chunks = 1;   ///< r of dispatch, experts and combine, forward.
+  int backward_chunks = 1;  ///< The same, backward.
+  /// Expert dW: 0: inside the backward's expert tasks; p: p tasks of their own (at most one per backward chunk), each
+  /// of consecutive chunks.
+  int weight_grad_pieces = 0;
   Recompute recompute = Recompute::kNone;
+  /// How the layer's gradient reductions are cut: shares that sum to 1, in order. Empty: one piece.
+  std::vector<double> gradient_shares;
   friend bool operator==(const LayerShape&, const LayerShape&) = default;
 };
 
 /// What the graph looks like. Equal Shapes give equal bits, in any issue order and executor.
 struct Shape {
   std::vector<LayerShape> layers;
-  int sub_batches = 1;      ///< Pieces of a micro-batch, cut between routing groups.
-  int gradient_slices = 1;  ///< Pieces of each bucket's gradient reduction.
+  int sub_batches = 1;  ///< Pieces of a micro-batch, cut between routing groups.
+  /// Micro-batches between their first forward and their last backward task at any time; 0: no limit but memory.
+  int micro_batches_in_flight = 0;
   /// Rows that a rank's experts are given room for, over the mean. More than that grows the buffer, counted and logged.
   double imbalance_limit = 2.0;
   friend bool operator==(const Shape&, const Shape&) = default;
@@ -41,6 +46,12 @@ struct Plan {
   Shape shape;
   std::vector<TaskId> issue_order;  ///< A linear extension of all edges, the same on every rank.
 };
+
+/// Boundaries of the pieces of a gradient reduction as fractions: 0, share, share + share, ..., 1.
+[[nodiscard]] std::vector<double> gradient_cuts(const LayerShape& layer);
+/// First chunk of each piece of deferred dW, and the number of chunks at the end: p + 1 entries, piece i is
+/// [cuts[i], cuts[i + 1]). Empty when dW is not deferred.
+[[nodiscard]] std::vector<int> weight_grad_cuts(int backward_chunks, int pieces);
 
 /// A fingerprint of shape and order; every rank of a job must have the same.
 [[nodiscard]] std::uint64_t digest(const Plan& plan) noexcept;

@@ -1,6 +1,7 @@
 #include "parallel/model/parameters.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "core/error.h"
@@ -115,10 +116,10 @@ std::int64_t Bucket::owner_begin(int rank) const {
   return std::min(count, atoms * rank / num_replicas * kAtom);
 }
 
-std::int64_t Bucket::slice_begin(int rank, int slice, int num_slices) const {
+std::int64_t Bucket::owner_cut(int rank, double fraction) const {
   const std::int64_t begin = owner_begin(rank), end = owner_begin(rank + 1);
   const std::int64_t atoms = (end - begin + kAtom - 1) / kAtom;
-  return std::min(end, begin + atoms * slice / num_slices * kAtom);
+  return std::min(end, begin + static_cast<std::int64_t>(std::llround(static_cast<double>(atoms) * fraction)) * kAtom);
 }
 
 std::vector<ElementRun> LocalParameter::runs(std::int64_t begin, std::int64_t n) const {

@@ -67,8 +67,8 @@ struct Bucket {
   /// counts them in the gradient norm and saves them. Cut at fixed atoms of kAtom elements.
   [[nodiscard]] std::int64_t owner_begin(int rank) const;
   [[nodiscard]] std::int64_t owner_count(int rank) const { return owner_begin(rank + 1) - owner_begin(rank); }
-  /// Slice `slice` of `num_slices` of what `rank` owns, [begin, end) in the bucket: again whole atoms.
-  [[nodiscard]] std::int64_t slice_begin(int rank, int slice, int num_slices) const;
+  /// Where in the bucket the first `fraction` of what `rank` owns ends: again whole atoms; the end for 1.
+  [[nodiscard]] std::int64_t owner_cut(int rank, double fraction) const;
   static constexpr std::int64_t kAtom = 256;
 };
 

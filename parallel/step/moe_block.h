@@ -103,7 +103,8 @@ class MoeBlock {
                              BufferId d_weight) const;
   ChunkBackward emit_expert_backward(const Unit& unit, const MoeSaved& saved, int c, BufferId arrived,
                                      BufferId back) const;
-  void emit_expert_dw(const Unit& unit, const MoeSaved& saved, int c, const ChunkBackward& chunk) const;
+  void emit_expert_dw(const Unit& unit, const MoeSaved& saved, int piece, int first_chunk,
+                      std::span<const ChunkBackward> chunks) const;
   void emit_gate_backward(const Unit& unit, const MoeSaved& saved, BufferId d_weight, BufferId d_normed,
                           const std::shared_ptr<PooledBalance>& pooled) const;
   [[nodiscard]] RouterDims router_dims() const;

@@ -81,7 +81,7 @@ auto MoeBlock<T>::emit_expert_backward(const Unit& unit, const MoeSaved& s, int 
   const std::int64_t tokens = tokens_of(s.backward_cuts, b), width = ctx_.width();
   const std::vector<int> sources = forward_chunks_of(s, b);
   const bool same = s.forward_cuts == s.backward_cuts, keeps_hidden = s.chunks.front().hidden != kNoBuffer;
-  const bool fused = !ctx_.shape.layers[layer_].defer_weight_grad, reorder = reorders();
+  const bool fused = ctx_.shape.layers[layer_].weight_grad_pieces == 0, reorder = reorders();
   const auto index = static_cast<std::size_t>(b);
   ChunkBackward out{};
   out.input = same ? s.chunks[index].input : expert_rows("expert input, backward chunk", tokens, width);
@@ -149,18 +149,27 @@ auto MoeBlock<T>::emit_expert_backward(const Unit& unit, const MoeSaved& s, int 
 }
 
 template <class T>
-void MoeBlock<T>::emit_expert_dw(const Unit& unit, const MoeSaved& s, int b, const ChunkBackward& chunk) const {
-  const std::int64_t tokens = tokens_of(s.backward_cuts, b);
-  const Accumulate accumulate = b == 0 ? accumulate_after_first(unit) : Accumulate::kAdd;
+void MoeBlock<T>::emit_expert_dw(const Unit& unit, const MoeSaved& s, int piece, int first_chunk,
+                                 std::span<const ChunkBackward> chunks) const {
+  const int end = first_chunk + static_cast<int>(chunks.size());
+  const std::int64_t tokens =
+      s.backward_cuts[static_cast<std::size_t>(end)] - s.backward_cuts[static_cast<std::size_t>(first_chunk)];
   const double flops = 2.0 * double(ctx_.mesh.esp_size * tokens * top_k_ * ctx_.width() * (pre_width_ + hidden_width_));
-  ctx_.out.task(chunk_task(Stage::kExpertDw, Phase::kBackward, unit, b, WorkKind::kGroupedGemm, flops),
-                {chunk.d_output, chunk.d_pre, chunk.input, chunk.hidden, s.backward.row},
-                {ctx_.gradients(expert_bucket_, GradientPart::kWhole)},
-                [=, plan = s.plan, d_pre_w = d_pre_, d_down_w = d_down_](TaskContext& ctx) {
-                  weight_gradients<T>(ctx.stream, plan->chunk(true, b), d_pre_w, d_down_w,
-                                      {ctx.arena.get<T>(chunk.d_output), ctx.arena.get<T>(chunk.d_pre),
-                                       ctx.arena.get<T>(chunk.input), ctx.arena.get<T>(chunk.hidden)},
-                                      accumulate);
+  TaskSpec spec = chunk_task(Stage::kExpertDw, Phase::kBackward, unit, piece, WorkKind::kGroupedGemm, flops);
+  spec.work.operations = static_cast<double>(chunks.size());  // a grouped GEMM per chunk: their rows lie apart
+  BufferList reads{s.backward.row};
+  for (const ChunkBackward& chunk : chunks)
+    for (const BufferId id : {chunk.d_output, chunk.d_pre, chunk.input, chunk.hidden}) reads.add(id);
+  const Accumulate first = first_chunk == 0 ? accumulate_after_first(unit) : Accumulate::kAdd;
+  ctx_.out.task(spec, reads, {ctx_.gradients(expert_bucket_, GradientPart::kWhole)},
+                [=, plan = s.plan, d_pre_w = d_pre_, d_down_w = d_down_,
+                 pieces = std::vector<ChunkBackward>(chunks.begin(), chunks.end())](TaskContext& ctx) {
+                  for (std::size_t i = 0; i < pieces.size(); ++i)
+                    weight_gradients<T>(ctx.stream, plan->chunk(true, first_chunk + static_cast<int>(i)), d_pre_w,
+                                        d_down_w,
+                                        {ctx.arena.get<T>(pieces[i].d_output), ctx.arena.get<T>(pieces[i].d_pre),
+                                         ctx.arena.get<T>(pieces[i].input), ctx.arena.get<T>(pieces[i].hidden)},
+                                        i == 0 ? first : Accumulate::kAdd);
                 });
 }
 
@@ -242,8 +251,9 @@ void MoeBlock<T>::backward(const Unit& unit, const MoeSaved& saved, BufferId d,
                                 Matrix<const T>(c.arena.get<T>(s.x), rows, width), c.arena.get<T>(s.statistics),
                                 accumulate);
                 });
-  if (ctx_.shape.layers[layer_].defer_weight_grad)
-    for (int b = 0; b < chunks; ++b) emit_expert_dw(unit, s, b, deferred[static_cast<std::size_t>(b)]);
+  const std::vector<int> cuts = scheduler::weight_grad_cuts(chunks, ctx_.shape.layers[layer_].weight_grad_pieces);
+  for (std::size_t i = 0; i + 1 < cuts.size(); ++i)
+    emit_expert_dw(unit, s, static_cast<int>(i), cuts[i], std::span(deferred).subspan(cuts[i], cuts[i + 1] - cuts[i]));
 }
 
 template void MoeBlock<float>::backward(const Unit&, const MoeSaved&, BufferId,

@@ -95,15 +95,18 @@ scheduler::Graph emit_step(const StepSpec& spec, const scheduler::Shape& shape, 
     emit_all<double>(spec, shape, out, nullptr);
   else
     emit_all<float>(spec, shape, out, nullptr);
-  return out.take_graph();
+  scheduler::Graph graph = out.take_graph();
+  scheduler::limit_in_flight(graph, shape.micro_batches_in_flight);
+  return graph;
 }
 
 scheduler::Shape uniform_shape(int layers, const ShapeOptions& o) {
   scheduler::Shape shape;
   shape.layers.assign(static_cast<std::size_t>(layers),
-                      {o.forward_chunks, o.backward_chunks, o.defer_weight_grad, o.recompute});
+                      {o.forward_chunks, o.backward_chunks, o.weight_grad_pieces, o.recompute,
+                       std::vector<double>(static_cast<std::size_t>(o.gradient_slices), 1.0 / o.gradient_slices)});
   shape.sub_batches = o.sub_batches;
-  shape.gradient_slices = o.gradient_slices;
+  shape.micro_batches_in_flight = o.micro_batches_in_flight;
   return shape;
 }
 
@@ -117,6 +120,7 @@ BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const
   Emission out(true);
   emit_all<T>(spec_, plan_.shape, out, &runtime_);
   graph_ = out.take_graph();
+  scheduler::limit_in_flight(graph_, plan_.shape.micro_batches_in_flight);
   bodies_ = out.take_bodies();
   std::string problems;
   for (const std::string& problem : scheduler::validate(graph_, plan_)) problems += "\n  " + problem;

@@ -18,10 +18,11 @@ namespace weft::parallel {
 struct ShapeOptions {
   int forward_chunks = 1;
   int backward_chunks = 1;
-  bool defer_weight_grad = false;
+  int weight_grad_pieces = 0;
   scheduler::Recompute recompute = scheduler::Recompute::kNone;
   int sub_batches = 1;
-  int gradient_slices = 1;
+  int gradient_slices = 1;  ///< Equal pieces of each gradient reduction.
+  int micro_batches_in_flight = 0;
 };
 [[nodiscard]] scheduler::Shape uniform_shape(int layers, const ShapeOptions& options);
 

@@ -82,53 +82,53 @@ void Update<T>::emit_weight_gather() const {
   }
 }
 
-/// The slices of all owners, packed behind each other, so that rank r's share is block r. Then reduced to the owners.
+/// The pieces of all owners, packed behind each other, so that rank r's share is block r. Then reduced to the owners.
 template <class T>
-void Update<T>::emit_reduce_scatter(int b, int slice) const {
+void Update<T>::emit_reduce_scatter(int b, const GradientPiece& piece) const {
   const Runtime<T>* runtime = ctx_.runtime;
   const Bucket& bucket = ctx_.table.buckets()[static_cast<std::size_t>(b)];
-  const int slices = ctx_.shape.gradient_slices;
+  const auto begin_of = [piece](const Bucket& of, int rank) { return of.owner_cut(rank, piece.begin); };
+  const auto count_of = [piece](const Bucket& of, int rank) {
+    return of.owner_cut(rank, piece.end) - of.owner_cut(rank, piece.begin);
+  };
   std::int64_t total = 0;
-  for (int r = 0; r < bucket.num_replicas; ++r)
-    total += bucket.slice_begin(r, slice + 1, slices) - bucket.slice_begin(r, slice, slices);
-  const std::int64_t own = bucket.slice_begin(bucket.replica_rank, slice + 1, slices) -
-                           bucket.slice_begin(bucket.replica_rank, slice, slices);
+  for (int r = 0; r < bucket.num_replicas; ++r) total += count_of(bucket, r);
+  const std::int64_t own = count_of(bucket, bucket.replica_rank);
   const BufferId staging = ctx_.buffer("gradient staging", total + own, MemoryClass::kCommunication);
   BufferList writes = ctx_.all_gradients(b);
   writes.add(staging);
   const double wire = double(total) * sizeof(T) * (bucket.num_replicas - 1) / bucket.num_replicas;
   TaskSpec spec =
       comm_task(Stage::kGradReduce, Phase::kBackward, "", bucket.layer, links(bucket), WorkKind::kReduceScatter, wire);
-  spec.chunk = static_cast<std::int16_t>(slice);
+  spec.chunk = static_cast<std::int16_t>(piece.index);
   ctx_.out.task(spec, {}, writes, [=, bucket = bucket](TaskContext& c) {
     T* gradients = runtime->store->gradients() + bucket.offset;
     T* packed = c.arena.get<T>(staging);
     std::vector<std::int64_t> counts;
     std::int64_t at = 0;
     for (int r = 0; r < bucket.num_replicas; ++r) {
-      const std::int64_t begin = bucket.slice_begin(r, slice, slices);
-      counts.push_back(bucket.slice_begin(r, slice + 1, slices) - begin);
-      kernels::copy<T>(c.stream, packed + at, gradients + begin, counts.back());
+      counts.push_back(count_of(bucket, r));
+      kernels::copy<T>(c.stream, packed + at, gradients + begin_of(bucket, r), counts.back());
       at += counts.back();
     }
     T* reduced = packed + at;
     replicas_of(*runtime->comms, bucket)
         .reduce_scatter_v(comm::as_buffer(packed, at), comm::as_buffer(reduced, own), counts, comm::ReduceOp::kSum,
                           c.stream);
-    kernels::copy<T>(c.stream, gradients + bucket.slice_begin(bucket.replica_rank, slice, slices), reduced, own);
+    kernels::copy<T>(c.stream, gradients + begin_of(bucket, bucket.replica_rank), reduced, own);
   });
 }
 
 template <class T>
-void Update<T>::emit_all_reduce(int b, int slice) const {
+void Update<T>::emit_all_reduce(int b, const GradientPiece& piece) const {
   const Runtime<T>* runtime = ctx_.runtime;
   const Bucket& bucket = ctx_.table.buckets()[static_cast<std::size_t>(b)];
-  const std::int64_t begin = bucket.count * slice / ctx_.shape.gradient_slices;
-  const std::int64_t count = bucket.count * (slice + 1) / ctx_.shape.gradient_slices - begin;
+  const std::int64_t begin = std::llround(double(bucket.count) * piece.begin);
+  const std::int64_t count = std::llround(double(bucket.count) * piece.end) - begin;
   const double wire = 2.0 * double(count) * sizeof(T) * (bucket.num_replicas - 1) / bucket.num_replicas;
   TaskSpec spec =
       comm_task(Stage::kGradReduce, Phase::kBackward, "", bucket.layer, links(bucket), WorkKind::kAllReduce, wire);
-  spec.chunk = static_cast<std::int16_t>(slice);
+  spec.chunk = static_cast<std::int16_t>(piece.index);
   ctx_.out.task(spec, {}, ctx_.all_gradients(b), [=, bucket = bucket](TaskContext& c) {
     T* gradients = runtime->store->gradients() + bucket.offset + begin;
     replicas_of(*runtime->comms, bucket)
@@ -140,12 +140,19 @@ void Update<T>::emit_all_reduce(int b, int slice) const {
 template <class T>
 void Update<T>::emit_gradient_reduction() const {
   for (int b = static_cast<int>(ctx_.table.buckets().size()) - 1; b >= 0; --b) {  // the order in which backward ends
-    if (ctx_.table.buckets()[static_cast<std::size_t>(b)].num_replicas == 1) continue;
-    for (int slice = 0; slice < ctx_.shape.gradient_slices; ++slice) {
+    const Bucket& bucket = ctx_.table.buckets()[static_cast<std::size_t>(b)];
+    if (bucket.num_replicas == 1) continue;
+    const std::vector<scheduler::LayerShape>& layers = ctx_.shape.layers;
+    const auto at = static_cast<std::size_t>(bucket.kind == Bucket::Kind::kEmbedding ? 0
+                                             : bucket.kind == Bucket::Kind::kHead ? static_cast<int>(layers.size()) - 1
+                                                                                  : bucket.layer);
+    const std::vector<double> cuts = scheduler::gradient_cuts(layers[at]);  // the ends are cut as the layer beside them
+    for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
+      const GradientPiece piece{static_cast<int>(i), cuts[i], cuts[i + 1]};
       if (ctx_.spec.sharded_optimizer)
-        emit_reduce_scatter(b, slice);
+        emit_reduce_scatter(b, piece);
       else
-        emit_all_reduce(b, slice);
+        emit_all_reduce(b, piece);
     }
   }
 }

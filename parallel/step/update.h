@@ -24,8 +24,12 @@ class Update {
 
  private:
   [[nodiscard]] scheduler::ResourceSet links(const Bucket& bucket) const;
-  void emit_reduce_scatter(int bucket, int slice) const;
-  void emit_all_reduce(int bucket, int slice) const;
+  struct GradientPiece {  ///< Fractions [begin, end) of a bucket.
+    int index;
+    double begin, end;
+  };
+  void emit_reduce_scatter(int bucket, const GradientPiece& piece) const;
+  void emit_all_reduce(int bucket, const GradientPiece& piece) const;
   void emit_norm(BufferId norm) const;
   void emit_adamw(int bucket, BufferId norm) const;
 

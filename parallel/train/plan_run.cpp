@@ -32,7 +32,7 @@ StepSpec validation_spec(const RunConfig& config, const Mesh& mesh) {
 
 scheduler::Shape training_shape(const RunConfig& config) {
   const ScheduleConfig& s = config.schedule;
-  return uniform_shape(config.model.layers, {s.forward_chunks, s.backward_chunks, s.defer_weight_grad,
+  return uniform_shape(config.model.layers, {s.forward_chunks, s.backward_chunks, s.weight_grad_pieces,
                                              config.train.recompute, 1, s.gradient_slices});
 }
 

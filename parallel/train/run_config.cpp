@@ -197,6 +197,7 @@ void check_rest(const RunConfig& config, Problems& problems) {
   problems.not_negative("checkpoint.keep", config.checkpoint.keep);
   problems.positive("schedule.forward_chunks", config.schedule.forward_chunks);
   problems.positive("schedule.backward_chunks", config.schedule.backward_chunks);
+  problems.not_negative("schedule.weight_grad_pieces", config.schedule.weight_grad_pieces);
   problems.positive("schedule.gradient_slices", config.schedule.gradient_slices);
 }
 

@@ -74,10 +74,10 @@ struct CheckpointConfig {
 struct ScheduleConfig {
   PolicyKind policy = PolicyKind::kSequential;
   ExecutorKind executor = ExecutorKind::kInline;
-  int forward_chunks = 1;          ///< r of every MoE layer, forward.
-  int backward_chunks = 1;         ///< r of every MoE layer, backward.
-  bool defer_weight_grad = false;  ///< Expert dW as tasks of their own, after the dX of the layer.
-  int gradient_slices = 1;         ///< Pieces of each bucket's gradient reduction.
+  int forward_chunks = 1;      ///< r of every MoE layer, forward.
+  int backward_chunks = 1;     ///< r of every MoE layer, backward.
+  int weight_grad_pieces = 0;  ///< 0: expert dW inside the expert tasks; p: p tasks of their own per layer.
+  int gradient_slices = 1;     ///< Pieces of each bucket's gradient reduction.
   friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;
 };
 

@@ -94,6 +94,7 @@ const std::vector<Wrong> kWrong{
     {"checkpoint.keep", 1, [](RunConfig& c) { c.checkpoint.keep = -1; }},
     {"schedule.forward_chunks", 1, [](RunConfig& c) { c.schedule.forward_chunks = 0; }},
     {"schedule.backward_chunks", 1, [](RunConfig& c) { c.schedule.backward_chunks = 0; }},
+    {"schedule.weight_grad_pieces", 1, [](RunConfig& c) { c.schedule.weight_grad_pieces = -1; }},
     {"schedule.gradient_slices", 1, [](RunConfig& c) { c.schedule.gradient_slices = 0; }},
 };
 

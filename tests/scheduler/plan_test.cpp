@@ -1,6 +1,7 @@
 #include "scheduler/plan.h"
 
 #include <algorithm>
+#include <array>
 #include <set>
 
 #include "core/error.h"
@@ -75,6 +76,33 @@ TEST_CASE("Edges follow from what tasks read and write", "[graph]") {
   CHECK(deps(read2) == std::set<TaskId>{write});
   CHECK(deps(again) == std::set<TaskId>{write, read1, read2});
   CHECK(deps(last) == std::set<TaskId>{again, read1});
+}
+
+TEST_CASE("At most so many micro-batches are in flight in any order", "[graph]") {
+  GraphBuilder builder;
+  TaskSpec spec;
+  for (int m = 0; m < 4; ++m) {
+    spec.micro_batch = static_cast<std::int16_t>(m);
+    const BufferId a = builder.add_buffer(bytes(8)), b = builder.add_buffer(bytes(8));
+    builder.add_task(spec, {}, std::vector{a});
+    builder.add_task(spec, std::vector{a}, std::vector{b});  // two ends
+    builder.add_task(spec, std::vector{a}, {});
+  }
+  for (const int limit : {0, 1, 2, 3}) {
+    Graph graph = builder.graph();
+    limit_in_flight(graph, limit);
+    int most = 0;
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+      std::array<int, 4> done{};
+      for (const TaskId t : random_order(graph, seed)) {
+        ++done[graph.tasks[t].micro_batch];
+        most =
+            std::max(most, static_cast<int>(std::count_if(done.begin(), done.end(), [](int n) { return n % 3 > 0; })));
+      }
+    }
+    INFO("limit " << limit);
+    CHECK(most == (limit == 0 ? 4 : limit));
+  }
 }
 
 TEST_CASE("validate names what is wrong with a plan", "[plan]") {
@@ -275,7 +303,7 @@ TEST_CASE("An elastic buffer grows and is counted", "[arena]") {
 
 TEST_CASE("The digest tells plans apart", "[plan]") {
   const Graph graph = random_graph(5, 30);
-  const Plan plan = sequential_plan(graph, {{LayerShape{}}, 1, 1});
+  const Plan plan = sequential_plan(graph, {{LayerShape{}}, 1});
   Plan other = plan;
   CHECK(digest(plan) == digest(other));
   other.shape.layers[0].forward_chunks = 2;

@@ -73,11 +73,11 @@ RunConfig random_config(std::uint64_t seed) {
   RunConfig c;
   c.name = d.text();
   c.model = random_model(d);
-  for (int* field :
-       {&c.train.steps, &c.train.global_batch, &c.train.micro_batch, &c.train.sequence_length, &c.train.validate_every,
-        &c.train.validate_sequences, &c.train.optimizer.warmup_steps, &c.parallel.expert, &c.parallel.expert_shard,
-        &c.parallel.sequence_heads, &c.parallel.sequence_ring, &c.checkpoint.every, &c.checkpoint.keep,
-        &c.schedule.forward_chunks, &c.schedule.backward_chunks, &c.schedule.gradient_slices})
+  for (int* field : {&c.train.steps, &c.train.global_batch, &c.train.micro_batch, &c.train.sequence_length,
+                     &c.train.validate_every, &c.train.validate_sequences, &c.train.optimizer.warmup_steps,
+                     &c.parallel.expert, &c.parallel.expert_shard, &c.parallel.sequence_heads,
+                     &c.parallel.sequence_ring, &c.checkpoint.every, &c.checkpoint.keep, &c.schedule.forward_chunks,
+                     &c.schedule.backward_chunks, &c.schedule.gradient_slices, &c.schedule.weight_grad_pieces})
     *field = d.integer();
   OptimizerConfig& o = c.train.optimizer;
   for (double* field : {&o.lr, &o.min_lr_ratio, &o.wsd_decay_fraction, &o.beta1, &o.beta2, &o.eps, &o.weight_decay,
@@ -92,7 +92,6 @@ RunConfig random_config(std::uint64_t seed) {
   c.data.val = d.list();
   c.data.attend_across_documents = d.boolean();
   c.data.end_of_text = d.integer();
-  c.schedule.defer_weight_grad = d.boolean();
   c.schedule.policy = d.choice<PolicyKind>(2);
   c.schedule.executor = d.choice<ExecutorKind>(2);
   return c;

@@ -120,7 +120,7 @@ void fields(Visit visit, parallel::ScheduleConfig& c) {
   visit("executor", c.executor, kExecutors);
   visit("forward_chunks", c.forward_chunks);
   visit("backward_chunks", c.backward_chunks);
-  visit("defer_weight_grad", c.defer_weight_grad);
+  visit("weight_grad_pieces", c.weight_grad_pieces);
   visit("gradient_slices", c.gradient_slices);
 }
 

@@ -77,11 +77,12 @@ std::string plan_to_text(const scheduler::Plan& plan) {
     config::Plan::Layer& out = *message.add_layer();
     out.set_forward_chunks(layer.forward_chunks);
     out.set_backward_chunks(layer.backward_chunks);
-    out.set_defer_weight_grad(layer.defer_weight_grad);
+    out.set_weight_grad_pieces(layer.weight_grad_pieces);
+    out.mutable_gradient_share()->Assign(layer.gradient_shares.begin(), layer.gradient_shares.end());
     out.set_recompute(std::string(to_string(layer.recompute)));
   }
   message.set_sub_batches(plan.shape.sub_batches);
-  message.set_gradient_slices(plan.shape.gradient_slices);
+  message.set_micro_batches_in_flight(plan.shape.micro_batches_in_flight);
   message.set_imbalance_limit(plan.shape.imbalance_limit);
   message.mutable_issue_order()->Assign(plan.issue_order.begin(), plan.issue_order.end());
   message.set_digest(checksum_to_text(scheduler::digest(plan)));
@@ -101,8 +102,10 @@ scheduler::Plan plan_from_text(const std::string& text, const std::string& origi
     scheduler::LayerShape& shape = plan.shape.layers.emplace_back();
     shape.forward_chunks = layer.forward_chunks();
     shape.backward_chunks = layer.backward_chunks();
-    shape.defer_weight_grad = layer.defer_weight_grad();
-    WEFT_CHECK(shape.forward_chunks >= 1 && shape.backward_chunks >= 1, origin, ": a layer with no chunks");
+    shape.weight_grad_pieces = layer.weight_grad_pieces();
+    shape.gradient_shares.assign(layer.gradient_share().begin(), layer.gradient_share().end());
+    WEFT_CHECK(shape.forward_chunks >= 1 && shape.backward_chunks >= 1 && shape.weight_grad_pieces >= 0, origin,
+               ": a layer with no chunks");
     bool known = false;
     for (const Recompute r : kRecomputes)
       if (layer.recompute() == to_string(r)) {
@@ -112,7 +115,7 @@ scheduler::Plan plan_from_text(const std::string& text, const std::string& origi
     WEFT_CHECK(known, origin, ": recompute is '", layer.recompute(), "', not none, selective or full");
   }
   plan.shape.sub_batches = message.sub_batches();
-  plan.shape.gradient_slices = message.gradient_slices();
+  plan.shape.micro_batches_in_flight = message.micro_batches_in_flight();
   plan.shape.imbalance_limit = message.imbalance_limit();
   plan.issue_order.assign(message.issue_order().begin(), message.issue_order().end());
   if (message.digest() != checksum_to_text(scheduler::digest(plan)))
