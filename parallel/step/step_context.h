@@ -91,6 +91,10 @@ class StepContext {
   std::vector<BufferId> weights_, gradients_, feed_forward_gradients_;
 };
 
+/// The links that a collective of a group occupies: `size` ranks, every `stride`-th. Inside one node: intra. All on
+/// different nodes: inter. Else both.
+[[nodiscard]] scheduler::ResourceSet group_links(const Mesh& mesh, int size, int stride);
+
 /// TaskSpec of a compute task of a unit.
 [[nodiscard]] TaskSpec compute_task(Stage stage, Phase phase, const char* label, int layer, const Unit& unit,
                                     WorkKind kind, double amount);
