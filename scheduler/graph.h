@@ -25,8 +25,9 @@ class ResourceSet {
  public:
   constexpr ResourceSet() = default;
   constexpr ResourceSet(std::initializer_list<Resource> resources) {
-    for (const Resource r : resources) bits_ = static_cast<std::uint8_t>(bits_ | (1U << static_cast<unsigned>(r)));
+    for (const Resource r : resources) add(r);
   }
+  constexpr void add(Resource r) { bits_ = static_cast<std::uint8_t>(bits_ | (1U << static_cast<unsigned>(r))); }
   [[nodiscard]] constexpr bool has(Resource r) const { return (bits_ >> static_cast<unsigned>(r)) & 1U; }
   [[nodiscard]] constexpr bool empty() const { return bits_ == 0; }
   [[nodiscard]] constexpr std::uint8_t bits() const { return bits_; }

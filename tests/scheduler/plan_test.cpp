@@ -304,7 +304,7 @@ TEST_CASE("An elastic buffer grows and is counted", "[arena]") {
 
 TEST_CASE("The digest tells plans apart", "[plan]") {
   const Graph graph = random_graph(5, 30);
-  const Plan plan = sequential_plan(graph, {{LayerShape{}}, 1});
+  const Plan plan = sequential_plan(graph, {{LayerShape{}}, {1}});
   Plan other = plan;
   CHECK(digest(plan) == digest(other));
   other.shape.layers[0].forward_chunks = 2;
