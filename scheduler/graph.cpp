@@ -9,13 +9,14 @@ namespace weft::scheduler {
 namespace {
 
 constexpr std::array<std::string_view, kNumStages> kStageNames{
-    "parameter_gather", "embedding",  "norm",     "attention",      "dense_ffn", "gate",    "count_exchange", "order",
-    "dispatch",         "all_gather", "expert",   "reduce_scatter", "combine",   "i_order", "expert_dw",      "loss",
-    "grad_reduce",      "grad_norm",  "optimizer"};
+    "parameter_gather", "embedding",      "norm",           "attention", "sequence_exchange", "sequence_ring",
+    "dense_ffn",        "gate",           "count_exchange", "order",     "dispatch",          "all_gather",
+    "expert",           "reduce_scatter", "combine",        "i_order",   "expert_dw",         "loss",
+    "grad_reduce",      "grad_norm",      "optimizer"};
 constexpr std::array<std::string_view, 3> kPhaseNames{"forward", "backward", "update"};
-constexpr std::array<std::string_view, kNumWorkKinds> kWorkNames{"nothing",    "gemm",           "grouped_gemm",
-                                                                 "attention",  "memory",         "all_to_all",
-                                                                 "all_gather", "reduce_scatter", "all_reduce"};
+constexpr std::array<std::string_view, kNumWorkKinds> kWorkNames{
+    "nothing",    "gemm",       "grouped_gemm",   "attention",  "memory",
+    "all_to_all", "all_gather", "reduce_scatter", "all_reduce", "send_recv"};
 constexpr std::array<std::string_view, kNumMemoryClasses> kMemoryNames{"parameters",  "gradients",     "optimizer",
                                                                        "activations", "communication", "workspace"};
 

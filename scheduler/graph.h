@@ -42,6 +42,8 @@ enum class Stage : std::uint8_t {
   kEmbedding,
   kNorm,
   kAttention,
+  kSequenceExchange,  ///< Attention heads for tokens, inside a sequence's head group.
+  kSequenceRing,      ///< A hop of keys and values, or of their gradients, around a sequence's ring.
   kDenseFfn,
   kGate,
   kCountExchange,
@@ -58,7 +60,7 @@ enum class Stage : std::uint8_t {
   kGradNorm,
   kOptimizer
 };
-inline constexpr int kNumStages = 19;
+inline constexpr int kNumStages = 21;
 [[nodiscard]] std::string_view to_string(Stage stage) noexcept;  ///< "parameter_gather", "dispatch", "expert_dw", ...
 
 enum class Phase : std::uint8_t { kForward, kBackward, kUpdate };
@@ -74,9 +76,10 @@ enum class WorkKind : std::uint8_t {
   kAllToAll,
   kAllGather,
   kReduceScatter,
-  kAllReduce  ///< Bytes this rank puts on the wire.
+  kAllReduce,
+  kSendRecv  ///< Bytes this rank puts on the wire, as for all of these.
 };
-inline constexpr int kNumWorkKinds = 9;
+inline constexpr int kNumWorkKinds = 10;
 [[nodiscard]] std::string_view to_string(WorkKind kind) noexcept;
 
 struct Work {

@@ -12,7 +12,7 @@ std::vector<Unit> make_units(const StepGeometry& g, int sub_batches) {
   const int groups = g.micro_batch / g.group_sequences;
   WEFT_CHECK(sub_batches >= 1 && sub_batches <= groups, "sub_batches is ", sub_batches, ", but a micro-batch has ",
              groups, " routing groups to cut between");
-  const std::int64_t group_rows = std::int64_t{g.group_sequences} * g.sequence_length;
+  const std::int64_t group_rows = std::int64_t{g.group_sequences} * g.rows_per_sequence();
   std::vector<Unit> units;
   for (int mb = 0; mb < g.num_micro_batches; ++mb)
     for (int s = 0; s < sub_batches; ++s) {
