@@ -43,7 +43,7 @@ MoeBlock<T>::MoeBlock(const StepContext<T>& ctx, int layer)
       hidden_width_(ctx.model.expert_hidden_dim / ctx.mesh.esp_size),
       pre_width_(is_gated(ctx.model.family) ? 2 * hidden_width_ : hidden_width_),
       norm_(ctx, str("layers.", layer, ".ffn_norm")),
-      gate_(ctx.model.moe, std::int64_t{ctx.spec.geometry.group_sequences} * ctx.sequence_length()),
+      gate_(ctx.model.moe, std::int64_t{ctx.spec.geometry.group_sequences} * ctx.sequence_length(), ctx.mesh.sp_size()),
       router_(ctx.parameter(str("layers.", layer, ".moe.gate.weight"))) {
   const bool gated = is_gated(ctx.model.family);
   const int first = ctx.mesh.first_local_expert(ctx.model.moe.experts);
@@ -94,7 +94,7 @@ BufferId MoeBlock<T>::arrived_rows(const char* label, std::int64_t tokens, std::
 
 template <class T>
 RouterDims MoeBlock<T>::router_dims() const {
-  return {num_experts_, top_k_, std::int64_t{ctx_.spec.geometry.group_sequences} * ctx_.sequence_length()};
+  return {num_experts_, top_k_, std::int64_t{ctx_.spec.geometry.group_sequences} * ctx_.rows_per_sequence()};
 }
 
 template <class T>
@@ -118,7 +118,7 @@ void MoeBlock<T>::emit_gate(const Unit& unit, Phase phase, const MoeSaved& s,
   const bool counts = phase == Phase::kForward && ctx_.training();  // a recomputation must not count again
   const bool balances = counts && ctx_.model.moe.balance_scope != BalanceScope::kGlobalRunning;
   const std::int64_t first_row =
-      std::int64_t{unit.micro_batch} * ctx_.spec.geometry.micro_batch * ctx_.sequence_length() + unit.first_row;
+      std::int64_t{unit.micro_batch} * ctx_.spec.geometry.micro_batch * ctx_.rows_per_sequence() + unit.first_row;
   BufferList reads{s.normed, ctx_.weights(dense_bucket_)};
   BufferList writes{logits, s.probs, s.lse, s.weight, s.expert, s.kept};
   (counts ? writes : reads).add(s.fraction);
@@ -404,7 +404,7 @@ BufferId MoeBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, MoeSave
   s.kept = ctx_.template buffer<std::int32_t>("router kept", rows * top_k_);
   s.fraction = fraction;
   if (!again && ctx_.training() && gate_.needs_fraction())
-    s.fraction = ctx_.template buffer<double>("balance fractions", rows / ctx_.sequence_length() * num_experts_);
+    s.fraction = ctx_.template buffer<double>("balance fractions", rows / ctx_.rows_per_sequence() * num_experts_);
   s.forward = {ctx_.template buffer<std::int32_t>("row table", rows * top_k_),
                ctx_.template buffer<std::int32_t>("token table", rows * top_k_)};
   s.backward = s.forward;

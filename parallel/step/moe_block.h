@@ -39,7 +39,7 @@ struct MoeSaved {
 
 struct RouterDims {
   std::int64_t num_experts = 0, top_k = 0;
-  std::int64_t group_rows = 0;  ///< Rows of a routing group.
+  std::int64_t group_rows = 0;  ///< Rows of a routing group on this rank.
 };
 /// The routing tensors of a unit, in the arena.
 template <class T>

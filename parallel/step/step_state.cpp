@@ -10,7 +10,7 @@ namespace weft::parallel {
 
 std::vector<Unit> make_units(const StepGeometry& g, const scheduler::Shape& shape) {
   const int groups = g.micro_batch / g.group_sequences;
-  const std::int64_t group_rows = std::int64_t{g.group_sequences} * g.sequence_length;
+  const std::int64_t group_rows = std::int64_t{g.group_sequences} * g.rows_per_sequence();
   std::vector<Unit> units;
   for (int mb = 0; mb < g.num_micro_batches; ++mb) {
     const int sub_batches = sub_batches_of(shape, mb);
