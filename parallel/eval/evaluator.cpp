@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 
 namespace weft::parallel {
 

@@ -15,7 +15,6 @@ namespace weft::parallel {
 
 enum class LrSchedule { kConstant, kCosine, kLinear, kWsd };
 using scheduler::Recompute;
-enum class PolicyKind { kSequential, kList };  ///< scheduler/policy.h
 using scheduler::ExecutorKind;
 
 struct OptimizerConfig {

@@ -7,7 +7,7 @@
 #include "core/error.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/executor.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 #include "scheduler/simulator.h"
 #include "scheduler/stream_executor.h"
 #include "tests/support/catch.h"
