@@ -49,11 +49,23 @@ AttendAcrossDocuments attend_mode(const RunConfig& config) {
 
 namespace {
 
+/// A profile prices what its ranks had; a task that it does not know is not free.
+void require_priced(const scheduler::Graph& graph, const scheduler::CostModel& cost) {
+  if (!cost.measured) return;
+  const std::vector<std::string> missing = scheduler::unpriced(graph, cost);
+  if (missing.empty()) return;
+  throw Error(ErrorCode::kInvalidArgument,
+              str(cost.source, " has no family for ", missing.front(),
+                  missing.size() > 1 ? str(" and ", missing.size() - 1, " more") : std::string()),
+              "measure this layout with weft profile");
+}
+
 RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost,
               const scheduler::Graph& graph, scheduler::Plan plan) {
   RunPlan out;
   out.mesh = mesh;
   out.plan = std::move(plan);
+  require_priced(graph, cost);
   const scheduler::SlotMap slots = scheduler::assign_slots(graph, out.plan.issue_order);
   out.memory = scheduler::memory_use(graph, slots);
   out.num_tasks = graph.num_tasks();

@@ -9,6 +9,7 @@
 #include "core/dtype.h"
 #include "parallel/model/model_config.h"
 #include "scheduler/executor.h"
+#include "scheduler/fit.h"
 #include "scheduler/plan.h"
 
 namespace weft::parallel {
@@ -78,6 +79,8 @@ struct ScheduleConfig {
   int backward_chunks = 1;     ///< r of every MoE layer, backward.
   int weight_grad_pieces = 0;  ///< 0: expert dW inside the expert tasks; p: p tasks of their own per layer.
   int gradient_slices = 1;     ///< Pieces of each bucket's gradient reduction.
+  std::string profile;         ///< Costs to plan and predict with (configs/cluster.proto); empty: nominal ones.
+  double profile_min_r_squared = scheduler::kMinRSquared;  ///< A profile with a worse fit is refused.
   friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;
 };
 

@@ -122,6 +122,8 @@ void fields(Visit visit, parallel::ScheduleConfig& c) {
   visit("backward_chunks", c.backward_chunks);
   visit("weight_grad_pieces", c.weight_grad_pieces);
   visit("gradient_slices", c.gradient_slices);
+  visit("profile", c.profile);
+  visit("profile_min_r_squared", c.profile_min_r_squared);
 }
 
 template <class Visit>
