@@ -15,8 +15,8 @@
 namespace weft::scheduler {
 namespace {
 
-constexpr std::array<std::string_view, kNumPolicies> kNames{"sequential",   "tutel",  "tutel_improved", "pipemoe_lina",
-                                                            "fsmoe_no_iio", "fsmoe",  "flowmoe",        "weft"};
+constexpr std::array<std::string_view, kNumPolicies> kNames{"sequential",   "tutel", "tutel_improved", "pipemoe_lina",
+                                                            "fsmoe_no_iio", "fsmoe", "flowmoe",        "weft"};
 constexpr std::array<std::uint8_t, kNumResources> kOneStream{0, 0, 0, 0}, kOneCommStream{0, 1, 1, 2};
 
 /// Plans of one policy under comparison.
@@ -140,8 +140,8 @@ PolicyPlan flowmoe(const Emitter& emitter, const CostModel& cost, const PolicyOp
   const ShapeSpace& space = emitter.space();
   ListScheduler lists;
   // a single layer has no sub-batches: there, its chunks are what is pipelined
-  const int most = space.max_sub_batches > 1 ? space.max_sub_batches
-                                             : std::max(space.max_forward_chunks, space.max_backward_chunks);
+  const int most =
+      space.max_sub_batches > 1 ? space.max_sub_batches : std::max(space.max_forward_chunks, space.max_backward_chunks);
   for (const int pieces : degrees_within(options.degrees, most))
     for (const int slices : {1, 2, 4}) {
       if (slices > space.max_gradient_slices) continue;
@@ -174,8 +174,8 @@ PolicyPlan weft(const Emitter& emitter, const CostModel& cost, const PolicyOptio
   return {std::move(found.plan), found.price, found.num_candidates};
 }
 
-constexpr PolicyKind kOthers[] = {PolicyKind::kSequential,   PolicyKind::kTutel,      PolicyKind::kTutelImproved,
-                                  PolicyKind::kPipeMoeLina,  PolicyKind::kFsMoeNoIio, PolicyKind::kFsMoe,
+constexpr PolicyKind kOthers[] = {PolicyKind::kSequential,  PolicyKind::kTutel,      PolicyKind::kTutelImproved,
+                                  PolicyKind::kPipeMoeLina, PolicyKind::kFsMoeNoIio, PolicyKind::kFsMoe,
                                   PolicyKind::kFlowMoe};
 
 PolicyPlan make_other_plan(PolicyKind policy, const Emitter& emitter, const CostModel& cost,

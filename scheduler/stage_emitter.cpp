@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -41,9 +42,9 @@ class StepEmission {
   };
 
   TaskId add(const Place& place, const Piece& piece, int chunk, std::initializer_list<TaskId> after) {
-    return add(place, piece, chunk, std::vector<TaskId>(after));
+    return add(place, piece, chunk, std::span<const TaskId>(after.begin(), after.size()));
   }
-  TaskId add(const Place& place, const Piece& piece, int chunk, const std::vector<TaskId>& after) {
+  TaskId add(const Place& place, const Piece& piece, int chunk, std::span<const TaskId> after) {
     TaskSpec spec;
     spec.stage = piece.stage;
     spec.phase = place.phase;
@@ -55,10 +56,7 @@ class StepEmission {
     spec.resources = {!is_collective(piece.kind) ? Resource::kCompute : inter ? Resource::kInter : Resource::kIntra};
     spec.work = {piece.kind, piece.part * kMs * std::max(0.0, piece.time_ms - piece.alpha_ms) * piece.share,
                  piece.part};
-    std::vector<TaskId> real;
-    for (const TaskId t : after)
-      if (t != kNoId) real.push_back(t);
-    return builder_.add_task_after(spec, real);
+    return builder_.add_task_after(spec, after);
   }
 
   [[nodiscard]] Piece compute(Stage stage, double ms, double share) const {
@@ -75,13 +73,9 @@ class StepEmission {
   }
 
   void emit_sub_batch(int m, int s) {
-    TaskId last = kNoId;
-    std::vector<TaskId> ends{kNoId};
+    std::vector<TaskId> ends;
     for (int l = 0; l < layers_; ++l) ends = emit_forward({Phase::kForward, l, m, s}, ends);
-    for (int l = layers_; l-- > 0;) {
-      last = emit_backward({Phase::kBackward, l, m, s}, ends);
-      ends = {last};
-    }
+    for (int l = layers_; l-- > 0;) ends.assign(1, emit_backward({Phase::kBackward, l, m, s}, ends));
   }
 
   /// Returns the block's last tasks: the i-orders of its chunks.
@@ -129,10 +123,10 @@ class StepEmission {
     a = add(at, scatter(Stage::kMpReduceScatter, t, 1.0 - esp, x), kNoId, {a});
     const std::vector<int> cuts = weight_grad_cuts(r, layer.weight_grad_pieces);
     for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
-      const std::vector<TaskId> inputs(gathered.begin() + cuts[i], gathered.begin() + cuts[i + 1]);
-      add(at,
-          {Stage::kExpertDw, WorkKind::kGroupedGemm, t.expert, table_.alpha_expert, xc * (cuts[i + 1] - cuts[i]), 0.5},
-          static_cast<int>(i), inputs);
+      const auto first = static_cast<std::size_t>(cuts[i]), count = static_cast<std::size_t>(cuts[i + 1] - cuts[i]);
+      const Piece piece{Stage::kExpertDw,    WorkKind::kGroupedGemm,          t.expert,
+                        table_.alpha_expert, xc * static_cast<double>(count), 0.5};
+      add(at, piece, static_cast<int>(i), std::span<const TaskId>(gathered).subspan(first, count));
     }
     return a;
   }

@@ -41,7 +41,8 @@ struct CaseResult {
 class Layer {
  public:
   Layer(const TestbedModel& testbed, const GridCase& c, bool gradients)
-      : cost_(testbed.cost(c)), forward_(make(testbed, c, Phase::kForward, false)),
+      : cost_(testbed.cost(c)),
+        forward_(make(testbed, c, Phase::kForward, false)),
         backward_(make(testbed, c, Phase::kBackward, gradients)) {}
 
   [[nodiscard]] CaseResult solve(const std::vector<PolicyKind>& wanted) const {
@@ -194,7 +195,8 @@ int simulate_grid(const GridOptions& options) {
   const std::vector<PolicyKind> wanted = policies_named(options.policy);
   const std::vector<GridCase> cases = grid_cases(testbed);
   if (options.only_case && (*options.only_case < 0 || *options.only_case >= static_cast<int>(cases.size())))
-    throw Error(ErrorCode::kInvalidArgument, str("--case ", *options.only_case, ": the grid has cases 0 to ", cases.size() - 1));
+    throw Error(ErrorCode::kInvalidArgument,
+                str("--case ", *options.only_case, ": the grid has cases 0 to ", cases.size() - 1));
   if (!options.schedule_out.empty() && !options.only_case)
     throw Error(ErrorCode::kInvalidArgument, "--schedule_out with --grid needs --case N", "a schedule is of one layer");
 

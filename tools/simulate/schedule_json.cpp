@@ -14,9 +14,8 @@ using scheduler::TaskId;
 
 std::string stream_name(scheduler::ResourceSet resources) {
   std::string name;
-  for (const auto& [resource, text] :
-       {std::pair{Resource::kCompute, "compute"}, std::pair{Resource::kIntra, "intra"},
-        std::pair{Resource::kInter, "inter"}, std::pair{Resource::kHost, "host"}})
+  for (const auto& [resource, text] : {std::pair{Resource::kCompute, "compute"}, std::pair{Resource::kIntra, "intra"},
+                                       std::pair{Resource::kInter, "inter"}, std::pair{Resource::kHost, "host"}})
     if (resources.has(resource)) name += (name.empty() ? "" : "+") + std::string(text);
   return name;
 }

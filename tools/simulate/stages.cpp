@@ -52,9 +52,8 @@ int simulate_stages(const StagesOptions& options) {
     plans.push_back(scheduler::make_plan(wanted.front(), emitter, cost));
 
   const double bound_ms = scheduler::lower_bound_us(emitter, cost) / 1e3;
-  nlohmann::ordered_json document{{"table", emitter.table().name},
-                                  {"layers", options.layers},
-                                  {"micro_batches", options.micro_batches}};
+  nlohmann::ordered_json document{
+      {"table", emitter.table().name}, {"layers", options.layers}, {"micro_batches", options.micro_batches}};
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     double ms = plans[i].price.total_us / 1e3;
     // FSMoE's own figure, which counts gradients as hidden that no plan can hide, is what others are held against.
@@ -65,8 +64,8 @@ int simulate_stages(const StagesOptions& options) {
   if (!options.schedule_out.empty()) {
     const PolicyPlan& chosen = plans.back();
     const scheduler::Graph graph = emitter.emit(chosen.plan.shape);
-    const scheduler::Timeline timeline = scheduler::simulate(
-        graph, chosen.plan, scheduler::assign_slots(graph, chosen.plan.issue_order), cost, false);
+    const scheduler::Timeline timeline =
+        scheduler::simulate(graph, chosen.plan, scheduler::assign_slots(graph, chosen.plan.issue_order), cost, false);
     nlohmann::ordered_json tasks = nlohmann::ordered_json::array();
     append_tasks(tasks, graph, timeline);
     write_schedule(options.schedule_out, chosen.plan.policy, timeline.total_us / 1e3, std::move(tasks));

@@ -12,13 +12,13 @@ namespace weft::tools {
 
 /// One configuration of FSMoE's grid (arXiv:2501.10714, Table 4).
 struct GridCase {
-  int batch = 1;            ///< B
-  int heads = 8;            ///< Of attention: no part of the MoE layer's time.
-  int sequence_length = 0;  ///< L
-  int model_dim = 0;        ///< M
-  int hidden_dim = 0;       ///< H
+  int batch = 1;                ///< B
+  int heads = 8;                ///< Of attention: no part of the MoE layer's time.
+  int sequence_length = 0;      ///< L
+  int model_dim = 0;            ///< M
+  int hidden_dim = 0;           ///< H
   double rows_per_token = 1.0;  ///< k f; 1 for "no dropping".
-  bool gated = false;       ///< Mixtral's feed-forward (three products) instead of two.
+  bool gated = false;           ///< Mixtral's feed-forward (three products) instead of two.
 };
 
 /// A cluster of FSMoE's evaluation.
@@ -26,7 +26,7 @@ struct TestbedModel {
   std::string source;
   int nodes = 1, gpus_per_node = 1;
   std::vector<int> sequence_lengths;
-  scheduler::CostModel cost_simple, cost_gated;  ///< They differ in the line of the experts.
+  scheduler::CostModel cost_simple, cost_gated;            ///< They differ in the line of the experts.
   double operations_simple = 1.0, operations_gated = 1.0;  ///< Start-ups of an expert's forward.
 
   [[nodiscard]] const scheduler::CostModel& cost(const GridCase& c) const { return c.gated ? cost_gated : cost_simple; }
