@@ -56,8 +56,10 @@ class MeshComms {
   MeshComms(comm::Communicator& world, const Mesh& mesh);
 
   [[nodiscard]] comm::Communicator& world() const noexcept { return *world_; }
-  [[nodiscard]] comm::Communicator& ep() const noexcept { return *ep_; }        ///< Size EP: dispatch and combine.
-  [[nodiscard]] comm::Communicator& esp() const noexcept { return *esp_; }      ///< Size ESP: gather and reduce rows.
+  [[nodiscard]] comm::Communicator& ep() const noexcept { return *ep_; }    ///< Size EP: dispatch and combine.
+  [[nodiscard]] comm::Communicator& esp() const noexcept { return *esp_; }  ///< Size ESP: gather and reduce rows.
+  /// Size EP * ESP, in order of (esp_rank, ep_rank): who holds one whole set of experts; exchanges row counts.
+  [[nodiscard]] comm::Communicator& experts() const noexcept { return *experts_; }
   [[nodiscard]] comm::Communicator& edp() const noexcept { return *edp_; }      ///< Size EDP: expert gradients.
   [[nodiscard]] comm::Communicator& sp() const noexcept { return *sp_; }        ///< Size SP: one sequence.
   [[nodiscard]] comm::Communicator& heads() const noexcept { return *heads_; }  ///< Head exchange, by head_rank().
@@ -65,7 +67,7 @@ class MeshComms {
 
  private:
   comm::Communicator* world_;
-  std::unique_ptr<comm::Communicator> ep_, esp_, edp_, sp_, heads_, ring_;
+  std::unique_ptr<comm::Communicator> ep_, esp_, experts_, edp_, sp_, heads_, ring_;
 };
 
 }  // namespace weft::parallel

@@ -72,7 +72,7 @@ auto Evaluator<T>::run(const Batch& batch, const Wanted& wanted) -> Outputs {
   if (wanted.gradients)
     for (const LocalParameter& p : table_.parameters()) {
       const T* g = store_.gradients() + p.offset;
-      out.gradients[p.spec.name].assign(g, g + p.spec.count());
+      out.gradients[p.spec.name].assign(g, g + p.count());
     }
   return out;
 }

@@ -8,6 +8,7 @@
 #include "kernels/adamw.h"
 #include "parallel/mesh.h"
 #include "parallel/model/model_config.h"
+#include "scheduler/plan.h"
 
 namespace weft::parallel {
 
@@ -44,9 +45,9 @@ struct Unit {
   std::int64_t first_row = 0;  ///< In the micro-batch.
   std::int64_t rows = 0;       ///< T
 };
-/// `sub_batches` units per micro-batch, cut between routing groups. Throws kInvalidArgument when there are fewer
-/// groups.
-[[nodiscard]] std::vector<Unit> make_units(const StepGeometry& geometry, int sub_batches);
+/// sub_batches_of(shape, m) units of each micro-batch m, cut between routing groups. Throws kInvalidArgument when there
+/// are fewer groups.
+[[nodiscard]] std::vector<Unit> make_units(const StepGeometry& geometry, const scheduler::Shape& shape);
 
 /// What the router of one layer did with the rows of one unit, or of the whole step over all ranks.
 struct RouterStatistics {

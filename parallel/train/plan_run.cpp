@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "parallel/train/run_setup.h"
 #include "scheduler/policy.h"
+#include "scheduler/simulator.h"
 
 namespace weft::parallel {
 

@@ -174,13 +174,20 @@ void check_layout(const RunConfig& config, int world_size, Problems& problems) {
   const ParallelConfig& p = config.parallel;
   const TrainConfig& t = config.train;
   problems.positive("parallel.expert", p.expert);
-  if (p.expert_shard != 1)
-    problems.add("parallel.expert_shard", p.expert_shard, "sharding single experts is not there yet; set it to 1");
+  problems.positive("parallel.expert_shard", p.expert_shard);
+  if (p.expert_shard >= 1 && config.model.expert_hidden_dim >= 1 &&
+      config.model.expert_hidden_dim % p.expert_shard != 0)
+    problems.add("parallel.expert_shard", p.expert_shard,
+                 "must divide model.expert_hidden_dim = ", config.model.expert_hidden_dim);
   if (p.expert >= 1 && config.model.moe.experts >= 1 && config.model.moe.experts % p.expert != 0)
     problems.add("parallel.expert", p.expert, "must divide model.moe.experts = ", config.model.moe.experts);
-  if (p.expert >= 1 && world_size % p.expert != 0)
+  const std::int64_t set_ranks = std::int64_t{p.expert} * p.expert_shard;  // that hold one set of experts
+  if (p.expert >= 1 && p.expert_shard == 1 && world_size % p.expert != 0)
     problems.add("parallel.expert", p.expert, "must divide the number of ranks, ", world_size, "; start a multiple of ",
                  p.expert, " ranks");
+  if (p.expert >= 1 && p.expert_shard > 1 && world_size % set_ranks != 0)
+    problems.add("parallel.expert_shard", p.expert_shard, "expert * expert_shard = ", set_ranks,
+                 " must divide the number of ranks, ", world_size, "; start a multiple of ", set_ranks, " ranks");
   const std::int64_t sequence_ranks = check_sequence(config, world_size, problems);
   if (t.global_batch < 1 || t.micro_batch < 1 || sequence_ranks < 1) return;
   const std::int64_t groups = world_size / sequence_ranks;  // DP

@@ -49,7 +49,7 @@ struct TrainConfig {
 
 struct ParallelConfig {
   int expert = 1;        ///< EP: ranks that share one set of experts. Divides moe.experts and the world.
-  int expert_shard = 1;  ///< ESP: ranks that share one expert's hidden width (1 for now).
+  int expert_shard = 1;  ///< ESP: ranks that share one expert's hidden width; divides expert_hidden_dim.
   /// Ranks that share a sequence and exchange attention heads for tokens (Ulysses). Divides model.heads.
   int sequence_heads = 1;
   /// Ranks, or groups of sequence_heads ranks, that share a sequence and pass keys and values round (ring attention).

@@ -85,7 +85,9 @@ const std::vector<Wrong> kWrong{
     {"parallel.expert", 1, [](RunConfig& c) { c.parallel.expert = 0; }},
     {"parallel.expert", 1, [](RunConfig& c) { c.parallel.expert = 2; }},  // one rank
     {"parallel.expert", 2, [](RunConfig& c) { c.model.moe.experts = 7, c.parallel.expert = 2; }},
-    {"parallel.expert_shard", 2, [](RunConfig& c) { c.parallel.expert_shard = 2; }},
+    {"parallel.expert_shard", 1, [](RunConfig& c) { c.parallel.expert_shard = 0; }},
+    {"parallel.expert_shard", 2, [](RunConfig& c) { c.parallel.expert = c.parallel.expert_shard = 2; }},
+    {"parallel.expert_shard", 3, [](RunConfig& c) { c.parallel.expert_shard = 3, c.train.global_batch = 12; }},
     {"parallel.sequence_heads", 1, [](RunConfig& c) { c.parallel.sequence_heads = 0; }},
     {"parallel.sequence_ring", 1, [](RunConfig& c) { c.parallel.sequence_ring = -1; }},
     {"parallel.sequence_heads", 3, [](RunConfig& c) { share(c, 3, 1), c.train.sequence_length = 120; }},

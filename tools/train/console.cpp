@@ -79,9 +79,9 @@ void Console::on_start(const parallel::RunPlan& plan, std::int64_t first_step) {
   print(str("model: ", human_count(double(count.total)), " parameters, ", human_count(double(count.active)),
             " active per token; ", config_.model.layers, " layers, ", config_.model.moe.experts, " experts, top-",
             config_.model.moe.top_k));
-  print(str("layout: ", plan.mesh.world_size, " ranks, DP ", plan.mesh.dp_size(), ", EP ", plan.mesh.ep_size, " x EDP ",
-            plan.mesh.edp_size(), sequence_text(plan.mesh), ", ZeRO-1 ", config_.parallel.zero ? "on" : "off", "; ",
-            t.global_batch, " x ", t.sequence_length, " tokens a step in ",
+  print(str("layout: ", plan.mesh.world_size, " ranks, DP ", plan.mesh.dp_size(), ", EP ", plan.mesh.ep_size, " x ESP ",
+            plan.mesh.esp_size, " x EDP ", plan.mesh.edp_size(), sequence_text(plan.mesh), ", ZeRO-1 ",
+            config_.parallel.zero ? "on" : "off", "; ", t.global_batch, " x ", t.sequence_length, " tokens a step in ",
             t.global_batch / (plan.mesh.dp_size() * t.micro_batch), " micro-batches of ", t.micro_batch));
   print(memory_line(plan.memory, plan.validation_bytes));
   print(str("schedule: ", plan.plan.policy, ", ", plan.num_tasks, " tasks, ", fixed(plan.predicted_ms, 1),
