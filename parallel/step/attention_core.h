@@ -70,6 +70,8 @@ class AttentionCore {
   [[nodiscard]] std::int64_t core_rows(const Unit& unit) const { return unit.rows * split_.num_ranks; }
   [[nodiscard]] std::int64_t sequences(const Unit& unit) const { return unit.rows / ctx_.rows_per_sequence(); }
   [[nodiscard]] CoreOrder order_of(const Unit& unit) const;
+  /// Rows are received in the order of the core, and sent in it: there is but one sequence.
+  [[nodiscard]] bool is_ordered(const Unit& unit) const { return sequences(unit) == 1; }
   [[nodiscard]] CoreRows<T> rows_of(const Unit& unit) const;
   [[nodiscard]] TaskSpec copy_task(const Unit& unit, Phase phase, const char* label, std::int64_t elements) const;
 
@@ -78,8 +80,9 @@ class AttentionCore {
   [[nodiscard]] CoreTensors pack_ring_message(const Unit& unit, Phase phase, BufferId qkv) const;
 
   // attention_exchange.cpp
-  [[nodiscard]] BufferId emit_exchange(const Unit& unit, Phase phase, const char* label, BufferId packed,
-                                       std::int64_t width) const;
+  void emit_exchange(const Unit& unit, Phase phase, const char* label, BufferId packed, BufferId received,
+                     std::int64_t width) const;
+  [[nodiscard]] BufferId received_buffer(const Unit& unit, std::int64_t width) const;
   [[nodiscard]] CoreTensors exchange_heads(const Unit& unit, Phase phase, BufferId qkv) const;
   [[nodiscard]] BufferId return_context(const Unit& unit, Phase phase, BufferId core_context) const;
   [[nodiscard]] BufferId exchange_context_gradient(const Unit& unit, BufferId d_context) const;
