@@ -17,7 +17,10 @@ TaskSpec AttentionCore<T>::ring_task(const Unit& unit, Phase phase, int step, do
   const double pairs = (*steps_)[static_cast<std::size_t>(step)].pairs * static_cast<double>(sequences(unit));
   TaskSpec spec = compute_task(Stage::kAttention, phase, "core", layer_, unit, WorkKind::kAttention,
                                flops_per_pair * pairs * static_cast<double>(split_.q_width()));
-  if (circulates()) spec.chunk = static_cast<std::int16_t>(step);
+  if (circulates()) {
+    spec.chunk = static_cast<std::int16_t>(step);
+    spec.work.operations = static_cast<double>(sequences(unit));  // a tile of each: their rows lie apart
+  }
   return spec;
 }
 
