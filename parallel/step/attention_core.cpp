@@ -98,7 +98,10 @@ BufferId AttentionCore<T>::forward(const Unit& unit, Phase phase, BufferId qkv, 
 }
 
 template <class T>
-BufferId AttentionCore<T>::backward(const Unit& unit, const CoreSaved& saved, BufferId d_context) const {
+BufferId AttentionCore<T>::backward(const Unit& unit, const CoreSaved& saved_in, BufferId d_context) const {
+  CoreSaved saved = saved_in;
+  if (circulates() && !exchanges())  // packed once more: the first message was not kept beside qkv
+    saved.in = pack_ring_message(unit, Phase::kBackward, saved.in.q.buffer);
   const BufferId d_core = exchanges() ? exchange_context_gradient(unit, d_context) : d_context;
   const std::int64_t rows = unit.rows;
   if (exchanges()) {
