@@ -77,6 +77,7 @@ class AttentionCore {
 
   [[nodiscard]] CoreTensors local_tensors(BufferId qkv) const;
   [[nodiscard]] CoreTensors core_tensors(const Unit& unit) const;
+  void unpack_ring_message(const Unit& unit, BufferId message, BufferId d_qkv) const;
   [[nodiscard]] CoreTensors pack_ring_message(const Unit& unit, Phase phase, BufferId qkv) const;
 
   // attention_exchange.cpp
@@ -94,6 +95,7 @@ class AttentionCore {
   void emit_ring_block_backward(const Unit& unit, const CoreSaved& saved, BufferId d_context, const CoreTensors& d,
                                 int step) const;
   void emit_hop(const Unit& unit, Phase phase, const char* label, int step, BufferId from, BufferId to) const;
+  static constexpr double kForwardFlops = 4.0, kBackwardFlops = 10.0;  // per pair, head, channel: 2 and 5 products
   [[nodiscard]] TaskSpec ring_task(const Unit& unit, Phase phase, int step, double flops_per_pair) const;
 
   void emit_local_forward(const Unit& unit, Phase phase, const CoreSaved& saved) const;

@@ -6,12 +6,6 @@
 #include "parallel/step/attention_core.h"
 
 namespace weft::parallel {
-namespace {
-
-constexpr double kForwardFlops = 4.0, kBackwardFlops = 10.0;  // per pair, head and channel: 2 and 5 products
-
-}  // namespace
-
 template <class T>
 TaskSpec AttentionCore<T>::ring_task(const Unit& unit, Phase phase, int step, double flops_per_pair) const {
   const double pairs = (*steps_)[static_cast<std::size_t>(step)].pairs * static_cast<double>(sequences(unit));
