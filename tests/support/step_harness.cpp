@@ -60,7 +60,8 @@ class Run {
   Run(const StepCase& c, comm::Communicator& world)
       : case_(c),
         mesh_(make_mesh(c.world_size, world.rank(),
-                        {c.ep_size, c.esp_size, c.sequence_heads, c.sequence_ring, c.world_size})),
+                        {c.ep_size, c.esp_size, c.sequence_heads, c.sequence_ring,
+                         c.ranks_per_node > 0 ? c.ranks_per_node : c.world_size})),
         comms_(world, mesh_),
         table_(c.model, mesh_),
         store_(table_, Device{}, c.sharded),

@@ -17,6 +17,7 @@ struct StepCase {
   int esp_size = 1;
   int sequence_heads = 1;
   int sequence_ring = 1;
+  int ranks_per_node = 0;  ///< 0: all ranks on one node.
   bool sharded = true;
   int global_batch = 8;  ///< Sequences.
   int micro_batch = 2;
