@@ -11,6 +11,7 @@
 #include "parallel/train/run_config.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/plan.h"
+#include "scheduler/timeline.h"
 
 namespace weft::parallel {
 
@@ -35,6 +36,7 @@ struct RunPlan {
   std::int64_t validation_bytes = 0;  ///< Arena of the validation pass.
   std::int64_t num_tasks = 0;
   double predicted_ms = 0.0;
+  scheduler::Timeline predicted;  ///< The simulated step.
   std::array<double, scheduler::kNumStages> predicted_stage_ms{};
   std::string cost_source;
 };
