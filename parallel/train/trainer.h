@@ -56,6 +56,8 @@ class TrainObserver {
   virtual void on_start(const RunPlan& /*plan*/, std::int64_t /*first_step*/) {}
   virtual void on_step(const StepReport& /*report*/, const scheduler::Graph& /*graph*/,
                        const scheduler::Timeline& /*measured*/) {}
+  /// The run goes on with another plan from the next step on (schedule.replan).
+  virtual void on_replan(const RunPlan& /*plan*/) {}
   virtual void on_validation(std::int64_t /*step*/, double /*loss*/) {}
   /// Something worth a line: resumed from where, a checkpoint saved or refused, a buffer that grew.
   virtual void on_note(const std::string& /*text*/) {}

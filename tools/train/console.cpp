@@ -133,6 +133,14 @@ void Console::on_step(const StepReport& report, const scheduler::Graph& graph, c
   loss_square_ = kKeep * loss_square_ + (1 - kKeep) * report.result.loss * report.result.loss;
 }
 
+void Console::on_replan(const parallel::RunPlan& plan) {
+  plan_ = plan;
+  prediction_.start(plan);
+  if (!run_dir_.empty()) write_file(run_dir_ / "plan.textproto", plan_to_text(plan.plan));
+  print(str("schedule: ", plan.plan.policy, ", ", plan.num_tasks, " tasks, ", fixed(plan.predicted_ms, 1),
+            " ms a step predicted from measured steps"));
+}
+
 void Console::on_validation(std::int64_t step, double loss) {
   last_validation_ = loss;
   print(str("step ", step, " validation loss ", fixed(loss, 4)));

@@ -33,6 +33,7 @@ class Console final : public parallel::TrainObserver {
   void on_start(const parallel::RunPlan& plan, std::int64_t first_step) override;
   void on_step(const parallel::StepReport& report, const scheduler::Graph& graph,
                const scheduler::Timeline& timeline) override;
+  void on_replan(const parallel::RunPlan& plan) override;
   void on_validation(std::int64_t step, double loss) override;
   void on_note(const std::string& text) override;
   void on_warning(const std::string& text) override;

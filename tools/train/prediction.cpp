@@ -20,6 +20,12 @@ nlohmann::ordered_json compared(double predicted_ms, double measured_ms) {
 
 }  // namespace
 
+void Prediction::start(const parallel::RunPlan& plan) {
+  plan_ = plan;
+  steps_.clear();
+  num_steps_ = 0;
+}
+
 void Prediction::add(const parallel::StepReport& report, const scheduler::Graph& graph,
                      const scheduler::Timeline& timeline) {
   if (++num_steps_ == 2 || steps_.size() == kKept) steps_.pop_front();

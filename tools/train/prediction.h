@@ -16,7 +16,8 @@ namespace weft::tools {
 /// to more than the step; communication includes waiting for other ranks.
 class Prediction {
  public:
-  void start(const parallel::RunPlan& plan) { plan_ = plan; }
+  /// A plan comes into force: its steps are compared from here on.
+  void start(const parallel::RunPlan& plan);
   void add(const parallel::StepReport& report, const scheduler::Graph& graph, const scheduler::Timeline& timeline);
   /// {"cost_source", "policy", "steps", "step": {"predicted_ms", "measured_ms", "error"}, "stages": [{"stage", ...}]};
   /// error: predicted over measured, minus 1; null without a measured time.
