@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "parallel/moe/gate.h"
 
 namespace weft::parallel {
 namespace {
@@ -65,11 +66,14 @@ std::vector<ParameterSpec> dense_layer_specs(const ModelConfig& config, int laye
   list.matrix("attention.o", m, config.heads * d, Init::kScaledNormal);
   list.bias("attention.o", m);
   list.norm("ffn_norm", m);
-  if (config.is_moe_layer(layer))
-    list.matrix("moe.gate", config.moe.experts, m);
-  else
-    feed_forward(list, "ffn.", config, config.dense_width());
-  return list.take();
+  if (!config.is_moe_layer(layer)) feed_forward(list, "ffn.", config, config.dense_width());
+  std::vector<ParameterSpec> specs = list.take();
+  if (!config.is_moe_layer(layer)) return specs;
+  for (ParameterSpec& spec : gate_entry(config.moe.gate).parameters(config)) {
+    spec.name = str("layers.", layer, ".", spec.name);
+    specs.push_back(std::move(spec));
+  }
+  return specs;
 }
 
 std::vector<ParameterSpec> expert_specs(const ModelConfig& config, int layer, int first, int count) {

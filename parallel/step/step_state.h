@@ -18,6 +18,7 @@ struct MicroBatch {
   const std::int32_t* positions = nullptr;  ///< [B * S]
   const std::int32_t* segments =
       nullptr;  ///< [B * S]: rows of one segment attend to one another (kernels::AttentionRows).
+  const std::int64_t* samples = nullptr;  ///< [B]: the sequences' ids, the key of their noise; null: numbered from 0.
 };
 
 /// How the rank's share of a step is cut.
@@ -92,6 +93,8 @@ struct StepResult {
 
 struct StepState {
   std::int64_t step = 1;            ///< Number of the update, from 1.
+  std::uint64_t seed = 1;           ///< Of the run: the key of the router's noise.
+  bool gate_noise = false;          ///< Training: gates that draw noise do. Evaluation: none.
   double num_valid_tokens = 1.0;    ///< Targets of the step over all ranks: the divisor of loss and gradient.
   double num_tokens = 1.0;          ///< Rows of the step over all ranks: the divisor of the z-loss.
   double num_groups = 1.0;          ///< Routing groups of the step over all ranks: the divisor of the balance loss.

@@ -20,7 +20,8 @@ StepSpec training_spec(const RunConfig& config, const Mesh& mesh) {
           mesh,
           {micro_batches, t.micro_batch, t.sequence_length, config.model.moe.group_sequences},
           StepMode::kTrain,
-          config.parallel.zero};
+          config.parallel.zero,
+          config.parallel.dispatcher};
 }
 
 StepSpec validation_spec(const RunConfig& config, const Mesh& mesh) {

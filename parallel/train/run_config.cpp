@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "parallel/moe/gate.h"
 
 namespace weft::parallel {
 namespace {
@@ -90,6 +91,19 @@ void check_moe(const MoeConfig& m, Problems& problems) {
   problems.not_negative("model.moe.balance_loss_coef", m.balance_loss_coef);
   problems.not_negative("model.moe.z_loss_coef", m.z_loss_coef);
   problems.positive("model.moe.group_sequences", m.group_sequences);
+  problems.positive("model.moe.slots_per_expert", m.slots_per_expert);
+}
+
+// What the gate says of itself decides what fits it.
+void check_gate(const ModelConfig& m, Problems& problems) {
+  const GateNeeds needs = gate_needs(m);
+  const std::string_view gate = gate_entry(m.moe.gate).name;
+  if (needs.later_tokens && !m.moe.allow_noncausal)
+    problems.add("model.moe.gate", gate,
+                 "looks at later tokens, so the loss of a decoder says little and it cannot generate; choose another "
+                 "gate, or set model.moe.allow_noncausal to true");
+  if (needs.form == RoutingForm::kSlotMatrix && m.moe.z_loss_coef != 0.0)
+    problems.add("model.moe.z_loss_coef", m.moe.z_loss_coef, "gate ", gate, " has no z-loss; set it to 0");
 }
 
 void check_optimizer(const OptimizerConfig& o, Problems& problems) {
@@ -208,6 +222,7 @@ std::vector<std::string> validate(const RunConfig& config, int world_size) {
   Problems problems;
   check_model(config.model, problems);
   check_moe(config.model.moe, problems);
+  check_gate(config.model, problems);
   check_train(config, problems);
   check_layout(config, world_size, problems);
   check_tasks(config, world_size, problems);

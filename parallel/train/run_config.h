@@ -53,6 +53,7 @@ struct ParallelConfig {
   int sequence_heads = 1;  ///< Ranks that share a sequence and exchange attention heads (1 for now).
   int sequence_ring = 1;   ///< Ranks that share a sequence and pass keys and values around (1 for now).
   bool zero = true;        ///< ZeRO-1: AdamW states sharded over each parameter's replicas.
+  DispatcherKind dispatcher = DispatcherKind::kAllToAll;
   friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };
 

@@ -196,6 +196,8 @@ void Training<T>::bind() {
                                          Runtime<T>{store_.get(), &comms_, &state_, nullptr}, Device{},
                                          config_.schedule.executor);
   state_.statistics = StepStatistics(config_.model, step_->num_units(), world_.size());
+  state_.seed = config_.train.seed;
+  state_.gate_noise = true;
   state_.clip_norm = config_.train.optimizer.clip_norm;
   state_.num_tokens = double(config_.train.global_batch) * config_.train.sequence_length;
   state_.num_groups = double(config_.train.global_batch) / config_.model.moe.group_sequences;
@@ -237,7 +239,8 @@ StepReport Training<T>::one_step(std::int64_t step, const std::vector<Batch>& ba
   state_.optimizer.lr = learning_rate(config_.train.optimizer, step, config_.train.steps);
   state_.batches.clear();
   for (const Batch& b : batches)
-    state_.batches.push_back({b.tokens.data(), b.targets.data(), b.positions.data(), b.segments.data()});
+    state_.batches.push_back(
+        {b.tokens.data(), b.targets.data(), b.positions.data(), b.segments.data(), b.sample_ids.data()});
   const std::int64_t grows = step_->arena().num_grows();
   const Clock::time_point start = Clock::now();
   const scheduler::Timeline timeline = step_->run();

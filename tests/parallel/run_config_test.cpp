@@ -81,6 +81,15 @@ const std::vector<Wrong> kWrong{
     {"parallel.expert_shard", 1, [](RunConfig& c) { c.parallel.expert_shard = 0; }},
     {"parallel.expert_shard", 2, [](RunConfig& c) { c.parallel.expert = c.parallel.expert_shard = 2; }},
     {"parallel.expert_shard", 3, [](RunConfig& c) { c.parallel.expert_shard = 3, c.train.global_batch = 12; }},
+    {"model.moe.gate", 1, [](RunConfig& c) { c.model.moe.gate = GateKind::kExpertChoice; }},
+    {"model.moe.gate", 1, [](RunConfig& c) { c.model.moe.gate = GateKind::kSoftMoe; }},
+    {"model.moe.z_loss_coef", 1,
+     [](RunConfig& c) {
+       c.model.moe.gate = GateKind::kSoftMoe;
+       c.model.moe.allow_noncausal = true;
+       c.model.moe.z_loss_coef = 0.1;
+     }},
+    {"model.moe.slots_per_expert", 1, [](RunConfig& c) { c.model.moe.slots_per_expert = 0; }},
     {"parallel.sequence_heads", 2, [](RunConfig& c) { c.parallel.sequence_heads = 2; }},
     {"parallel.sequence_ring", 2, [](RunConfig& c) { c.parallel.sequence_ring = 2; }},
     {"data.train", 1,

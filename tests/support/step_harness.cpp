@@ -21,6 +21,7 @@ using namespace weft::parallel;
 /// Tokens of this rank's micro-batches in one step.
 struct BatchData {
   std::vector<std::int32_t> tokens, targets, positions, segments;
+  std::vector<std::int64_t> samples;
 };
 
 BatchData make_batch(const StepCase& c, int step, int rank, int micro_batch_index, int num_micro_batches) {
@@ -29,6 +30,7 @@ BatchData make_batch(const StepCase& c, int step, int rank, int micro_batch_inde
   for (int i = 0; i < c.micro_batch; ++i) {
     const std::uint64_t sample =
         static_cast<std::uint64_t>((rank * num_micro_batches + micro_batch_index) * c.micro_batch + i);
+    b.samples.push_back(static_cast<std::int64_t>(sample));
     for (int p = 0; p < c.sequence_length; ++p) {
       const auto token = [&](int at) {
         return static_cast<std::int32_t>(rng.bits(sample, static_cast<std::uint64_t>(at))[0] %
@@ -55,7 +57,8 @@ class Run {
   Run(const StepCase& c, comm::Communicator& world)
       : case_(c),
         mesh_(make_mesh(c.world_size, world.rank(),
-                        {c.ep_size, c.esp_size, c.sequence_heads, c.sequence_ring, c.world_size})),
+                        {c.ep_size, c.esp_size, c.sequence_heads, c.sequence_ring,
+                         c.ranks_per_node > 0 ? c.ranks_per_node : c.world_size})),
         comms_(world, mesh_),
         table_(c.model, mesh_),
         store_(table_, Device{}, c.sharded),
@@ -65,16 +68,20 @@ class Run {
                         mesh_,
                         {num_micro_, c.micro_batch, c.sequence_length, c.model.moe.group_sequences},
                         StepMode::kTrain,
-                        c.sharded};
+                        c.sharded,
+                        c.dispatcher,
+                        c.hooks != nullptr ? c.hooks->mask() : 0};
     const scheduler::Shape shape = uniform_shape(c.model.layers, c.shape);
     const scheduler::Graph graph = emit_step(spec, shape, dtype_of<T>);
-    step_ = std::make_unique<BoundStep<T>>(spec, plan_of(c, graph, shape),
-                                           Runtime<T>{&store_, &comms_, &state_, nullptr}, Device{}, c.executor);
+    step_ = std::make_unique<BoundStep<T>>(
+        spec, plan_of(c, graph, shape), Runtime<T>{&store_, &comms_, &state_, nullptr, hooks()}, Device{}, c.executor);
     state_.statistics = StepStatistics(c.model, step_->num_units(), c.world_size);
     state_.previous_choices.assign(static_cast<std::size_t>(c.model.layers),
                                    std::vector<double>(c.model.moe.experts, 0.0));
     state_.running_choices = state_.previous_choices;
     state_.clip_norm = c.clip_norm;
+    state_.seed = c.seed;
+    state_.gate_noise = true;
     state_.optimizer.lr = c.lr;
     state_.optimizer.weight_decay = 0.1;
     state_.optimizer.eps =
@@ -89,7 +96,8 @@ class Run {
     double valid = 0;
     state_.batches.clear();
     for (const BatchData& b : data) {
-      state_.batches.push_back({b.tokens.data(), b.targets.data(), b.positions.data(), b.segments.data()});
+      state_.batches.push_back(
+          {b.tokens.data(), b.targets.data(), b.positions.data(), b.segments.data(), b.samples.data()});
       valid += static_cast<double>(std::count_if(b.targets.begin(), b.targets.end(), [](int t) { return t >= 0; }));
     }
     const auto stream = make_inline_stream();
@@ -115,8 +123,16 @@ class Run {
     }
   }
   [[nodiscard]] std::int64_t num_grows() const { return step_->arena().num_grows(); }
+  [[nodiscard]] std::int64_t num_tasks() const { return step_->graph().num_tasks(); }
 
  private:
+  [[nodiscard]] const MoeHooks<T>* hooks() const {
+    if constexpr (std::is_same_v<T, double>)
+      return case_.hooks;
+    else
+      return nullptr;
+  }
+
   StepCase case_;
   Mesh mesh_;
   MeshComms comms_;
@@ -147,6 +163,7 @@ StepOutcome run_steps(const StepCase& c) {
     run.collect_weights(mine);  // collective: before the lock
     const std::lock_guard lock(mutex);
     out.num_grows += run.num_grows();
+    out.num_tasks = run.num_tasks();
     if (out.steps.empty()) out.steps = steps;
     for (std::size_t s = 0; s < steps.size(); ++s)
       if (steps[s].loss != out.steps[s].loss || steps[s].gradient_norm != out.steps[s].gradient_norm)

@@ -63,6 +63,9 @@ ModelConfig random_model(Draw& d) {
   c.tie_embeddings = d.boolean();
   c.layer_pattern = d.text();
   c.moe.renormalize = d.boolean();
+  c.moe.allow_noncausal = d.boolean();
+  c.moe.slots_per_expert = d.integer();
+  c.moe.gate = d.choice<GateKind>(6);
   c.moe.balance_scope = d.choice<BalanceScope>(3);
   c.moe.balance_form = d.choice<BalanceForm>(2);
   return c;
@@ -88,6 +91,7 @@ RunConfig random_config(std::uint64_t seed) {
   c.train.recompute = d.choice<Recompute>(3);
   o.schedule = d.choice<LrSchedule>(4);
   c.parallel.zero = d.boolean();
+  c.parallel.dispatcher = d.choice<DispatcherKind>(3);
   c.data.train = d.list();
   c.data.val = d.list();
   c.data.attend_across_documents = d.boolean();
