@@ -1,8 +1,8 @@
 #include "kernels/slots.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -31,6 +31,16 @@ void for_each_slot(const SlotRows& slots, const F& visit) {
       if (slots.row.row(d)[e] >= 0) visit(d, e, slots.row.row(d)[e], slots.source.row(d)[e]);
 }
 
+/// The score as a whole number that orders like it, without the last bits of its mantissa.
+std::uint64_t rank_of(double score) {
+  if (!(score > 0.0)) return 0;  // a NaN sorts below everything
+  return (std::bit_cast<std::uint64_t>(score) + (1U << 11)) >> 12;
+}
+std::uint64_t rank_of(float score) {
+  if (!(score > 0.0F)) return 0;
+  return (std::bit_cast<std::uint32_t>(score) + (1U << 7)) >> 8;
+}
+
 template <class T>
 void add_scaled(T* out, const T* x, T factor, std::int64_t n) {
   for (std::int64_t j = 0; j < n; ++j) out[j] += factor * x[j];
@@ -50,13 +60,10 @@ void expert_choice(Stream&, const SlotTable<T>& table, Matrix<const T> scores, s
   for (std::int64_t g = 0; g < groups; ++g)
     for (std::int64_t e = 0; e < scores.cols; ++e) {
       std::iota(order.begin(), order.end(), static_cast<std::int32_t>(g * group_rows));
-      const auto score = [&](std::int32_t t) {
-        const T s = scores.row(t)[e];
-        return std::isnan(s) ? -std::numeric_limits<T>::infinity() : s;  // a NaN sorts below everything
-      };
       const auto chosen = order.begin() + static_cast<std::ptrdiff_t>(slots);
       std::partial_sort(order.begin(), chosen, order.end(), [&](std::int32_t a, std::int32_t b) {
-        return score(a) != score(b) ? score(a) > score(b) : a < b;
+        const std::uint64_t x = rank_of(scores.row(a)[e]), y = rank_of(scores.row(b)[e]);
+        return x != y ? x > y : a < b;
       });
       std::sort(order.begin(), chosen);
       for (std::int64_t j = 0; j < slots; ++j) {

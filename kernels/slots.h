@@ -12,8 +12,10 @@
 namespace weft::kernels {
 
 /// Each expert takes the C rows of each group with its largest scores, ties to the lower row; in its slots they stand
-/// in order of rows. source, weight, kept: [G * C, E]: the row, its score, the expert. scores: [T, E]; C <= n. Source:
-/// expert choice routing, arXiv:2202.09368, section 3.
+/// in order of rows. Scores (not negative) are compared by the upper 40 of 52 bits of their mantissa (f32: 15 of 23):
+/// equal tokens must tie, and a layout that computes their rows in other places may round them differently.
+/// source, weight, kept: [G * C, E]: the row, its score, the expert. scores: [T, E]; C <= n.
+/// Source: expert choice routing, arXiv:2202.09368, section 3.
 template <class T>
 struct SlotTable {
   Matrix<std::int32_t> source, kept;

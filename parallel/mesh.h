@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "comm/communicator.h"
+#include "parallel/attention/layout.h"
 
 namespace weft::parallel {
 
@@ -30,6 +31,7 @@ struct Mesh : MeshOptions {
   [[nodiscard]] int sp_rank() const { return world_rank % sp_size(); }
   [[nodiscard]] int head_rank() const { return world_rank % sequence_heads; }
   [[nodiscard]] int ring_rank() const { return sp_rank() / sequence_heads; }
+  [[nodiscard]] SequenceGroup sequence_group() const { return {sequence_ring, sequence_heads}; }
   [[nodiscard]] int dp_size() const { return world_size / sp_size(); }  ///< Groups that hold different sequences.
   [[nodiscard]] int dp_rank() const { return world_rank / sp_size(); }
 

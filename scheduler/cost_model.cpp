@@ -1,44 +1,109 @@
 #include "scheduler/cost_model.h"
 
 #include <algorithm>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "core/error.h"
 
 namespace weft::scheduler {
+namespace {
+
+/// Stages whose amount follows the load of a rank's experts.
+constexpr bool follows_load(Stage stage) {
+  return stage >= Stage::kDispatch && stage <= Stage::kExpertDw && stage != Stage::kIOrder;
+}
+static_assert(!follows_load(Stage::kOrder) && follows_load(Stage::kExpert) && follows_load(Stage::kCombine));
+
+}  // namespace
+
+std::string_view to_string(LinkClass link) noexcept {
+  constexpr std::array<std::string_view, kNumLinkClasses> kNames{"intra", "inter", "both"};
+  return kNames[static_cast<std::size_t>(link)];
+}
+
+FamilyKey family_of(const TaskSpec& task) {
+  const bool comm = is_collective(task.work.kind);
+  return {task.work.kind, comm ? link_class(task.resources) : LinkClass::kIntra, task.stage, task.phase, task.label};
+}
+
+std::string name_of(const FamilyKey& key) {
+  std::string out = str(to_string(key.stage), "(", to_string(key.phase), ")");
+  if (!key.label.empty()) out += " " + key.label;
+  out += str(", ", to_string(key.work));
+  if (is_collective(key.work)) out += str(" ", to_string(key.link));
+  return out;
+}
+
+std::size_t CostModel::cell(WorkKind work, LinkClass link, Stage stage, Phase phase) {
+  std::size_t at = static_cast<std::size_t>(work);
+  at = at * kNumLinkClasses + static_cast<std::size_t>(link);
+  at = at * kNumStages + static_cast<std::size_t>(stage);
+  return at * kNumPhases + static_cast<std::size_t>(phase);
+}
+
+void CostModel::add(Family family) {
+  if (first_.empty()) first_.assign(kNumCells, kNoId);
+  const FamilyKey& key = family.key;
+  std::int16_t& first = first_[cell(key.work, key.link, key.stage, key.phase)];
+  for (std::int16_t f = first; f != kNoId; f = next_[static_cast<std::size_t>(f)])
+    if (Family& known = families_[static_cast<std::size_t>(f)]; known.key.label == key.label) {
+      known = std::move(family);
+      return;
+    }
+  next_.push_back(first);
+  first = static_cast<std::int16_t>(families_.size());
+  families_.push_back(std::move(family));
+}
+
+const LinearCost& CostModel::constants(const TaskSpec& task) const {
+  const WorkKind work = task.work.kind;
+  const LinkClass link = is_collective(work) ? link_class(task.resources) : LinkClass::kIntra;
+  if (!first_.empty())
+    for (std::int16_t f = first_[cell(work, link, task.stage, task.phase)]; f != kNoId;
+         f = next_[static_cast<std::size_t>(f)])
+      if (const Family& family = families_[static_cast<std::size_t>(f)]; family.key.label == task.label)
+        return family.fit.cost;
+  const auto kind = static_cast<std::size_t>(work);
+  if (link == LinkClass::kIntra) return intra[kind];
+  return link == LinkClass::kBoth && both ? (*both)[kind] : inter[kind];
+}
 
 double CostModel::cost_us(const TaskSpec& task) const {
   if (task.work.kind == WorkKind::kNothing) return 0.0;
-  const auto& costs = task.resources.has(Resource::kInter) ? inter : intra;
-  const LinearCost& c = costs[static_cast<std::size_t>(task.work.kind)];
-  return c.alpha_us * task.work.operations + c.beta_us * task.work.amount;
+  const LinearCost& c = constants(task);
+  const double load = imbalance != 1.0 && follows_load(task.stage) ? imbalance : 1.0;
+  return c.at(task.work.operations, load * task.work.amount);
 }
 
-Timeline simulate(const Graph& graph, const Plan& plan, const SlotMap& slots, const CostModel& cost,
-                  bool single_stream) {
-  const std::size_t n = graph.tasks.size();
-  Timeline out{std::vector<double>(n, 0.0), std::vector<double>(n, 0.0), 0.0};
-  std::vector<double> slot_ready(n, 0.0);  // by reuse edges, pushed forward from their sources
-  std::vector<std::vector<TaskId>> reuse(n);
-  for (const SlotMap::Edge& e : slots.reuse_edges) reuse[e.from].push_back(e.to);
-  std::array<double, kNumResources> resource_free{};
-  std::array<double, 1U << kNumResources> stream_free{};
-
-  for (const TaskId t : plan.issue_order) {
-    const Task& task = graph.tasks[t];
-    double start = slot_ready[t];
-    for (const TaskId d : graph.dependencies(t)) start = std::max(start, out.end_us[d]);
-    double& stream = stream_free[single_stream ? 0 : task.resources.bits()];
-    start = std::max(start, stream);
-    for (int r = 0; r < kNumResources; ++r)
-      if (task.resources.has(static_cast<Resource>(r))) start = std::max(start, resource_free[r]);
-    const double end = start + cost.cost_us(task);
-    for (int r = 0; r < kNumResources; ++r)
-      if (task.resources.has(static_cast<Resource>(r))) resource_free[r] = end;
-    stream = end;
-    out.start_us[t] = start;
-    out.end_us[t] = end;
-    out.total_us = std::max(out.total_us, end);
-    for (const TaskId to : reuse[t]) slot_ready[to] = std::max(slot_ready[to], end);
+CostModel fit_cost_model(const std::vector<std::pair<FamilyKey, Sample>>& samples) {
+  CostModel model;
+  std::map<FamilyKey, std::vector<Sample>> by_key;
+  std::map<std::pair<LinkClass, WorkKind>, std::vector<Sample>> by_kind;
+  for (const auto& [key, sample] : samples) {
+    by_key[key].push_back(sample);
+    by_kind[{key.link, key.work}].push_back(sample);
   }
-  return out;
+  std::map<std::pair<LinkClass, WorkKind>, LinearCost> lines;
+  for (const auto& [kind, points] : by_kind) lines[kind] = fit_linear(points).cost;
+  for (const auto& [kind, line] : lines) {
+    const auto w = static_cast<std::size_t>(kind.second);
+    if (kind.first == LinkClass::kIntra) model.intra[w] = line;
+    if (kind.first == LinkClass::kInter) model.inter[w] = line;
+    if (kind.first == LinkClass::kBoth && !model.both) model.both.emplace();
+    if (kind.first == LinkClass::kBoth) (*model.both)[w] = line;
+  }
+  for (const auto& [key, points] : by_key) {
+    const double alpha = lines[{key.link, key.work}].alpha_us;
+    model.add({key, fit_linear(points, alpha)});
+  }
+  return model;
+}
+
+double imbalance_quantile(const std::vector<double>& loads, double share) {
+  for (const double load : loads) WEFT_CHECK(load >= 1.0, "a busiest rank with ", load, " of the mean load");
+  return quantile(loads, share);
 }
 
 }  // namespace weft::scheduler

@@ -1,34 +1,91 @@
-// scheduler/cost_model.h - what a task costs: alpha + beta * amount, per kind of work and link.
-// Source: FSMoE (arXiv:2501.10714), section 4.1: t(n) = alpha + n * beta for each collective and for GEMM.
+// scheduler/cost_model.h - what a task costs: alpha * operations + beta * amount, from the finest fit that knows it.
+// Source: FSMoE (arXiv:2501.10714), section 4.1: t(n) = alpha + n * beta for each collective and for GEMM; fitted to
+// the modules that run, not to bare products, which miss them by factors.
 #pragma once
 
 #include <array>
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
-#include "scheduler/executor.h"
+#include "scheduler/fit.h"
 #include "scheduler/graph.h"
-#include "scheduler/plan.h"
 
 namespace weft::scheduler {
 
-struct LinearCost {
-  double alpha_us = 0.0;  ///< Per operation.
-  double beta_us = 0.0;   ///< Per FLOP or byte.
-  friend bool operator==(const LinearCost&, const LinearCost&) = default;
+/// The links that a task's price depends on. Compute is priced as kIntra.
+enum class LinkClass : std::uint8_t { kIntra, kInter, kBoth };
+inline constexpr int kNumLinkClasses = 3;
+[[nodiscard]] std::string_view to_string(LinkClass link) noexcept;
+[[nodiscard]] constexpr LinkClass link_class(ResourceSet resources) {
+  if (!resources.has(Resource::kInter)) return LinkClass::kIntra;
+  return resources.has(Resource::kIntra) ? LinkClass::kBoth : LinkClass::kInter;
+}
+[[nodiscard]] constexpr bool is_collective(WorkKind kind) { return kind >= WorkKind::kAllToAll; }
+
+/// What is priced alike: tasks of one stage, phase and label, with one kind of work over one class of links.
+struct FamilyKey {
+  WorkKind work = WorkKind::kNothing;
+  LinkClass link = LinkClass::kIntra;
+  Stage stage = Stage::kNorm;
+  Phase phase = Phase::kForward;
+  std::string label;
+  friend auto operator<=>(const FamilyKey&, const FamilyKey&) = default;
+};
+[[nodiscard]] FamilyKey family_of(const TaskSpec& task);
+/// "expert(backward) dW, grouped_gemm": for tables and messages.
+[[nodiscard]] std::string name_of(const FamilyKey& key);
+
+struct Family {
+  FamilyKey key;
+  Fit fit;
+};
+
+/// What tasks do to one another, and what it costs to issue them.
+struct Machine {
+  /// Slow-down of two tasks that run at once, one of the row's resource, one of the column's: [compute, intra, inter],
+  /// symmetric, each at least 1. See simulator.h for more than two.
+  std::array<std::array<double, 3>, 3> contention{{{1, 1, 1}, {1, 1, 1}, {1, 1, 1}}};
+  double issue_us = 0.0;  ///< Host time to issue one task.
+  /// Cores of a rank, where its streams are threads: more tasks at once than cores share them. Costs are those of a
+  /// task alone on its rank with all ranks busy, so less than one core counts as one. 0: no limit (a GPU).
+  double cores_per_rank = 0.0;
+  friend bool operator==(const Machine&, const Machine&) = default;
 };
 
 struct CostModel {
   std::string source;  ///< Where the constants are from: a profile, or the name of a nominal cluster file.
-  std::array<LinearCost, kNumWorkKinds> intra;  ///< By WorkKind; compute kinds are read from here.
-  std::array<LinearCost, kNumWorkKinds> inter;  ///< Collectives that cross nodes.
+  std::array<LinearCost, kNumWorkKinds> intra;                ///< By WorkKind; compute kinds are read from here.
+  std::array<LinearCost, kNumWorkKinds> inter;                ///< Collectives between nodes.
+  std::optional<std::array<LinearCost, kNumWorkKinds>> both;  ///< Collectives over both links; nothing: as `inter`.
+  Machine machine;
+  /// Load of the busiest rank over the mean: multiplies the amounts of dispatch, expert and combine tasks (and those of
+  /// expert shards), which the emission gives for balanced routing.
+  double imbalance = 1.0;
 
+  /// A fit for one family, which then goes before the tables above. Replaces an older one of the same key.
+  void add(Family family);
+  [[nodiscard]] const std::vector<Family>& families() const noexcept { return families_; }
+  /// The fit's constants, or the table's entry.
+  [[nodiscard]] const LinearCost& constants(const TaskSpec& task) const;
+  /// A few table look-ups: a search calls it millions of times.
   [[nodiscard]] double cost_us(const TaskSpec& task) const;
+
+ private:
+  static constexpr std::size_t kNumCells = std::size_t{kNumWorkKinds} * kNumLinkClasses * kNumStages * kNumPhases;
+  static std::size_t cell(WorkKind work, LinkClass link, Stage stage, Phase phase);
+
+  std::vector<Family> families_;
+  std::vector<std::int16_t> first_;  // [kNumCells] first family of a cell, or kNoId; empty: no families
+  std::vector<std::int16_t> next_;   // [families] the next one of the same cell, which differs by label
 };
 
-/// Runs the plan on a clock: a task starts when its edges (the graph's and the slots') are met, its resources are free
-/// and the tasks before it on the same stream are done (one stream per set of resources, or a single one for all when
-/// `single_stream`: what execute_inline does). Deterministic, linear in tasks and edges.
-[[nodiscard]] Timeline simulate(const Graph& graph, const Plan& plan, const SlotMap& slots, const CostModel& cost,
-                                bool single_stream);
+/// A model from measured tasks: a family per key, and per WorkKind and link class the line through all its samples as
+/// the fallback for what was not measured. A family with one size takes its alpha from that line.
+[[nodiscard]] CostModel fit_cost_model(const std::vector<std::pair<FamilyKey, Sample>>& samples);
+
+/// The load that `share` of the observed steps stay under: the quantile of `loads` (busiest rank over mean, each >= 1).
+[[nodiscard]] double imbalance_quantile(const std::vector<double>& loads, double share);
 
 }  // namespace weft::scheduler

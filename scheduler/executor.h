@@ -9,6 +9,7 @@
 #include "scheduler/arena.h"
 #include "scheduler/graph.h"
 #include "scheduler/plan.h"
+#include "scheduler/timeline.h"
 
 namespace weft::scheduler {
 
@@ -21,16 +22,6 @@ using TaskBody = std::function<void(TaskContext&)>;
 
 /// kInline: one thread, issue order. kStreams: a stream per set of resources (scheduler/stream_executor.h).
 enum class ExecutorKind : std::uint8_t { kInline, kStreams };
-
-/// Start and end of each task, in microseconds since the step began. Measured and simulated steps share this form.
-struct Timeline {
-  std::vector<double> start_us;  ///< [tasks]
-  std::vector<double> end_us;    ///< [tasks]
-  double total_us = 0.0;
-};
-
-/// Time in which communication ran and computation did not: what a better schedule could still hide. Microseconds.
-[[nodiscard]] double exposed_comm_us(const Graph& graph, const Timeline& timeline);
 
 /// One thread, issue order. bodies: [tasks]. The first error of a task is rethrown with the task's name in front; tasks
 /// after it do not run. Cost beyond the bodies: two clock reads per task.

@@ -2,15 +2,37 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "tools/bench/bench_schedule.h"
 #include "tools/bench/bench_train.h"
 #include "tools/command.h"
 
 namespace weft::tools {
+namespace {
 
-void add_bench(CLI::App& app, Action& action) {
-  CLI::App* bench = app.add_subcommand("bench", "Measure this machine");
-  bench->require_subcommand(1);
-  CLI::App* command = bench->add_subcommand("train", "A whole training step against the machine's own SGEMM rate");
+void add_simulate(CLI::App& bench, Action& action) {
+  CLI::App* command = bench.add_subcommand("simulate", "The simulator: steps of 10k, 100k and 1M made-up tasks");
+  auto as_json = std::make_shared<bool>(false);
+  command->add_flag("--json", *as_json, "Print one JSON document");
+  command->callback([as_json, &action] { action = [as_json] { return bench_simulate(*as_json); }; });
+}
+
+void add_executors(CLI::App& bench, Action& action) {
+  struct Arguments {
+    int tasks = 10'000, runs = 9;
+    bool json = false;
+  };
+  CLI::App* command = bench.add_subcommand("executors", "What executing a task costs beyond its work");
+  auto o = std::make_shared<Arguments>();
+  command->add_option("--tasks", o->tasks, "Tasks of the step")->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("--runs", o->runs, "Runs to take the median of")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--json", o->json, "Print one JSON document");
+  command->callback([o, &action] { action = [o] { return bench_executors(o->tasks, o->runs, o->json); }; });
+}
+
+void add_train_bench(CLI::App& bench, Action& action) {
+  CLI::App* command = bench.add_subcommand("train", "A whole training step against the machine's own SGEMM rate");
   auto o = std::make_shared<BenchTrainOptions>();
   auto as_json = std::make_shared<bool>(false);
   command->add_option("--layers", o->layers, "Layers, all MoE")->capture_default_str()->check(CLI::PositiveNumber);
@@ -30,6 +52,16 @@ void add_bench(CLI::App& app, Action& action) {
   command->add_option("--steps", o->steps, "Measured steps")->capture_default_str()->check(CLI::PositiveNumber);
   command->add_flag("--json", *as_json, "Print one JSON document");
   command->callback([o, as_json, &action] { action = [o, as_json] { return bench_train(*o, *as_json); }; });
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Action& action) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure this machine");
+  bench->require_subcommand(1);
+  add_train_bench(*bench, action);
+  add_simulate(*bench, action);
+  add_executors(*bench, action);
 }
 
 }  // namespace weft::tools

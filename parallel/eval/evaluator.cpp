@@ -50,7 +50,7 @@ auto Evaluator<T>::run(const Batch& batch, const Wanted& wanted) -> Outputs {
              " sequences are no multiple of the ", model_.moe.group_sequences, " of a routing group");
   const std::int64_t rows = batch.num_tokens(), vocab = model_.vocab_size, k = model_.moe.top_k;
   Outputs out;
-  out.num_targets = count_valid_targets(batch);
+  out.num_targets = count_valid_targets(batch.targets);
   Capture<T> capture;
   if (wanted.logits) {
     out.logits.resize(static_cast<std::size_t>(rows * vocab));

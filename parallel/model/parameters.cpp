@@ -208,12 +208,16 @@ ParameterCount count_parameters(const ModelConfig& config) {
 }
 
 double flops_per_token(const ModelConfig& config, std::int64_t sequence_length) {
+  // Share of the experts that a token pays for: its choices, or its part of the slots that its group fills.
+  double active_experts = double(config.moe.top_k) / config.moe.experts;
+  if (gate_needs(config).form == RoutingForm::kSlotMatrix)
+    active_experts = double(config.moe.slots_per_expert) /
+                     (double(config.moe.group_sequences) * static_cast<double>(sequence_length));
   double active_matrices = 0.0;
   for (const ParameterSpec& spec : global_parameters(config)) {
     if (spec.is_vector || spec.name.starts_with("embed.")) continue;
     const bool expert = spec.name.find(".experts.") != std::string::npos;
-    active_matrices +=
-        static_cast<double>(spec.count()) * (expert ? double(config.moe.top_k) / config.moe.experts : 1.0);
+    active_matrices += static_cast<double>(spec.count()) * (expert ? active_experts : 1.0);
   }
   if (config.tie_embeddings) active_matrices += double(config.vocab_size) * config.model_dim;
   const double attention =

@@ -54,13 +54,20 @@ struct GateTensor {
 /// Which sequence each row belongs to, and where in it it stands: the same on every layout.
 struct RowIds {
   const std::int64_t* samples = nullptr;  ///< [B] of the micro-batch; null: numbered from 0.
-  std::int64_t first_row = 0;             ///< Of the unit in the micro-batch.
-  std::int64_t rows_per_sequence = 1;
+  const std::int32_t* places = nullptr;   ///< [SP, micro_batch_rows], as MicroBatch::places; null: rows in order.
+  std::int64_t micro_batch_rows = 0;
+  std::int64_t first_row = 0;          ///< Of the unit in the micro-batch.
+  std::int64_t rows_per_sequence = 1;  ///< On this rank.
+  int sp_rank = 0;
   [[nodiscard]] std::int64_t sample(std::int64_t t) const {
     const std::int64_t sequence = (first_row + t) / rows_per_sequence;
     return samples != nullptr ? samples[sequence] : sequence;
   }
-  [[nodiscard]] std::int64_t position(std::int64_t t) const { return (first_row + t) % rows_per_sequence; }
+  /// Of row t of the unit on a rank of the group that shares the sequences.
+  [[nodiscard]] std::int64_t position(std::int64_t t, int rank) const {
+    return places != nullptr ? places[rank * micro_batch_rows + first_row + t] : (first_row + t) % rows_per_sequence;
+  }
+  [[nodiscard]] std::int64_t position(std::int64_t t) const { return position(t, sp_rank); }
 };
 
 /// Balance of one unit over all layers so far, for BalanceForm::kHuggingFace.
@@ -115,6 +122,14 @@ struct GateOptions {
   bool training = true;
   GateLayout layout;
 };
+
+/// A row of a routing group that several ranks may share.
+struct GroupRow {
+  int rank = 0;          ///< Of the ranks that share the sequences.
+  std::int64_t row = 0;  ///< Of the unit on that rank.
+};
+/// The rows of routing group `group` in order of position: [group_tokens].
+[[nodiscard]] std::vector<GroupRow> rows_of_group(const GateOptions& options, const RowIds& ids, std::int64_t group);
 
 /// Stateless: the same inputs, keys and parameters give the same routing, bit for bit.
 template <class T>

@@ -12,7 +12,9 @@ GateOptions gate_options(const StepSpec& spec) {
   const StepGeometry& g = spec.geometry;
   GateOptions options;
   options.model = spec.model;
-  options.group_rows = options.group_tokens = std::int64_t{g.group_sequences} * g.sequence_length;
+  options.group_rows = g.group_sequences * g.rows_per_sequence();
+  options.group_tokens = std::int64_t{g.group_sequences} * g.sequence_length;
+  options.layout.sequence_ranks = g.sequence_ranks;
   options.training = spec.mode != StepMode::kEvaluate;
   return options;
 }
@@ -30,6 +32,9 @@ GateEmission<T>::GateEmission(const StepContext<T>& ctx, int layer)
       needs_(gate_->needs()) {
   for (const ParameterSpec& spec : gate_entry(ctx.model.moe.gate).parameters(ctx.model))
     parameters_.push_back(ctx.parameter(str("layers.", layer, ".", spec.name)));
+  if (needs_.collective)
+    world_state_ = ctx.out.buffer({"running choices", MemoryClass::kWorkspace,
+                                   ctx.model.moe.experts * static_cast<std::int64_t>(sizeof(double)), false, true});
 }
 
 template <class T>
@@ -60,7 +65,8 @@ GateBuffers GateEmission<T>::buffers(const Unit& unit, const GateBuffers& before
 template <class T>
 auto GateEmission<T>::bookkeeping(const Unit& unit, const std::shared_ptr<DispatchPlan>& plan) const -> After {
   const StepGeometry& g = ctx_.spec.geometry;
-  const std::int64_t first_row = std::int64_t{unit.micro_batch} * g.micro_batch * g.sequence_length + unit.first_row;
+  const std::int64_t first_row =
+      std::int64_t{unit.micro_batch} * g.micro_batch * g.rows_per_sequence() + unit.first_row;
   const TableShape shape = gate_->table(unit.rows);
   return [=, runtime = ctx_.runtime, layer = layer_](GateCall<T>& call) {
     const Matrix<std::int32_t> kept(call.template tensor<std::int32_t>(kGateKept), shape.rows, shape.width);
@@ -90,38 +96,39 @@ void GateEmission<T>::emit(const Pass& pass, const GatePhase<T>& phase, bool fir
   const auto buffer_of = [&](int id) { return pass.tensors[static_cast<std::size_t>(id)]; };
   for (const int id : phase.reads) reads.add(buffer_of(id));
   for (const int id : phase.writes) writes.add(buffer_of(id));
+  if (phase.group == GateGroup::kWorld) writes.add(world_state_);
   if (backward && phase.reads_hidden) {
     writes.add(pass.dx);
     writes.add(ctx_.gradients(bucket_, GradientPart::kFeedForward));
   }
   const StepGeometry& g = ctx_.spec.geometry;
-  ctx_.out.task(
-      spec, reads, writes,
-      [=, gate = gate_, run = phase.run, p = pass, unit = pass.unit, parameters = parameters_, layer = layer_,
-       width = ctx_.width(), runtime = ctx_.runtime, resets = first && pass.counted && first_moe_layer_,
-       length = std::int64_t{g.sequence_length}, accumulate = accumulate_after_first(pass.unit)](TaskContext& c) {
-        if (resets) *p.pooled = {};
-        GateCall<T> call{c.stream, Matrix<const T>(c.arena.get<T>(p.x), unit.rows, width)};
-        for (std::size_t id = 0; id < p.tensors.size(); ++id)
-          if (p.tensors[id] != kNoBuffer) call.tensors[id] = c.arena.get<std::byte>(p.tensors[id]);
-        call.parameters = parameters;
-        call.state = runtime->state;
-        call.layer = layer;
-        call.ids = {runtime->state->batches[static_cast<std::size_t>(unit.micro_batch)].samples, unit.first_row,
-                    length};
-        call.comms = runtime->comms;
-        if (p.counted) call.statistics = &runtime->state->statistics.router(unit.index, layer);
-        call.pooled = p.pooled.get();
-        if (backward) {
-          call.dx = {c.arena.get<T>(p.dx), unit.rows, width};
-          call.dx_accumulate = p.dx_accumulate;
-          call.accumulate = accumulate;
-          call.d_weight = c.arena.get<T>(p.gradients.d_weight);
-          if (p.gradients.d_mix != kNoBuffer) call.d_mix = c.arena.get<T>(p.gradients.d_mix);
-        }
-        run(call);
-        if (after) after(call);
-      });
+  ctx_.out.task(spec, reads, writes,
+                [=, gate = gate_, run = phase.run, p = pass, unit = pass.unit, parameters = parameters_, layer = layer_,
+                 width = ctx_.width(), runtime = ctx_.runtime, resets = first && pass.counted && first_moe_layer_,
+                 sp_rank = ctx_.mesh.sp_rank(), g = g, accumulate = accumulate_after_first(pass.unit)](TaskContext& c) {
+                  if (resets) *p.pooled = {};
+                  GateCall<T> call{c.stream, Matrix<const T>(c.arena.get<T>(p.x), unit.rows, width)};
+                  for (std::size_t id = 0; id < p.tensors.size(); ++id)
+                    if (p.tensors[id] != kNoBuffer) call.tensors[id] = c.arena.get<std::byte>(p.tensors[id]);
+                  call.parameters = parameters;
+                  call.state = runtime->state;
+                  call.layer = layer;
+                  const MicroBatch& batch = runtime->state->batches[static_cast<std::size_t>(unit.micro_batch)];
+                  call.ids = {batch.samples,  batch.places,          g.micro_batch * g.rows_per_sequence(),
+                              unit.first_row, g.rows_per_sequence(), sp_rank};
+                  call.comms = runtime->comms;
+                  if (p.counted) call.statistics = &runtime->state->statistics.router(unit.index, layer);
+                  call.pooled = p.pooled.get();
+                  if (backward) {
+                    call.dx = {c.arena.get<T>(p.dx), unit.rows, width};
+                    call.dx_accumulate = p.dx_accumulate;
+                    call.accumulate = accumulate;
+                    call.d_weight = c.arena.get<T>(p.gradients.d_weight);
+                    if (p.gradients.d_mix != kNoBuffer) call.d_mix = c.arena.get<T>(p.gradients.d_mix);
+                  }
+                  run(call);
+                  if (after) after(call);
+                });
 }
 
 template <class T>

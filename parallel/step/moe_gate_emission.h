@@ -38,7 +38,7 @@ class GateEmission {
 
  private:
   struct Pass {  ///< What all phases of one pass share.
-    const Unit& unit;
+    Unit unit;
     Phase phase;
     BufferId x, dx = kNoBuffer;
     GateBuffers tensors;
@@ -58,6 +58,7 @@ class GateEmission {
   std::shared_ptr<const Gate<T>> gate_;
   GateNeeds needs_;
   std::vector<Parameter<T>> parameters_;
+  BufferId world_state_ = kNoBuffer;  ///< What phases of all ranks add up from unit to unit: keeps these in order.
 };
 
 }  // namespace weft::parallel

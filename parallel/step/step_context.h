@@ -68,6 +68,8 @@ class StepContext {
 
   [[nodiscard]] std::int64_t width() const { return model.model_dim; }
   [[nodiscard]] std::int64_t sequence_length() const { return spec.geometry.sequence_length; }
+  /// Rows of one sequence on this rank.
+  [[nodiscard]] std::int64_t rows_per_sequence() const { return spec.geometry.rows_per_sequence(); }
   [[nodiscard]] bool training() const { return spec.mode != StepMode::kEvaluate; }
   /// Null pointers while only planning, and for parameters that the model does not have.
   [[nodiscard]] Parameter<T> parameter(const std::string& name) const;

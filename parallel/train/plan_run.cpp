@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "parallel/train/run_setup.h"
 #include "scheduler/policy.h"
+#include "scheduler/simulator.h"
 
 namespace weft::parallel {
 
@@ -18,7 +19,7 @@ StepSpec training_spec(const RunConfig& config, const Mesh& mesh) {
   const int micro_batches = t.global_batch / (mesh.dp_size() * t.micro_batch);
   return {config.model,
           mesh,
-          {micro_batches, t.micro_batch, t.sequence_length, config.model.moe.group_sequences},
+          {micro_batches, t.micro_batch, t.sequence_length, config.model.moe.group_sequences, mesh.sp_size()},
           StepMode::kTrain,
           config.parallel.zero,
           config.parallel.dispatcher};

@@ -144,6 +144,35 @@ void check_train(const RunConfig& config, Problems& problems) {
                  " is more than fits 32 bits; make one of them smaller");
 }
 
+/// Returns the ranks that share a sequence, 0 when they cannot.
+std::int64_t check_sequence(const RunConfig& config, int world_size, Problems& problems) {
+  const ParallelConfig& p = config.parallel;
+  problems.positive("parallel.sequence_heads", p.sequence_heads);
+  problems.positive("parallel.sequence_ring", p.sequence_ring);
+  if (p.sequence_heads < 1 || p.sequence_ring < 1) return 0;
+  const std::int64_t ranks = std::int64_t{p.sequence_heads} * p.sequence_ring;
+  if (ranks == 1) return 1;
+  const char* path = p.sequence_ring > 1 ? "parallel.sequence_ring" : "parallel.sequence_heads";
+  const int value = p.sequence_ring > 1 ? p.sequence_ring : p.sequence_heads;
+  const int heads = config.model.heads;
+  if (heads >= 1 && heads % p.sequence_heads != 0)
+    problems.add("parallel.sequence_heads", p.sequence_heads, "must divide model.heads = ", heads);
+  const int length = config.train.sequence_length;
+  if (length >= 1 && length % (2 * ranks) != 0)
+    problems.add("train.sequence_length", length,
+                 "must be a multiple of 2 * sequence_ring * sequence_heads = ", 2 * ranks,
+                 ", so that each rank holds as much of a sequence as any other");
+  if (!gate_needs(config.model).shared_groups)
+    problems.add(
+        "model.moe.gate", gate_entry(config.model.moe.gate).name,
+        "with parallel.sequence_heads * sequence_ring > 1 routing groups span ranks, over which this gate's slots "
+        "are not summed yet; set both to 1");
+  if (world_size % ranks == 0) return ranks;
+  problems.add(path, value, "sequence_heads * sequence_ring = ", ranks, " must divide the number of ranks, ",
+               world_size, "; start a multiple of ", ranks, " ranks");
+  return 0;
+}
+
 void check_layout(const RunConfig& config, int world_size, Problems& problems) {
   const ParallelConfig& p = config.parallel;
   const TrainConfig& t = config.train;
@@ -153,10 +182,6 @@ void check_layout(const RunConfig& config, int world_size, Problems& problems) {
       config.model.expert_hidden_dim % p.expert_shard != 0)
     problems.add("parallel.expert_shard", p.expert_shard,
                  "must divide model.expert_hidden_dim = ", config.model.expert_hidden_dim);
-  if (p.sequence_heads != 1)
-    problems.add("parallel.sequence_heads", p.sequence_heads, "sharing sequences is not there yet; set it to 1");
-  if (p.sequence_ring != 1)
-    problems.add("parallel.sequence_ring", p.sequence_ring, "sharing sequences is not there yet; set it to 1");
   if (p.expert >= 1 && config.model.moe.experts >= 1 && config.model.moe.experts % p.expert != 0)
     problems.add("parallel.expert", p.expert, "must divide model.moe.experts = ", config.model.moe.experts);
   const std::int64_t set_ranks = std::int64_t{p.expert} * p.expert_shard;  // that hold one set of experts
@@ -166,11 +191,14 @@ void check_layout(const RunConfig& config, int world_size, Problems& problems) {
   if (p.expert >= 1 && p.expert_shard > 1 && world_size % set_ranks != 0)
     problems.add("parallel.expert_shard", p.expert_shard, "expert * expert_shard = ", set_ranks,
                  " must divide the number of ranks, ", world_size, "; start a multiple of ", set_ranks, " ranks");
-  if (t.global_batch < 1 || t.micro_batch < 1) return;
-  const std::int64_t at_once = static_cast<std::int64_t>(world_size) * t.micro_batch;
+  const std::int64_t sequence_ranks = check_sequence(config, world_size, problems);
+  if (t.global_batch < 1 || t.micro_batch < 1 || sequence_ranks < 1) return;
+  const std::int64_t groups = world_size / sequence_ranks;  // DP
+  const std::int64_t at_once = groups * t.micro_batch;
+  const std::string what = sequence_ranks == 1 ? "ranks" : str("ranks / ", sequence_ranks, " sequence ranks");
   if (t.global_batch % at_once != 0)
-    problems.add("train.global_batch", t.global_batch, "must be a multiple of ranks * train.micro_batch = ", world_size,
-                 " * ", t.micro_batch, " = ", at_once);
+    problems.add("train.global_batch", t.global_batch, "must be a multiple of ", what,
+                 " * train.micro_batch = ", groups, " * ", t.micro_batch, " = ", at_once);
 }
 
 // A step's graph is built before it runs: a figure that asks for millions of tasks is a slip of the keyboard.
@@ -181,13 +209,18 @@ void check_tasks(const RunConfig& config, int world_size, Problems& problems) {
   if (t.micro_batch < 1 || t.global_batch < 1 || t.sequence_length < 1 || config.model.layers < 1 ||
       s.forward_chunks < 1 || s.backward_chunks < 1 || s.gradient_slices < 1)
     return;  // said elsewhere
-  const double rows = static_cast<double>(t.micro_batch) * t.sequence_length;
+  const double sequence_ranks = std::max(1.0, static_cast<double>(config.parallel.sequence_heads)) *
+                                std::max(1.0, static_cast<double>(config.parallel.sequence_ring));
+  const double rows = static_cast<double>(t.micro_batch) * t.sequence_length / sequence_ranks;
   for (const auto& [path, chunks] : {std::pair{"schedule.forward_chunks", s.forward_chunks},
                                      std::pair{"schedule.backward_chunks", s.backward_chunks}})
     if (chunks > rows) problems.add(path, chunks, "is more than the ", rows, " tokens of a micro-batch");
-  const double micro_batches = static_cast<double>(t.global_batch) / (static_cast<double>(world_size) * t.micro_batch);
+  const double groups = std::max(1.0, world_size / sequence_ranks);
+  const double micro_batches = static_cast<double>(t.global_batch) / (groups * t.micro_batch);
   const double chunk_tasks = 6.0 * (static_cast<double>(s.forward_chunks) + s.backward_chunks);
-  const double tasks = config.model.layers * (micro_batches * (20.0 + chunk_tasks) + 2.0 * s.gradient_slices);
+  const double sequence_tasks = sequence_ranks == 1.0 ? 0.0 : 12.0 + 6.0 * config.parallel.sequence_ring;
+  const double tasks =
+      config.model.layers * (micro_batches * (20.0 + chunk_tasks + sequence_tasks) + 2.0 * s.gradient_slices);
   if (tasks > kMaxTasks)
     problems.add(
         "a step", str("about ", tasks, " tasks"), "more than ", kMaxTasks,

@@ -48,11 +48,13 @@ struct TrainConfig {
 };
 
 struct ParallelConfig {
-  int expert = 1;          ///< EP: ranks that share one set of experts. Divides moe.experts and the world.
-  int expert_shard = 1;    ///< ESP: ranks that share one expert's hidden width; divides expert_hidden_dim.
-  int sequence_heads = 1;  ///< Ranks that share a sequence and exchange attention heads (1 for now).
-  int sequence_ring = 1;   ///< Ranks that share a sequence and pass keys and values around (1 for now).
-  bool zero = true;        ///< ZeRO-1: AdamW states sharded over each parameter's replicas.
+  int expert = 1;        ///< EP: ranks that share one set of experts. Divides moe.experts and the world.
+  int expert_shard = 1;  ///< ESP: ranks that share one expert's hidden width; divides expert_hidden_dim.
+  /// Ranks that share a sequence and exchange attention heads for tokens (Ulysses). Divides model.heads.
+  int sequence_heads = 1;
+  /// Ranks, or groups of sequence_heads ranks, that share a sequence and pass keys and values round (ring attention).
+  int sequence_ring = 1;
+  bool zero = true;  ///< ZeRO-1: AdamW states sharded over each parameter's replicas.
   DispatcherKind dispatcher = DispatcherKind::kAllToAll;
   friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };

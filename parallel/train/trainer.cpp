@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "parallel/data/batch.h"
+#include "parallel/data/shard.h"
 #include "parallel/step/update.h"
 #include "parallel/train/checkpoint.h"
 #include "parallel/train/lr_schedule.h"
@@ -57,8 +58,8 @@ class Training {
   void make_plan();
   void bind();
   [[nodiscard]] bool should_stop(std::int64_t valid_here, std::int64_t& valid_all);
-  StepReport one_step(std::int64_t step, const std::vector<Batch>& batches, std::int64_t valid);
-  [[nodiscard]] std::vector<Batch> load_batches() const;
+  StepReport one_step(std::int64_t step, const std::vector<LocalBatch>& batches, std::int64_t valid);
+  [[nodiscard]] std::vector<LocalBatch> load_batches() const;
   void save(std::int64_t step);
   void write_metrics(const StepReport& report, std::optional<double> validation_loss);
 
@@ -208,16 +209,18 @@ void Training<T>::bind() {
   o.weight_decay = config_.train.optimizer.weight_decay;
 }
 
+/// This rank's rows of its micro-batches. Ranks that share sequences read all of them and keep their part.
 template <class T>
-std::vector<Batch> Training<T>::load_batches() const {
+std::vector<LocalBatch> Training<T>::load_batches() const {
   const TrainConfig& t = config_.train;
   const BatchLayout layout{t.global_batch, t.micro_batch, mesh_.dp_size(), mesh_.dp_rank()};
-  std::vector<Batch> out;
+  std::vector<LocalBatch> out;
   for (std::int64_t m = 0; m < layout.num_micro_batches(); ++m) {
     std::vector<std::int64_t> places(static_cast<std::size_t>(t.micro_batch)), samples(places.size());
     std::iota(places.begin(), places.end(), samples_ + layout.first_place(0, m));
     std::transform(places.begin(), places.end(), samples.begin(), [&](std::int64_t place) { return order_(place); });
-    out.push_back(make_batch(data_, samples, places, attend_mode(config_)));
+    const Batch batch = make_batch(data_, samples, places, attend_mode(config_));
+    out.push_back(shard(batch, mesh_.sequence_group(), mesh_.sp_rank()));
   }
   return out;
 }
@@ -233,14 +236,12 @@ bool Training<T>::should_stop(std::int64_t valid_here, std::int64_t& valid_all) 
 }
 
 template <class T>
-StepReport Training<T>::one_step(std::int64_t step, const std::vector<Batch>& batches, std::int64_t valid) {
+StepReport Training<T>::one_step(std::int64_t step, const std::vector<LocalBatch>& batches, std::int64_t valid) {
   state_.step = step;
   state_.num_valid_tokens = static_cast<double>(std::max<std::int64_t>(1, valid));
   state_.optimizer.lr = learning_rate(config_.train.optimizer, step, config_.train.steps);
   state_.batches.clear();
-  for (const Batch& b : batches)
-    state_.batches.push_back(
-        {b.tokens.data(), b.targets.data(), b.positions.data(), b.segments.data(), b.sample_ids.data()});
+  for (const LocalBatch& b : batches) state_.batches.push_back(b.view());
   const std::int64_t grows = step_->arena().num_grows();
   const Clock::time_point start = Clock::now();
   const scheduler::Timeline timeline = step_->run();
@@ -334,9 +335,9 @@ TrainOutcome Training<T>::run() {
   observer_.on_start(plan_, first_step_);
   const TrainConfig& t = config_.train;
   for (std::int64_t step = first_step_; step <= t.steps; ++step) {
-    const std::vector<Batch> batches = load_batches();
+    const std::vector<LocalBatch> batches = load_batches();
     std::int64_t valid_here = 0, valid = 0;
-    for (const Batch& b : batches) valid_here += count_valid_targets(b);
+    for (const LocalBatch& b : batches) valid_here += count_valid_targets(b.targets);
     if (should_stop(valid_here, valid)) {
       save(step - 1);
       return TrainOutcome::kStopped;

@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::int64_t kTokens = 6, kChoices = 2, kWidth = 3;
 
-struct Layout {
+struct Ranks {
   int world, ep, esp, ranks_per_node;
 };
 
@@ -65,7 +65,7 @@ Trip travel(comm::Communicator& world, const Mesh& mesh, DispatcherKind kind, st
   return trip;
 }
 
-std::vector<Trip> trips(const Layout& layout, DispatcherKind kind, std::uint64_t seed) {
+std::vector<Trip> trips(const Ranks& layout, DispatcherKind kind, std::uint64_t seed) {
   return test::results_of_ranks<Trip>(layout.world, [&](comm::Communicator& world) {
     const Mesh mesh = make_mesh(layout.world, world.rank(), {layout.ep, layout.esp, 1, 1, layout.ranks_per_node});
     return travel(world, mesh, kind, seed, 2 * layout.ep);
@@ -75,10 +75,10 @@ std::vector<Trip> trips(const Layout& layout, DispatcherKind kind, std::uint64_t
 }  // namespace
 
 TEST_CASE("Dispatch and combine: rows arrive as the flat dispatcher has them, and come home", "[dispatch]") {
-  const Layout layout =
-      GENERATE(Layout{1, 1, 1, 1}, Layout{4, 4, 1, 2}, Layout{8, 8, 1, 2}, Layout{8, 8, 1, 4}, Layout{8, 4, 2, 4},
-               Layout{8, 4, 1, 2}, Layout{4, 4, 1, 4}, Layout{4, 4, 1, 1}, Layout{8, 2, 4, 8}, Layout{6, 3, 2, 2},
-               Layout{4, 1, 4, 2}, Layout{8, 4, 2, 8}, Layout{6, 6, 1, 3});
+  const Ranks layout =
+      GENERATE(Ranks{1, 1, 1, 1}, Ranks{4, 4, 1, 2}, Ranks{8, 8, 1, 2}, Ranks{8, 8, 1, 4}, Ranks{8, 4, 2, 4},
+               Ranks{8, 4, 1, 2}, Ranks{4, 4, 1, 4}, Ranks{4, 4, 1, 1}, Ranks{8, 2, 4, 8}, Ranks{6, 3, 2, 2},
+               Ranks{4, 1, 4, 2}, Ranks{8, 4, 2, 8}, Ranks{6, 6, 1, 3});
   INFO("world " << layout.world << ", EP " << layout.ep << ", ESP " << layout.esp << ", " << layout.ranks_per_node
                 << " ranks a node");
   for (std::uint64_t seed = 0; seed < 3; ++seed) {

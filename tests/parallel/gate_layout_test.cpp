@@ -95,6 +95,35 @@ TEST_CASE("Every dispatcher gives the bits of the flat one", "[layout][dispatch]
   }
 }
 
+TEST_CASE("Every gate: routing groups that ranks share are routed as a whole", "[layout][gate][sequence]") {
+  StepCase one;
+  one.model = gated_model(gate_registry()[GENERATE(range(0, 6))].kind, GENERATE(true, false));
+  if (!gate_needs(one.model).shared_groups) return;
+  MoeConfig& moe = one.model.moe;
+  moe.group_sequences = GENERATE(1, 2);
+  SECTION("dropless") {}
+  SECTION("capacity") { moe.capacity_factor = 0.75; }
+  SECTION("capacity, counts of the step before") {
+    moe.capacity_factor = 0.75;
+    moe.balance_scope = BalanceScope::kGlobalPrevious;
+  }
+  SECTION("pooled balance loss") { moe.balance_form = BalanceForm::kHuggingFace; }
+  const StepOutcome reference = test::run_steps<double>(one);
+  int runs = 0;
+  for (const auto& [heads, ring] : {std::pair{2, 1}, {1, 2}, {2, 2}, {1, 4}})
+    for (const int ep : {1, 2, 4}) {
+      StepCase c = one;
+      c.world_size = ++runs % 2 == 0 ? 8 : 4;
+      c.sequence_heads = heads;
+      c.sequence_ring = ring;
+      c.ep_size = ep;
+      c.esp_size = ep == 2 ? 2 : 1;
+      c.shape = {1 + runs % 3, 1 + runs % 2, runs % 2, static_cast<scheduler::Recompute>(runs % 3), 1, 1};
+      INFO("heads " << heads << ", ring " << ring << ", " << moe.group_sequences << " sequences a group");
+      check_same(reference, c);
+    }
+}
+
 TEST_CASE("Static shapes need no exchange of counts", "[gate]") {
   for (const GateEntry& entry : gate_registry()) {
     StepSpec spec{gated_model(entry.kind, true), make_mesh(4, 0, {4}), {1, 2, 8, 1}};

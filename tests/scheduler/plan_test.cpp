@@ -8,6 +8,7 @@
 #include "scheduler/cost_model.h"
 #include "scheduler/executor.h"
 #include "scheduler/policy.h"
+#include "scheduler/simulator.h"
 #include "scheduler/stream_executor.h"
 #include "tests/support/catch.h"
 #include "tests/support/random_plan.h"
@@ -303,7 +304,7 @@ TEST_CASE("An elastic buffer grows and is counted", "[arena]") {
 
 TEST_CASE("The digest tells plans apart", "[plan]") {
   const Graph graph = random_graph(5, 30);
-  const Plan plan = sequential_plan(graph, {{LayerShape{}}, 1});
+  const Plan plan = sequential_plan(graph, {{LayerShape{}}, {1}});
   Plan other = plan;
   CHECK(digest(plan) == digest(other));
   other.shape.layers[0].forward_chunks = 2;

@@ -9,6 +9,7 @@
 #include "comm/factory.h"
 #include "core/error.h"
 #include "core/rng.h"
+#include "parallel/data/shard.h"
 #include "parallel/step/update.h"
 #include "scheduler/policy.h"
 #include "tests/support/random_plan.h"
@@ -18,31 +19,34 @@ namespace {
 
 using namespace weft::parallel;
 
-/// Tokens of this rank's micro-batches in one step.
-struct BatchData {
-  std::vector<std::int32_t> tokens, targets, positions, segments;
-  std::vector<std::int64_t> samples;
-};
-
-BatchData make_batch(const StepCase& c, int step, int rank, int micro_batch_index, int num_micro_batches) {
-  BatchData b;
+/// This rank's part of a micro-batch; `dp_rank` says which sequences.
+LocalBatch make_batch(const StepCase& c, const Mesh& mesh, int step, int micro_batch_index, int num_micro_batches) {
+  Batch b;
+  b.num_sequences = c.micro_batch;
+  b.sequence_length = c.sequence_length;
   const Rng rng(c.seed, RngPurpose::kTest, static_cast<std::uint64_t>(step));
-  for (int i = 0; i < c.micro_batch; ++i) {
-    const std::uint64_t sample =
-        static_cast<std::uint64_t>((rank * num_micro_batches + micro_batch_index) * c.micro_batch + i);
-    b.samples.push_back(static_cast<std::int64_t>(sample));
-    for (int p = 0; p < c.sequence_length; ++p) {
+  std::int32_t segment = 0;
+  for (int i = 0; i < c.micro_batch; ++i, ++segment) {
+    const auto sample =
+        static_cast<std::uint64_t>((mesh.dp_rank() * num_micro_batches + micro_batch_index) * c.micro_batch + i);
+    b.sample_ids.push_back(static_cast<std::int64_t>(sample));
+    std::int32_t position = 0;
+    for (int p = 0; p < c.sequence_length; ++p, ++position) {
       const auto token = [&](int at) {
         return static_cast<std::int32_t>(rng.bits(sample, static_cast<std::uint64_t>(at))[0] %
                                          static_cast<std::uint32_t>(c.model.vocab_size));
       };
+      if (c.documents && p > 0 && rng.bits(sample, static_cast<std::uint64_t>(p))[1] % 4 == 0) {
+        ++segment;
+        position = 0;
+      }
       b.tokens.push_back(token(p));
       b.targets.push_back((sample + static_cast<std::uint64_t>(p)) % 7 == 3 ? -1 : token(p + 1));
-      b.positions.push_back(p);
-      b.segments.push_back(i);
+      b.positions.push_back(position);
+      b.segments.push_back(segment);
     }
   }
-  return b;
+  return shard(b, mesh.sequence_group(), mesh.sp_rank());
 }
 
 scheduler::Plan plan_of(const StepCase& c, const scheduler::Graph& graph, const scheduler::Shape& shape) {
@@ -62,11 +66,11 @@ class Run {
         comms_(world, mesh_),
         table_(c.model, mesh_),
         store_(table_, Device{}, c.sharded),
-        num_micro_(c.global_batch / (c.world_size * c.micro_batch)) {
+        num_micro_(c.global_batch / (mesh_.dp_size() * c.micro_batch)) {
     initialize_weights(store_, c.model, c.seed);
     const StepSpec spec{c.model,
                         mesh_,
-                        {num_micro_, c.micro_batch, c.sequence_length, c.model.moe.group_sequences},
+                        {num_micro_, c.micro_batch, c.sequence_length, c.model.moe.group_sequences, mesh_.sp_size()},
                         StepMode::kTrain,
                         c.sharded,
                         c.dispatcher,
@@ -91,14 +95,13 @@ class Run {
   }
 
   StepResult step(int number) {
-    std::vector<BatchData> data;
-    for (int m = 0; m < num_micro_; ++m) data.push_back(make_batch(case_, number, mesh_.world_rank, m, num_micro_));
+    std::vector<LocalBatch> data;
+    for (int m = 0; m < num_micro_; ++m) data.push_back(make_batch(case_, mesh_, number, m, num_micro_));
     double valid = 0;
     state_.batches.clear();
-    for (const BatchData& b : data) {
-      state_.batches.push_back(
-          {b.tokens.data(), b.targets.data(), b.positions.data(), b.segments.data(), b.samples.data()});
-      valid += static_cast<double>(std::count_if(b.targets.begin(), b.targets.end(), [](int t) { return t >= 0; }));
+    for (const LocalBatch& b : data) {
+      state_.batches.push_back(b.view());
+      valid += static_cast<double>(count_valid_targets(b.targets));
     }
     const auto stream = make_inline_stream();
     comms_.world().all_reduce(comm::as_buffer(&valid, 1), comm::as_buffer(&valid, 1), comm::ReduceOp::kSum, *stream);

@@ -23,6 +23,7 @@ struct StepCase {
   int global_batch = 8;  ///< Sequences.
   int micro_batch = 2;
   int sequence_length = 8;
+  bool documents = false;  ///< Sequences hold several documents each, of uneven lengths.
   int steps = 3;
   parallel::ShapeOptions shape;
   scheduler::ExecutorKind executor = scheduler::ExecutorKind::kInline;

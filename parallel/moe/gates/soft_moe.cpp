@@ -19,6 +19,7 @@ class SoftMoeGate final : public Gate<T> {
     needs.count_exchange = false;
     needs.static_shapes = true;
     needs.later_tokens = true;
+    needs.shared_groups = false;  // its slots would have to be summed over the ranks first
     return needs;
   }
   [[nodiscard]] TableShape table(std::int64_t rows) const override {

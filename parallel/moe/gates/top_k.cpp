@@ -1,5 +1,7 @@
 #include "parallel/moe/gates/top_k.h"
 
+#include <algorithm>
+
 #include "comm/communicator.h"
 #include "kernels/gemm.h"
 #include "kernels/router.h"
@@ -13,7 +15,7 @@ using scheduler::WorkKind;
 template <class T>
 GateNeeds TopKGate<T>::needs() const {
   GateNeeds needs;
-  needs.collective = counts_running();
+  needs.collective = counts_running() || shares(true);
   return needs;
 }
 
@@ -45,6 +47,8 @@ std::vector<GateTensor> TopKGate<T>::tensors(std::int64_t rows) const {
                               {kLse, "router lse", rows},
                               {kLogits, "router logits", rows * experts, kReal, kForward},
                               {kDLogits, "d router logits", rows * experts, kReal, kBackward}};
+  if (const int ranks = this->options().layout.sequence_ranks; shares(true))
+    out.push_back({kShared, "router choices of the group", ranks * choices, kI32, kForward});
   if (balances() && this->options().training)
     out.push_back({kFraction, "balance fractions", rows / this->options().group_rows * experts, kF64, kFirstPass});
   for (const GateTensor& tensor : own_tensors(rows)) out.push_back(tensor);
@@ -72,7 +76,7 @@ void TopKGate<T>::count(GateCall<T>& call, std::vector<std::int64_t> group_count
 }
 
 template <class T>
-void TopKGate<T>::route(GateCall<T>& call) const {
+void TopKGate<T>::route(GateCall<T>& call, bool drops) const {
   const std::int64_t rows = call.x.rows, experts = this->moe().experts, k = this->moe().top_k;
   const Matrix<T> z(call.tensor(kLogits), rows, experts), probs(call.tensor(kProbs), rows, experts);
   const Matrix<T> weight(call.tensor(kGateWeight), rows, k);
@@ -84,8 +88,75 @@ void TopKGate<T>::route(GateCall<T>& call) const {
     kernels::router_sigmoid<T>(call.stream, weight, z, choice);
   else
     kernels::router_weights<T>(call.stream, weight, probs, choice, this->moe().renormalize);
-  kernels::router_drop(call.stream, {call.template tensor<std::int32_t>(kGateKept), rows, k}, choice, experts,
-                       this->options().group_rows, capacity());
+  if (drops)
+    kernels::router_drop(call.stream, {call.template tensor<std::int32_t>(kGateKept), rows, k}, choice, experts,
+                         this->options().group_rows, capacity());
+}
+
+template <class T>
+bool TopKGate<T>::shares(bool counted) const {
+  if (this->options().layout.sequence_ranks == 1) return false;
+  return capacity() > 0 || (counted && balances() && this->moe().balance_scope == BalanceScope::kRoutingGroup);
+}
+
+/// kShared: [SP, T, K], the choices of every rank that shares the groups.
+template <class T>
+GatePhase<T> TopKGate<T>::share_phase(std::int64_t rows) const {
+  const int ranks = this->options().layout.sequence_ranks;
+  const std::int64_t count = rows * this->moe().top_k;
+  GatePhase<T> phase;
+  phase.label = "share choices";
+  phase.work = {WorkKind::kAllGather, double(count * (ranks - 1)) * sizeof(std::int32_t)};
+  phase.group = GateGroup::kSequence;
+  phase.reads_hidden = false;
+  phase.reads = {kGateChoice};
+  phase.writes = {kShared};
+  phase.run = [ranks, count](GateCall<T>& call) {
+    comm::all_gather(call.comms->sp(), comm::as_buffer(call.template tensor<std::int32_t>(kGateChoice), count),
+                     comm::as_buffer(call.template tensor<std::int32_t>(kShared), ranks * count), call.stream);
+  };
+  return phase;
+}
+
+/// Capacity over whole groups, in order of (choice, position in the group). Returns the groups' counts, [G * E].
+template <class T>
+std::vector<std::int64_t> TopKGate<T>::drop_shared(GateCall<T>& call) const {
+  const std::int64_t rows = call.x.rows, k = this->moe().top_k, n = this->options().group_tokens;
+  const std::int64_t groups = rows / this->options().group_rows, experts = this->moe().experts;
+  const std::int32_t* shared = call.template tensor<std::int32_t>(kShared);
+  std::int32_t* kept = call.template tensor<std::int32_t>(kGateKept);
+  std::vector<std::int32_t> choice(static_cast<std::size_t>(n * k)), left(choice.size());
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(groups * experts));
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::vector<GroupRow> order = rows_of_group(this->options(), call.ids, g);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const GroupRow& at = order[static_cast<std::size_t>(i)];
+      std::copy_n(shared + (at.rank * rows + at.row) * k, k, choice.data() + i * k);
+    }
+    const Matrix<const std::int32_t> all(choice.data(), n, k);
+    kernels::router_drop(call.stream, {left.data(), n, k}, all, experts, n, capacity());
+    kernels::router_count(call.stream, {counts.data() + g * experts, 1, experts}, all);
+    for (std::int64_t i = 0; i < n; ++i)
+      if (const GroupRow& at = order[static_cast<std::size_t>(i)]; at.rank == call.ids.sp_rank)
+        std::copy_n(left.data() + i * k, k, kept + at.row * k);
+  }
+  return counts;
+}
+
+template <class T>
+GatePhase<T> TopKGate<T>::drop_phase(bool counts_here) const {
+  GatePhase<T> phase;
+  phase.label = "drop";
+  phase.work = {WorkKind::kNothing, 0.0};
+  phase.reads_hidden = false;
+  phase.reads = {kShared, kProbs, kLse, kGateChoice};
+  phase.writes = {kGateKept};
+  if (counts_here && balances()) phase.writes.push_back(kFraction);
+  phase.run = [this, counts_here](GateCall<T>& call) {
+    std::vector<std::int64_t> counts = drop_shared(call);
+    if (counts_here) count(call, std::move(counts));
+  };
+  return phase;
 }
 
 /// Counts of this step so far, over all ranks: what BalanceScope::kGlobalRunning takes for f.
@@ -113,19 +184,24 @@ GatePhase<T> TopKGate<T>::running_phase() const {
 
 template <class T>
 std::vector<GatePhase<T>> TopKGate<T>::forward(std::int64_t rows, bool counted) const {
-  const bool counts_here = counted && !counts_running();
+  const bool counts_here = counted && !counts_running(), shared = shares(counted);
   GatePhase<T> phase;
   phase.label = "route";
   phase.work = {WorkKind::kGemm, logits_flops(rows)};
-  phase.writes = {kLogits, kProbs, kLse, kGateWeight, kGateChoice, kGateKept};
-  if (counts_here && balances()) phase.writes.push_back(kFraction);
+  phase.writes = {kLogits, kProbs, kLse, kGateWeight, kGateChoice};
+  if (!shared) phase.writes.push_back(kGateKept);
+  if (!shared && counts_here && balances()) phase.writes.push_back(kFraction);
   for (const GateTensor& tensor : own_tensors(rows))
     if (tensor.life != GateTensorLife::kBackward) phase.writes.push_back(tensor.id);
-  phase.run = [this, counts_here](GateCall<T>& call) {
-    route(call);
-    if (counts_here) count(call, {});
+  phase.run = [this, counts_here, shared](GateCall<T>& call) {
+    route(call, !shared);
+    if (counts_here && !shared) count(call, {});
   };
   std::vector<GatePhase<T>> phases{std::move(phase)};
+  if (shared) {
+    phases.push_back(share_phase(rows));
+    phases.push_back(drop_phase(counts_here));
+  }
   if (counted && counts_running()) phases.push_back(running_phase());
   return phases;
 }

@@ -26,7 +26,9 @@ class TopKGate : public Gate<T> {
 
  protected:
   static constexpr int kProbs = kGateOwn, kLse = kGateOwn + 1, kFraction = kGateOwn + 2, kLogits = kGateOwn + 3,
-                       kDLogits = kGateOwn + 4, kOwn = kGateOwn + 5;  ///< A gate's own tensors begin at kOwn.
+                       kDLogits = kGateOwn + 4, kShared = kGateOwn + 5,
+                       kOwn = kGateOwn + 6;  ///< A gate's own tensors begin at kOwn.
+  static_assert(kOwn + 8 <= kMaxGateTensors);
   /// kProbability: p of the choice, renormalised over the K or not (MoeConfig::renormalize). kSigmoid: sigmoid(logit).
   enum class Weighting : std::uint8_t { kProbability, kSigmoid };
   [[nodiscard]] virtual Weighting weighting() const { return Weighting::kProbability; }
@@ -45,7 +47,7 @@ class TopKGate : public Gate<T> {
   }
 
  private:
-  void route(GateCall<T>& call) const;
+  void route(GateCall<T>& call, bool drops) const;
   void count(GateCall<T>& call, std::vector<std::int64_t> group_counts) const;
   void route_backward(GateCall<T>& call) const;
   [[nodiscard]] std::int64_t capacity() const;
@@ -53,6 +55,11 @@ class TopKGate : public Gate<T> {
     return balances() && this->moe().balance_scope == BalanceScope::kGlobalRunning;
   }
   [[nodiscard]] GatePhase<T> running_phase() const;
+  /// Ranks that share a routing group must know all its choices: for the capacity, or for the group's own counts.
+  [[nodiscard]] bool shares(bool counted) const;
+  [[nodiscard]] GatePhase<T> share_phase(std::int64_t rows) const;
+  [[nodiscard]] GatePhase<T> drop_phase(bool counts_here) const;
+  [[nodiscard]] std::vector<std::int64_t> drop_shared(GateCall<T>& call) const;
   [[nodiscard]] BalanceInput<T> balance_input(const GateCall<T>& call) const;
 };
 

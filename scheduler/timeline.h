@@ -1,0 +1,20 @@
+// scheduler/timeline.h - when each task of a step ran: the common form of measured and simulated steps.
+#pragma once
+
+#include <vector>
+
+#include "scheduler/graph.h"
+
+namespace weft::scheduler {
+
+/// Start and end of each task, in microseconds since the step began.
+struct Timeline {
+  std::vector<double> start_us;  ///< [tasks]
+  std::vector<double> end_us;    ///< [tasks]
+  double total_us = 0.0;
+};
+
+/// Time in which communication ran and computation did not: what a better schedule could still hide. Microseconds.
+[[nodiscard]] double exposed_comm_us(const Graph& graph, const Timeline& timeline);
+
+}  // namespace weft::scheduler
