@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "parallel/moe/gate.h"
 
 namespace weft::parallel {
 
@@ -40,6 +41,7 @@ std::vector<std::string> describe(const StepSpec& spec, DType dtype) {
   line("model.kv_heads", m.kv_heads);
   line("model.vocab_size", m.vocab_size);
   line("model.layer_pattern", m.layer_pattern);
+  line("model.moe.gate", gate_entry(m.moe.gate).name);
   line("model.moe.experts", m.moe.experts);
   line("model.moe.top_k", m.moe.top_k);
   line("model.moe.capacity_factor", m.moe.capacity_factor);
@@ -50,6 +52,8 @@ std::vector<std::string> describe(const StepSpec& spec, DType dtype) {
   line("parallel.expert_shard", spec.mesh.esp_size);
   line("parallel.sequence_heads", spec.mesh.sequence_heads);
   line("parallel.sequence_ring", spec.mesh.sequence_ring);
+  constexpr const char* kDispatchers[] = {"ALL_TO_ALL", "HIERARCHICAL_1D", "HIERARCHICAL_2D"};
+  line("parallel.dispatcher", kDispatchers[static_cast<int>(spec.dispatcher)]);
   line("parallel.zero", spec.sharded_optimizer);
   line("train.micro_batch", spec.geometry.micro_batch);
   line("train.sequence_length", spec.geometry.sequence_length);

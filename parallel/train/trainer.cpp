@@ -207,6 +207,8 @@ void Training<T>::bind() {
   bind_step();
   if (config_.schedule.replan > 0)
     replanner_ = std::make_unique<Replanner>(config_, world_, options_, std::move(replans));
+  state_.seed = config_.train.seed;
+  state_.gate_noise = true;
   state_.clip_norm = config_.train.optimizer.clip_norm;
   state_.num_tokens = double(config_.train.global_batch) * config_.train.sequence_length;
   state_.num_groups = double(config_.train.global_batch) / config_.model.moe.group_sequences;
