@@ -106,7 +106,7 @@ TEST_CASE("Training that changes its plan computes the same, and keeps the log",
   config.parallel.expert = 2;
   config.train.steps = 12;
   config.checkpoint.every = 4;
-  config.schedule.executor = ExecutorKind::kStreams;
+  config.schedule.executor = ExecutorChoice::kStreams;
   config.schedule.forward_chunks = config.schedule.backward_chunks = 8;
   test::run_training(config, {2, folder.path() / "plain"});
   config.schedule.replan = 1;
