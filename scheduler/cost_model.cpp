@@ -43,6 +43,15 @@ std::size_t CostModel::cell(WorkKind work, LinkClass link, Stage stage, Phase ph
   return at * kNumPhases + static_cast<std::size_t>(phase);
 }
 
+void CostModel::add(KindFit fit) {
+  const auto kind = static_cast<std::size_t>(fit.work);
+  if (fit.link == LinkClass::kIntra) intra[kind] = fit.fit.cost;
+  if (fit.link == LinkClass::kInter) inter[kind] = fit.fit.cost;
+  if (fit.link == LinkClass::kBoth && !both) both.emplace(inter);
+  if (fit.link == LinkClass::kBoth) (*both)[kind] = fit.fit.cost;
+  kinds_.push_back(std::move(fit));
+}
+
 void CostModel::add(Family family) {
   if (first_.empty()) first_.assign(kNumCells, kNoId);
   const FamilyKey& key = family.key;
@@ -77,28 +86,38 @@ double CostModel::cost_us(const TaskSpec& task) const {
   return c.at(task.work.operations, load * task.work.amount);
 }
 
-CostModel fit_cost_model(const std::vector<std::pair<FamilyKey, Sample>>& samples) {
+CostModel fit_cost_model(const std::vector<TaskSample>& tasks, const std::vector<TaskSample>& probes) {
+  using Kind = std::pair<LinkClass, WorkKind>;
   CostModel model;
+  std::map<Kind, std::vector<Sample>> pooled, probed;
   std::map<FamilyKey, std::vector<Sample>> by_key;
-  std::map<std::pair<LinkClass, WorkKind>, std::vector<Sample>> by_kind;
-  for (const auto& [key, sample] : samples) {
+  for (const auto& [key, sample] : probes) probed[{key.link, key.work}].push_back(sample);
+  for (const auto& [key, sample] : tasks) {
     by_key[key].push_back(sample);
-    by_kind[{key.link, key.work}].push_back(sample);
+    pooled[{key.link, key.work}].push_back(sample);
   }
-  std::map<std::pair<LinkClass, WorkKind>, LinearCost> lines;
-  for (const auto& [kind, points] : by_kind) lines[kind] = fit_linear(points).cost;
-  for (const auto& [kind, line] : lines) {
-    const auto w = static_cast<std::size_t>(kind.second);
-    if (kind.first == LinkClass::kIntra) model.intra[w] = line;
-    if (kind.first == LinkClass::kInter) model.inter[w] = line;
-    if (kind.first == LinkClass::kBoth && !model.both) model.both.emplace();
-    if (kind.first == LinkClass::kBoth) (*model.both)[w] = line;
-  }
-  for (const auto& [key, points] : by_key) {
-    const double alpha = lines[{key.link, key.work}].alpha_us;
-    model.add({key, fit_linear(points, alpha)});
-  }
+  std::map<Kind, double> alpha_us;
+  const auto add = [&](const Kind& kind, const std::vector<Sample>& samples, bool is_pooled) {
+    Fit fit = fit_linear(samples);
+    alpha_us[kind] = fit.cost.alpha_us;
+    model.add(KindFit{kind.second, kind.first, is_pooled, std::move(fit)});
+  };
+  for (const auto& [kind, samples] : probed) add(kind, samples, false);
+  for (const auto& [kind, samples] : pooled)
+    if (!probed.contains(kind)) add(kind, samples, true);
+  for (const auto& [key, samples] : by_key) model.add(Family{key, fit_linear(samples, alpha_us[{key.link, key.work}])});
   return model;
+}
+
+std::vector<std::string> unpriced(const Graph& graph, const CostModel& cost) {
+  std::vector<std::string> names;
+  for (const Task& task : graph.tasks) {
+    if (task.work.kind == WorkKind::kNothing || task.work.amount <= 0.0 || cost.constants(task) != LinearCost{})
+      continue;
+    std::string name = name_of(family_of(task));
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(std::move(name));
+  }
+  return names;
 }
 
 double imbalance_quantile(const std::vector<double>& loads, double share) {

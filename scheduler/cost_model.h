@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "scheduler/fit.h"
@@ -42,10 +43,23 @@ struct Family {
   Fit fit;
 };
 
+/// What prices tasks of a kind of work that no family knows.
+struct KindFit {
+  WorkKind work = WorkKind::kNothing;
+  LinkClass link = LinkClass::kIntra;
+  /// The line goes through tasks that do different things, so its R squared says nothing about how well they were
+  /// measured. False: through probes of the bare collective.
+  bool pooled = false;
+  Fit fit;
+};
+
+using TaskSample = std::pair<FamilyKey, Sample>;
+
 /// What tasks do to one another, and what it costs to issue them.
 struct Machine {
-  /// Slow-down of two tasks that run at once, one of the row's resource, one of the column's: [compute, intra, inter],
-  /// symmetric, each at least 1. See simulator.h for more than two.
+  /// Slow-down of a task of the row's resource while one of the column's runs: [compute, intra, inter], each at
+  /// least 1. Symmetric where streams share something evenly (memory); not so where threads share cores, and one of
+  /// them sleeps and wakes. See simulator.h for more than two tasks.
   std::array<std::array<double, 3>, 3> contention{{{1, 1, 1}, {1, 1, 1}, {1, 1, 1}}};
   double issue_us = 0.0;  ///< Host time to issue one task.
   /// Cores of a rank, where its streams are threads: more tasks at once than cores share them. Costs are those of a
@@ -55,7 +69,8 @@ struct Machine {
 };
 
 struct CostModel {
-  std::string source;  ///< Where the constants are from: a profile, or the name of a nominal cluster file.
+  std::string source;     ///< Where the constants are from: a profile, or the name of a nominal cluster file.
+  bool measured = false;  ///< By weft profile: what is not in it is unknown, not free.
   std::array<LinearCost, kNumWorkKinds> intra;                ///< By WorkKind; compute kinds are read from here.
   std::array<LinearCost, kNumWorkKinds> inter;                ///< Collectives between nodes.
   std::optional<std::array<LinearCost, kNumWorkKinds>> both;  ///< Collectives over both links; nothing: as `inter`.
@@ -64,6 +79,9 @@ struct CostModel {
   /// expert shards), which the emission gives for balanced routing.
   double imbalance = 1.0;
 
+  /// A fit for a kind of work: keeps it and enters it into the tables above.
+  void add(KindFit fit);
+  [[nodiscard]] const std::vector<KindFit>& kinds() const noexcept { return kinds_; }
   /// A fit for one family, which then goes before the tables above. Replaces an older one of the same key.
   void add(Family family);
   [[nodiscard]] const std::vector<Family>& families() const noexcept { return families_; }
@@ -76,14 +94,20 @@ struct CostModel {
   static constexpr std::size_t kNumCells = std::size_t{kNumWorkKinds} * kNumLinkClasses * kNumStages * kNumPhases;
   static std::size_t cell(WorkKind work, LinkClass link, Stage stage, Phase phase);
 
+  std::vector<KindFit> kinds_;
   std::vector<Family> families_;
   std::vector<std::int16_t> first_;  // [kNumCells] first family of a cell, or kNoId; empty: no families
   std::vector<std::int16_t> next_;   // [families] the next one of the same cell, which differs by label
 };
 
-/// A model from measured tasks: a family per key, and per WorkKind and link class the line through all its samples as
-/// the fallback for what was not measured. A family with one size takes its alpha from that line.
-[[nodiscard]] CostModel fit_cost_model(const std::vector<std::pair<FamilyKey, Sample>>& samples);
+/// A model from measurements: a family per key of `tasks`, and behind them a line per kind of work and link class, for
+/// tasks that were not measured: through `probes` (stage, phase and label are ignored) where there are some of the
+/// kind, else through all its tasks. A family of one size takes its alpha from that line.
+[[nodiscard]] CostModel fit_cost_model(const std::vector<TaskSample>& tasks,
+                                       const std::vector<TaskSample>& probes = {});
+
+/// Families of `graph` that the model prices at nothing though they have work: what a profile lacks. Names, once each.
+[[nodiscard]] std::vector<std::string> unpriced(const Graph& graph, const CostModel& cost);
 
 /// The load that `share` of the observed steps stay under: the quantile of `loads` (busiest rank over mean, each >= 1).
 [[nodiscard]] double imbalance_quantile(const std::vector<double>& loads, double share);

@@ -7,7 +7,8 @@
 
 namespace weft::scheduler {
 
-Timeline execute_inline(const Graph& graph, const Plan& plan, const std::vector<TaskBody>& bodies, Arena& arena) {
+Timeline execute_inline(const Graph& graph, const Plan& plan, const std::vector<TaskBody>& bodies, Arena& arena,
+                        const TaskHooks& hooks) {
   using Clock = std::chrono::steady_clock;
   const auto stream = make_inline_stream();
   TaskContext context{*stream, arena};
@@ -15,6 +16,7 @@ Timeline execute_inline(const Graph& graph, const Plan& plan, const std::vector<
   const Clock::time_point origin = Clock::now();
   const auto now_us = [&] { return std::chrono::duration<double, std::micro>(Clock::now() - origin).count(); };
   for (const TaskId t : plan.issue_order) {
+    if (hooks.before) hooks.before(t);
     out.start_us[t] = now_us();
     try {
       bodies[t](context);
@@ -22,6 +24,7 @@ Timeline execute_inline(const Graph& graph, const Plan& plan, const std::vector<
       throw Error(e.code(), str(graph.name(t), ": ", e.message()), e.hint());
     }
     out.end_us[t] = now_us();
+    if (hooks.after) hooks.after(t);
   }
   out.total_us = now_us();
   return out;

@@ -23,8 +23,14 @@ using TaskBody = std::function<void(TaskContext&)>;
 /// kInline: one thread, issue order. kStreams: a stream per set of resources (scheduler/stream_executor.h).
 enum class ExecutorKind : std::uint8_t { kInline, kStreams };
 
+/// Called around each task, on the thread that runs it: for measuring. Null: not called.
+struct TaskHooks {
+  std::function<void(TaskId)> before, after;
+};
+
 /// One thread, issue order. bodies: [tasks]. The first error of a task is rethrown with the task's name in front; tasks
 /// after it do not run. Cost beyond the bodies: two clock reads per task.
-Timeline execute_inline(const Graph& graph, const Plan& plan, const std::vector<TaskBody>& bodies, Arena& arena);
+Timeline execute_inline(const Graph& graph, const Plan& plan, const std::vector<TaskBody>& bodies, Arena& arena,
+                        const TaskHooks& hooks = {});
 
 }  // namespace weft::scheduler

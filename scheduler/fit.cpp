@@ -9,18 +9,18 @@
 namespace weft::scheduler {
 namespace {
 
-/// The normal equations of the weighted problem: columns operations / t and amount / t, right-hand side 1.
+/// The normal equations of the weighted problem: columns operations / sqrt(t), amount / sqrt(t), right-hand side
+/// sqrt(t).
 struct Sums {
   double oo = 0.0, oa = 0.0, aa = 0.0, o = 0.0, a = 0.0;
 
   explicit Sums(const std::vector<Sample>& samples) {
     for (const Sample& s : samples) {
-      const double x = s.operations / s.time_us, y = s.amount / s.time_us;
-      oo += x * x;
-      oa += x * y;
-      aa += y * y;
-      o += x;
-      a += y;
+      oo += s.operations * s.operations / s.time_us;
+      oa += s.operations * s.amount / s.time_us;
+      aa += s.amount * s.amount / s.time_us;
+      o += s.operations;
+      a += s.amount;
     }
   }
 };
@@ -52,14 +52,16 @@ double median_time(const std::vector<Sample>& samples) {
   return quantile(std::move(times), 0.5);
 }
 
-double r_squared(const Fit& fit) {
+std::optional<double> r_squared(const Fit& fit) {
   double mean = 0.0, residual = 0.0, total = 0.0;
   for (const Sample& s : fit.samples) mean += s.time_us / static_cast<double>(fit.samples.size());
   for (const Sample& s : fit.samples) {
     residual += fit.residual_us(s) * fit.residual_us(s);
     total += (s.time_us - mean) * (s.time_us - mean);
   }
-  return total > 0.0 ? 1.0 - residual / total : 1.0;
+  const double deviation = std::sqrt(total / static_cast<double>(fit.samples.size()));
+  if (deviation <= kFlat * mean) return std::nullopt;
+  return 1.0 - residual / total;
 }
 
 }  // namespace

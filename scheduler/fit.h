@@ -26,21 +26,27 @@ struct Sample {
 struct Fit {
   LinearCost cost;
   /// 1 - sum of squared residuals over sum of squared deviations from the mean, both in plain (unweighted)
-  /// microseconds. Nothing when all samples have one size: then any split of the time into alpha and beta explains them
-  /// alike.
+  /// microseconds. Nothing when it would say nothing: all samples have one size, so that any split of the time into
+  /// alpha and beta explains them alike, or the times hardly differ (kFlat), so that it would compare noise with noise.
   std::optional<double> r_squared;
   std::vector<Sample> samples;
 
   [[nodiscard]] double residual_us(const Sample& s) const { return s.time_us - cost.at(s.operations, s.amount); }
 };
 
+/// A fit with less than this explains too little of what was measured to plan with, unless told otherwise.
+inline constexpr double kMinRSquared = 0.5;
+
 /// Sizes that differ by less than this factor are one size: they say nothing about the slope.
 inline constexpr double kSizeRatio = 1.25;
 
-/// Minimises sum_i ((alpha * operations_i + beta * amount_i - t_i) / t_i)^2 over alpha, beta >= 0. Relative errors, so
-/// that the smallest sizes count as much as the largest, whose absolute errors would drown them. Samples of one size:
-/// alpha is `alpha_hint_us` where the time allows it, and beta the rest. Samples without a positive time are left out;
-/// none left: a fit of zeros without samples.
+/// Times whose standard deviation is less than this share of their mean hardly differ.
+inline constexpr double kFlat = 0.2;
+
+/// Minimises sum_i (alpha * operations_i + beta * amount_i - t_i)^2 / t_i over alpha, beta >= 0. Plain squares would
+/// drown the smallest sizes in the noise of the largest; relative ones would bend the line of a transfer that is flat
+/// up to some size to many small sizes. Samples of one size: alpha is `alpha_hint_us` where the time allows it, and
+/// beta the rest. Samples without a positive time are left out; none left: a fit of zeros without samples.
 [[nodiscard]] Fit fit_linear(const std::vector<Sample>& samples, double alpha_hint_us = 0.0);
 
 /// The q-quantile of `values`, between neighbours by their distance; q in [0, 1], at least one value. Throws

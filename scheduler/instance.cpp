@@ -21,9 +21,24 @@ void transpose(const std::vector<std::int32_t>& first, const std::vector<TaskId>
           static_cast<TaskId>(t);
 }
 
+/// Kahn's algorithm.
+std::vector<TaskId> sorted(const Instance& in) {
+  std::vector<TaskId> order;
+  std::vector<std::int32_t> missing(in.duration.size());
+  for (TaskId t = 0; t < in.size(); ++t) {
+    missing[t] = static_cast<std::int32_t>(in.predecessors(t).size());
+    if (missing[t] == 0) order.push_back(t);
+  }
+  for (std::size_t i = 0; i < order.size(); ++i)
+    for (const TaskId s : in.successors(order[i]))
+      if (--missing[s] == 0) order.push_back(s);
+  return order;
+}
+
 }  // namespace
 
-Instance::Instance(const Graph& graph, const Shape& shape, const CostModel& cost) {
+Instance::Instance(const Graph& graph, const Shape& shape, const CostModel& cost,
+                   std::span<const std::pair<TaskId, TaskId>> extra) {
   const auto n = static_cast<std::size_t>(graph.num_tasks());
   const StreamSets sets = stream_sets(shape);
   duration.reserve(n);
@@ -31,6 +46,8 @@ Instance::Instance(const Graph& graph, const Shape& shape, const CostModel& cost
   first_pred.reserve(n + 1);
   pred.reserve(graph.deps.size());
   topological.resize(n);
+  std::vector<std::vector<TaskId>> more(extra.empty() ? 0 : n);
+  for (const auto& [from, to] : extra) more[static_cast<std::size_t>(to)].push_back(from);
   for (TaskId t = 0; t < graph.num_tasks(); ++t) {
     const Task& task = graph.tasks[t];
     duration.push_back(cost.cost_us(task));
@@ -38,10 +55,12 @@ Instance::Instance(const Graph& graph, const Shape& shape, const CostModel& cost
     first_pred.push_back(static_cast<std::int32_t>(pred.size()));
     const auto deps = graph.dependencies(t);
     pred.insert(pred.end(), deps.begin(), deps.end());
+    if (!more.empty()) pred.insert(pred.end(), more[t].begin(), more[t].end());
     topological[static_cast<std::size_t>(t)] = t;  // the order of emission is a valid one
   }
   first_pred.push_back(static_cast<std::int32_t>(pred.size()));
   transpose(first_pred, pred, first_succ, succ);
+  if (!extra.empty()) topological = sorted(*this);
 }
 
 Instance Instance::reversed() const {

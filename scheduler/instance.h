@@ -15,8 +15,10 @@ namespace weft::scheduler {
 
 /// Tasks 0 .. n-1 with durations, what they exclude, and precedence. Times in microseconds.
 struct Instance {
-  /// `shape` gives the streams: tasks exclude one another by stream_sets(shape).
-  Instance(const Graph& graph, const Shape& shape, const CostModel& cost);
+  /// `shape` gives the streams: tasks exclude one another by stream_sets(shape). `extra`: (before, after) pairs that
+  /// come on top of the graph's edges.
+  Instance(const Graph& graph, const Shape& shape, const CostModel& cost,
+           std::span<const std::pair<TaskId, TaskId>> extra = {});
   /// The same problem backwards in time.
   [[nodiscard]] Instance reversed() const;
 

@@ -62,7 +62,13 @@ struct Plan {
   std::string policy;
   Shape shape;
   std::vector<TaskId> issue_order;  ///< A linear extension of all edges, the same on every rank.
+  /// What it was made for, "world_size = 4" and the like: shown when it does not fit. Not part of the digest.
+  std::vector<std::string> made_for{};
 };
+
+/// A plan as numbers, to send it to other ranks, and back. unpack throws kInternal for numbers that are no plan.
+[[nodiscard]] std::vector<std::int64_t> pack(const Plan& plan);
+[[nodiscard]] Plan unpack(std::span<const std::int64_t> numbers);
 
 /// Boundaries of the pieces of a gradient reduction as fractions: 0, share, share + share, ..., 1.
 [[nodiscard]] std::vector<double> gradient_cuts(const LayerShape& layer);

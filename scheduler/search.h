@@ -15,8 +15,8 @@ namespace weft::scheduler {
 
 struct SearchOptions {
   /// How much is looked at, in tasks over all list schedules, moves and emissions: a budget that, unlike time, gives
-  /// the same plan for the same input. 1e7 is about half a second.
-  double task_visits = 2.4e7;
+  /// the same plan for the same input. 1e7 is about a third of a second.
+  double task_visits = 4.5e7;
   std::int64_t memory_limit_bytes = 0;  ///< Plans that need more are left out; 0: no limit.
   std::uint64_t seed = 1;
 };

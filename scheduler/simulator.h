@@ -17,7 +17,7 @@ namespace weft::scheduler {
 /// for routed counts) holds the host until it is done; so does every task when `single_stream`.
 ///
 /// Contention. While several tasks run, each is slower than alone by the larger of
-///   - 1 + the sum over the others of (machine.contention - 1), a pair's factor being the largest over their resources;
+///   - 1 + the sum over the others of (machine.contention - 1), the largest over the resources of the two;
 ///   - tasks that run / machine.cores_per_rank, where that is more than 1 (cores under 1 count as 1; 0: no limit).
 /// Durations stretch while the overlap lasts, and no longer. Free tasks (cost 0) slow nobody.
 [[nodiscard]] Timeline simulate(const Graph& graph, const Plan& plan, const SlotMap& slots, const CostModel& cost,

@@ -26,7 +26,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct TrainArguments {
-  std::string config, run_dir, resume = "auto", init_from, progress = "auto", profile;
+  std::string config, run_dir, resume = "auto", init_from, progress = "auto";
   std::vector<std::string> sets;
   int log_every = 10, ranks = 0;
   double comm_timeout_s = 0.0;
@@ -67,7 +67,7 @@ parallel::TrainOptions train_options(const TrainArguments& args, const fs::path&
 int run_train(const TrainArguments& args) {
   install_signal_handlers();
   const parallel::RunConfig config = load_config(args.config, args.sets);
-  const scheduler::CostModel costs = args.profile.empty() ? nominal_costs() : load_costs(args.profile);
+  const scheduler::CostModel costs = costs_of(config);
   if (args.dry_run) return dry_run(config, args.ranks, costs, args.json);
 
   const auto world = comm::make_world(std::chrono::milliseconds(static_cast<std::int64_t>(1e3 * args.comm_timeout_s)));
@@ -78,6 +78,7 @@ int run_train(const TrainArguments& args) {
   const fs::path run_dir = args.run_dir.empty() ? fs::path("runs") / config.name : fs::path(args.run_dir);
   parallel::TrainOptions options = train_options(args, run_dir, config);
   options.cost = costs;
+  options.plan = plan_of(config);
   options.ranks_per_node = topology.local_size;
 
   Console console(config, world->rank(),
@@ -114,8 +115,6 @@ void add_train(CLI::App& app, Action& action) {
       ->capture_default_str();
   command->add_option("--init_from", args->init_from,
                       "Take the weights of this checkpoint, with fresh optimizer and schedule");
-  command->add_option("--profile", args->profile,
-                      "Costs to predict with (configs/cluster.proto); default: nominal ones");
   command->add_option("--log_every", args->log_every, "Steps between printed lines")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

@@ -1,7 +1,7 @@
 // parallel/attention/heads.h - the exchange of attention heads for tokens: before it a rank has all heads of its own
 // tokens, after it its share of the heads of all tokens of the group.
-// Source: DeepSpeed-Ulysses, arXiv:2309.14509, section 3. Key/value heads that several ranks need are sent to each of
-// them, and their gradients are summed on the way back: LoongTrain, arXiv:2406.18485, section 3.2.
+// Source: DeepSpeed-Ulysses, arXiv:2309.14509. Key/value heads that several ranks need are sent to each of
+// them, and their gradients are summed on the way back: LoongTrain, arXiv:2406.18485.
 // Letters: P ranks of the head group, T rows of this rank in a unit, H = query heads per rank, Hkv key/value heads per
 // rank after replication, d head width.
 #pragma once

@@ -1,6 +1,6 @@
 // parallel/attention/layout.h - which rank of a sequence-parallel group holds which tokens.
 // Sources: zigzag order ("head-tail"), as in zhuzilin/ring-flash-attention and Transformer Engine; heads inside, ring
-// outside: USP, arXiv:2405.07719, section 4. Positions live here, never in the order of ranks: whatever masks, rotates
+// outside: USP, arXiv:2405.07719. Positions live here, never in the order of ranks: whatever masks, rotates
 // or shards reads a Layout.
 #pragma once
 

@@ -7,7 +7,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "parallel/moe/gate.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 
 namespace weft::parallel {
 

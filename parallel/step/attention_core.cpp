@@ -76,10 +76,21 @@ CoreTensors AttentionCore<T>::pack_ring_message(const Unit& unit, Phase phase, B
   const CoreTensors local = local_tensors(qkv);
   const BufferId message = ctx_.buffer("k and v", rows * width);
   ctx_.out.task(copy_task(unit, phase, "pack k and v", rows * width), {qkv}, {message}, [=](TaskContext& c) {
-    const Matrix<const T> from(c.arena.get<T>(qkv), rows, local.q.stride);
-    kernels::copy_rows<T>(c.stream, {c.arena.get<T>(message), rows, width}, from.col_range(local.k.first, width));
+    kernels::copy_rows<T>(c.stream, {c.arena.get<T>(message), rows, width}, columns<T>(c, local.k, rows, width));
   });
   return {local.q, {message, width, 0}, {message, width, width / 2}};
+}
+
+/// The way back, of gradients.
+template <class T>
+void AttentionCore<T>::unpack_ring_message(const Unit& unit, BufferId message, BufferId d_qkv) const {
+  const std::int64_t rows = unit.rows, width = 2 * split_.kv_width();
+  const CoreTensors local = local_tensors(d_qkv);
+  ctx_.out.task(copy_task(unit, Phase::kBackward, "unpack dk and dv", rows * width), {message}, {d_qkv},
+                [=](TaskContext& c) {
+                  kernels::copy_rows<T>(c.stream, columns<T>(c, local.k, rows, width),
+                                        Matrix<const T>(c.arena.get<T>(message), rows, width));
+                });
 }
 
 template <class T>
@@ -99,37 +110,31 @@ BufferId AttentionCore<T>::forward(const Unit& unit, Phase phase, BufferId qkv, 
 
 template <class T>
 BufferId AttentionCore<T>::backward(const Unit& unit, const CoreSaved& saved, BufferId d_context) const {
-  const BufferId d_core = exchanges() ? exchange_context_gradient(unit, d_context) : d_context;
-  const std::int64_t rows = unit.rows;
-  if (exchanges()) {
-    CoreTensors d = core_tensors(unit);
+  const auto emit_core = [&](const CoreSaved& s, BufferId d_core, CoreTensors& d) {
     if (circulates())
-      emit_ring_backward(unit, saved, d_core, d);
+      emit_ring_backward(unit, s, d_core, d);
     else
-      emit_local_backward(unit, saved, d_core, d);
+      emit_local_backward(unit, s, d_core, d);
+  };
+  if (exchanges()) {
+    const BufferId d_core = exchange_context_gradient(unit, d_context);
+    CoreTensors d = core_tensors(unit);
+    emit_core(saved, d_core, d);
     return return_gradients(unit, d);
   }
-  const BufferId d_qkv = ctx_.buffer("d qkv", rows * split_.width());
+  const BufferId d_qkv = ctx_.buffer("d qkv", unit.rows * split_.width());
   CoreTensors d = local_tensors(d_qkv);
-  if (!circulates()) {
-    emit_local_backward(unit, saved, d_core, d);
-    return d_qkv;
-  }
-  const std::int64_t width = 2 * split_.kv_width(), first = d.k.first;
-  emit_ring_backward(unit, saved, d_core, d);
-  ctx_.out.task(copy_task(unit, Phase::kBackward, "unpack dk and dv", rows * width), {d.k.buffer}, {d_qkv},
-                [=, total = split_.width(), message = d.k.buffer](TaskContext& c) {
-                  const Matrix<T> to(c.arena.get<T>(d_qkv), rows, total);
-                  kernels::copy_rows<T>(c.stream, to.col_range(first, width),
-                                        Matrix<const T>(c.arena.get<T>(message), rows, width));
-                });
+  CoreSaved local = saved;
+  if (circulates()) local.in = pack_ring_message(unit, Phase::kBackward, saved.in.q.buffer);  // not kept beside qkv
+  emit_core(local, d_context, d);
+  if (circulates()) unpack_ring_message(unit, d.k.buffer, d_qkv);
   return d_qkv;
 }
 
 template <class T>
 void AttentionCore<T>::emit_local_forward(const Unit& unit, Phase phase, const CoreSaved& s) const {
   const std::int64_t rows = core_rows(unit);
-  ctx_.out.task(ring_task(unit, phase, 0, 4.0), {s.in.q.buffer}, {s.context, s.lse},
+  ctx_.out.task(ring_task(unit, phase, 0, kForwardFlops), {s.in.q.buffer}, {s.context, s.lse},
                 [=, at = rows_of(unit), shape = shape_, ring_rank = ctx_.mesh.ring_rank()](TaskContext& c) {
                   const kernels::AttentionRows mask = at.of(ring_rank);
                   kernels::attention_forward<T>(
@@ -147,7 +152,7 @@ void AttentionCore<T>::emit_local_backward(const Unit& unit, const CoreSaved& s,
                                            const CoreTensors& d) const {
   const std::int64_t rows = core_rows(unit);
   ctx_.out.task(
-      ring_task(unit, Phase::kBackward, 0, 10.0), {d_context, s.in.q.buffer, s.context, s.lse}, {d.q.buffer},
+      ring_task(unit, Phase::kBackward, 0, kBackwardFlops), {d_context, s.in.q.buffer, s.context, s.lse}, {d.q.buffer},
       [=, at = rows_of(unit), shape = shape_, ring_rank = ctx_.mesh.ring_rank()](TaskContext& c) {
         const std::int64_t q = shape.num_heads * shape.head_dim, kv = shape.num_kv_heads * shape.head_dim;
         const kernels::AttentionRows mask = at.of(ring_rank);

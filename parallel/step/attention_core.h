@@ -70,16 +70,20 @@ class AttentionCore {
   [[nodiscard]] std::int64_t core_rows(const Unit& unit) const { return unit.rows * split_.num_ranks; }
   [[nodiscard]] std::int64_t sequences(const Unit& unit) const { return unit.rows / ctx_.rows_per_sequence(); }
   [[nodiscard]] CoreOrder order_of(const Unit& unit) const;
+  /// Rows are received in the order of the core, and sent in it: there is but one sequence.
+  [[nodiscard]] bool is_ordered(const Unit& unit) const { return sequences(unit) == 1; }
   [[nodiscard]] CoreRows<T> rows_of(const Unit& unit) const;
   [[nodiscard]] TaskSpec copy_task(const Unit& unit, Phase phase, const char* label, std::int64_t elements) const;
 
   [[nodiscard]] CoreTensors local_tensors(BufferId qkv) const;
   [[nodiscard]] CoreTensors core_tensors(const Unit& unit) const;
+  void unpack_ring_message(const Unit& unit, BufferId message, BufferId d_qkv) const;
   [[nodiscard]] CoreTensors pack_ring_message(const Unit& unit, Phase phase, BufferId qkv) const;
 
   // attention_exchange.cpp
-  [[nodiscard]] BufferId emit_exchange(const Unit& unit, Phase phase, const char* label, BufferId packed,
-                                       std::int64_t width) const;
+  void emit_exchange(const Unit& unit, Phase phase, const char* label, BufferId packed, BufferId received,
+                     std::int64_t width) const;
+  [[nodiscard]] BufferId received_buffer(const Unit& unit, std::int64_t width) const;
   [[nodiscard]] CoreTensors exchange_heads(const Unit& unit, Phase phase, BufferId qkv) const;
   [[nodiscard]] BufferId return_context(const Unit& unit, Phase phase, BufferId core_context) const;
   [[nodiscard]] BufferId exchange_context_gradient(const Unit& unit, BufferId d_context) const;
@@ -91,6 +95,7 @@ class AttentionCore {
   void emit_ring_block_backward(const Unit& unit, const CoreSaved& saved, BufferId d_context, const CoreTensors& d,
                                 int step) const;
   void emit_hop(const Unit& unit, Phase phase, const char* label, int step, BufferId from, BufferId to) const;
+  static constexpr double kForwardFlops = 4.0, kBackwardFlops = 10.0;  // per pair, head, channel: 2 and 5 products
   [[nodiscard]] TaskSpec ring_task(const Unit& unit, Phase phase, int step, double flops_per_pair) const;
 
   void emit_local_forward(const Unit& unit, Phase phase, const CoreSaved& saved) const;

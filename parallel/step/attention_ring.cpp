@@ -6,18 +6,15 @@
 #include "parallel/step/attention_core.h"
 
 namespace weft::parallel {
-namespace {
-
-constexpr double kForwardFlops = 4.0, kBackwardFlops = 10.0;  // per pair, head and channel: 2 and 5 products
-
-}  // namespace
-
 template <class T>
 TaskSpec AttentionCore<T>::ring_task(const Unit& unit, Phase phase, int step, double flops_per_pair) const {
   const double pairs = (*steps_)[static_cast<std::size_t>(step)].pairs * static_cast<double>(sequences(unit));
   TaskSpec spec = compute_task(Stage::kAttention, phase, "core", layer_, unit, WorkKind::kAttention,
                                flops_per_pair * pairs * static_cast<double>(split_.q_width()));
-  if (circulates()) spec.chunk = static_cast<std::int16_t>(step);
+  if (circulates()) {
+    spec.chunk = static_cast<std::int16_t>(step);
+    spec.work.operations = static_cast<double>(sequences(unit));  // a tile of each: their rows lie apart
+  }
   return spec;
 }
 

@@ -136,12 +136,23 @@ BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const
 }
 
 template <class T>
-scheduler::Timeline BoundStep<T>::run() {
+void BoundStep<T>::start_step() {
   StepState& state = *runtime_.state;
   state.statistics.reset();
   for (auto& running : state.running_choices) running.assign(running.size(), 0.0);
+}
+
+template <class T>
+scheduler::Timeline BoundStep<T>::run() {
+  start_step();
   if (streams_) return streams_->run(bodies_, *arena_);
   return scheduler::execute_inline(graph_, plan_, bodies_, *arena_);
+}
+
+template <class T>
+scheduler::Timeline BoundStep<T>::run_inline(const scheduler::TaskHooks& hooks) {
+  start_step();
+  return scheduler::execute_inline(graph_, plan_, bodies_, *arena_, hooks);
 }
 
 template class BoundStep<float>;

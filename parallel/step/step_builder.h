@@ -38,6 +38,8 @@ class BoundStep {
   BoundStep& operator=(const BoundStep&) = delete;
 
   scheduler::Timeline run();
+  /// One thread, in issue order, whatever the executor, with a call around each task.
+  scheduler::Timeline run_inline(const scheduler::TaskHooks& hooks);
   [[nodiscard]] const scheduler::Graph& graph() const noexcept { return graph_; }
   [[nodiscard]] const scheduler::Plan& plan() const noexcept { return plan_; }
   [[nodiscard]] const scheduler::SlotMap& slots() const noexcept { return slots_; }
@@ -45,6 +47,8 @@ class BoundStep {
   [[nodiscard]] int num_units() const noexcept { return num_units_; }
 
  private:
+  void start_step();
+
   StepSpec spec_;  // closures refer to it
   scheduler::Plan plan_;
   Runtime<T> runtime_;

@@ -242,10 +242,13 @@ void check_rest(const RunConfig& config, Problems& problems) {
                  "must be a token below model.vocab_size = ", config.model.vocab_size, ", or -1 for none");
   problems.not_negative("checkpoint.every", config.checkpoint.every);
   problems.not_negative("checkpoint.keep", config.checkpoint.keep);
+  problems.not_negative("schedule.memory_limit_mib", config.schedule.memory_limit_mib);
   problems.positive("schedule.forward_chunks", config.schedule.forward_chunks);
   problems.positive("schedule.backward_chunks", config.schedule.backward_chunks);
   problems.not_negative("schedule.weight_grad_pieces", config.schedule.weight_grad_pieces);
   problems.positive("schedule.gradient_slices", config.schedule.gradient_slices);
+  if (!(config.schedule.profile_min_r_squared <= 1.0))
+    problems.add("schedule.profile_min_r_squared", config.schedule.profile_min_r_squared, "is at most 1");
 }
 
 }  // namespace

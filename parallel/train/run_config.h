@@ -9,14 +9,13 @@
 #include "core/dtype.h"
 #include "parallel/model/model_config.h"
 #include "scheduler/executor.h"
+#include "scheduler/fit.h"
 #include "scheduler/plan.h"
 
 namespace weft::parallel {
 
 enum class LrSchedule { kConstant, kCosine, kLinear, kWsd };
 using scheduler::Recompute;
-enum class PolicyKind { kSequential, kList };  ///< scheduler/policy.h
-using scheduler::ExecutorKind;
 
 struct OptimizerConfig {
   double lr = 1e-3;           ///< Peak learning rate.
@@ -74,13 +73,32 @@ struct CheckpointConfig {
   friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
 };
 
+/// kManual: the cuts of the config in the order of emission; the others are scheduler::PolicyKind.
+enum class SchedulePolicy : std::uint8_t {
+  kManual,
+  kSequential,
+  kTutel,
+  kTutelImproved,
+  kPipeMoeLina,
+  kFsMoeNoIio,
+  kFsMoe,
+  kFlowMoe,
+  kWeft
+};
+/// kAuto: streams, unless the plan has one stream for all.
+enum class ExecutorChoice : std::uint8_t { kAuto, kInline, kStreams };
+
 struct ScheduleConfig {
-  PolicyKind policy = PolicyKind::kSequential;
-  ExecutorKind executor = ExecutorKind::kInline;
-  int forward_chunks = 1;      ///< r of every MoE layer, forward.
-  int backward_chunks = 1;     ///< r of every MoE layer, backward.
-  int weight_grad_pieces = 0;  ///< 0: expert dW inside the expert tasks; p: p tasks of their own per layer.
-  int gradient_slices = 1;     ///< Pieces of each bucket's gradient reduction.
+  SchedulePolicy policy = SchedulePolicy::kManual;
+  ExecutorChoice executor = ExecutorChoice::kAuto;
+  std::string plan;               ///< A plan file to run instead (configs/plan.proto, `weft plan --out`); empty: none.
+  double memory_limit_mib = 0.0;  ///< Of one rank's step: plans that need more are left out; 0: no limit.
+  int forward_chunks = 1;         ///< kManual: r of every MoE layer, forward.
+  int backward_chunks = 1;        ///< r of every MoE layer, backward.
+  int weight_grad_pieces = 0;     ///< 0: expert dW inside the expert tasks; p: p tasks of their own per layer.
+  int gradient_slices = 1;        ///< Pieces of each bucket's gradient reduction.
+  std::string profile;            ///< Costs to plan and predict with (configs/cluster.proto); empty: nominal ones.
+  double profile_min_r_squared = scheduler::kMinRSquared;  ///< A profile with a worse fit is refused.
   friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;
 };
 

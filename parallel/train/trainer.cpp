@@ -149,11 +149,10 @@ void Training<T>::start_from_checkpoint() {
 /// The checkpoint's plan where it fits, so that a resumed run keeps its bits; else a new one. The same on every rank.
 template <class T>
 void Training<T>::make_plan() {
-  plan_ = plan_run(config_, world_.size(), world_.rank(), options_.ranks_per_node, options_.cost);
-  // Ranks own uneven shares, so their prices differ by a little: rank 0's order is everybody's.
-  std::vector<scheduler::TaskId>& order = plan_.plan.issue_order;
-  world_.broadcast(comm::as_buffer(order.data(), static_cast<std::int64_t>(order.size())), 0, *stream_);
-  plan_ = take_plan(config_, mesh_, options_.cost, std::move(plan_.plan));
+  // Ranks own uneven shares, so their prices differ by a little: rank 0's plan is everybody's.
+  plan_ = take_plan(config_, mesh_, options_.cost, agree_on_plan(world_, [this] {
+                      return options_.plan ? *options_.plan : parallel::make_plan(config_, mesh_, options_.cost);
+                    }));
   if (resume_ && options_.plan_from_text && !resume_->state().plan_text.empty()) {
     try {
       scheduler::Plan stored = options_.plan_from_text(resume_->state().plan_text);
@@ -195,7 +194,7 @@ void Training<T>::bind() {
   }
   step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_), plan_.plan,
                                          Runtime<T>{store_.get(), &comms_, &state_, nullptr}, Device{},
-                                         config_.schedule.executor);
+                                         executor_of(config_, plan_.plan));
   state_.statistics = StepStatistics(config_.model, step_->num_units(), world_.size());
   state_.seed = config_.train.seed;
   state_.gate_noise = true;

@@ -7,7 +7,7 @@
 #include "parallel/data/shard.h"
 #include "parallel/step/update.h"
 #include "parallel/train/run_setup.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 
 namespace weft::parallel {
 namespace {

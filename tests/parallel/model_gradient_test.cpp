@@ -5,7 +5,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "parallel/step/step_builder.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 #include "tests/support/catch.h"
 #include "tests/support/step_harness.h"
 

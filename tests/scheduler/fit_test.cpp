@@ -22,8 +22,8 @@ std::vector<Sample> line(double alpha, double beta, std::initializer_list<double
 double loss(const std::vector<Sample>& samples, double alpha, double beta) {
   double sum = 0.0;
   for (const Sample& s : samples) {
-    const double relative = (alpha * s.operations + beta * s.amount) / s.time_us - 1.0;
-    sum += relative * relative;
+    const double residual = alpha * s.operations + beta * s.amount - s.time_us;
+    sum += residual * residual / s.time_us;
   }
   return sum;
 }
@@ -115,14 +115,14 @@ TEST_CASE("The finest family prices a task, its kind of work prices the rest", "
   const TaskSpec forward = task(Stage::kExpert, Phase::kForward, WorkKind::kGroupedGemm, 10.0);
   TaskSpec backward = task(Stage::kExpert, Phase::kBackward, WorkKind::kGroupedGemm, 10.0);
   CHECK(model.cost_us(forward) == 11.0);
-  model.add({family_of(backward), {{5.0, 2.0}, 1.0, {}}});
+  model.add(Family{family_of(backward), {{5.0, 2.0}, 1.0, {}}});
   CHECK(model.cost_us(backward) == 25.0);
   CHECK(model.cost_us(forward) == 11.0);
   backward.label = "another";
   CHECK(model.cost_us(backward) == 11.0);
-  model.add({family_of(backward), {{0.0, 3.0}, 1.0, {}}});
+  model.add(Family{family_of(backward), {{0.0, 3.0}, 1.0, {}}});
   CHECK(model.cost_us(backward) == 30.0);
-  model.add({family_of(backward), {{0.0, 4.0}, 1.0, {}}});  // replaces
+  model.add(Family{family_of(backward), {{0.0, 4.0}, 1.0, {}}});  // replaces
   CHECK(model.cost_us(backward) == 40.0);
   CHECK(model.families().size() == 2);
 }
@@ -141,8 +141,8 @@ TEST_CASE("Collectives are priced by the links they take", "[cost_model]") {
   model.both.emplace();
   (*model.both)[kind] = {3.0, 0.0};
   CHECK(price({Resource::kIntra, Resource::kInter}) == 3.0);
-  model.add({family_of(task(Stage::kGate, Phase::kForward, WorkKind::kAllToAll, 1.0, {Resource::kInter})),
-             {{9.0, 0.0}, 1.0, {}}});
+  model.add(Family{family_of(task(Stage::kGate, Phase::kForward, WorkKind::kAllToAll, 1.0, {Resource::kInter})),
+                   {{9.0, 0.0}, 1.0, {}}});
   CHECK(price({Resource::kInter}) == 9.0);
   CHECK(price({Resource::kIntra}) == 1.0);
 }
@@ -165,7 +165,7 @@ TEST_CASE("Imbalance multiplies what follows the experts' load", "[cost_model]")
 }
 
 TEST_CASE("Measured tasks become families, with their kind's line behind them", "[cost_model]") {
-  std::vector<std::pair<FamilyKey, Sample>> samples;
+  std::vector<TaskSample> samples;
   const FamilyKey norm = family_of(task(Stage::kNorm, Phase::kForward, WorkKind::kMemory, 0)),
                   order = family_of(task(Stage::kOrder, Phase::kForward, WorkKind::kMemory, 0));
   for (const double n : {1e3, 1e4, 1e5}) samples.emplace_back(norm, Sample{1, n, 2.0 + 1e-3 * n});
@@ -178,4 +178,25 @@ TEST_CASE("Measured tasks become families, with their kind's line behind them", 
   CHECK(unknown < 50.0);
   CHECK(model.families().size() == 2);
   CHECK(model.cost_us(task(Stage::kIOrder, Phase::kForward, WorkKind::kGemm, 1e4)) == 0.0);
+
+  const CostModel probed = fit_cost_model(samples, {{order, {1, 1e3, 7.0}}, {order, {1, 1e5, 700.0}}});
+  CHECK(probed.cost_us(task(Stage::kIOrder, Phase::kForward, WorkKind::kMemory, 1e4)) == Approx(70.0));
+  CHECK(probed.cost_us(task(Stage::kOrder, Phase::kForward, WorkKind::kMemory, 1e4)) == Approx(50.0));
+  REQUIRE(probed.kinds().size() == 1);
+  CHECK(!probed.kinds()[0].pooled);
+  CHECK(model.kinds()[0].pooled);
+}
+
+TEST_CASE("What a model lacks for a graph is named", "[cost_model]") {
+  GraphBuilder b;
+  b.add_task(task(Stage::kNorm, Phase::kForward, WorkKind::kMemory, 5.0), {}, {});
+  b.add_task(task(Stage::kDispatch, Phase::kBackward, WorkKind::kAllToAll, 5.0, {Resource::kInter}), {}, {});
+  b.add_task(task(Stage::kDispatch, Phase::kBackward, WorkKind::kAllToAll, 6.0, {Resource::kInter}), {}, {});
+  b.add_task(task(Stage::kOrder, Phase::kForward, WorkKind::kNothing, 5.0), {}, {});
+  const Graph graph = b.take();
+  CostModel model;
+  model.intra[static_cast<std::size_t>(WorkKind::kMemory)] = {1.0, 0.0};
+  CHECK(unpriced(graph, model) == std::vector<std::string>{"dispatch(backward), all_to_all inter"});
+  model.inter[static_cast<std::size_t>(WorkKind::kAllToAll)] = {0.0, 1.0};
+  CHECK(unpriced(graph, model).empty());
 }

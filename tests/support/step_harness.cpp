@@ -11,7 +11,7 @@
 #include "core/rng.h"
 #include "parallel/data/shard.h"
 #include "parallel/step/update.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 #include "tests/support/random_plan.h"
 
 namespace weft::test {

@@ -96,8 +96,8 @@ RunConfig random_config(std::uint64_t seed) {
   c.data.val = d.list();
   c.data.attend_across_documents = d.boolean();
   c.data.end_of_text = d.integer();
-  c.schedule.policy = d.choice<PolicyKind>(2);
-  c.schedule.executor = d.choice<ExecutorKind>(2);
+  c.schedule.policy = d.choice<SchedulePolicy>(9);
+  c.schedule.executor = d.choice<ExecutorChoice>(3);
   return c;
 }
 
@@ -163,7 +163,7 @@ TEST_CASE("every enum value of the schema has a counterpart") {
       }
     }
   }
-  CHECK(values == 2 + 6 + 3 + 2 + 4 + 2 + 3 + 3 + 2 + 2);
+  CHECK(values == 2 + 6 + 3 + 2 + 4 + 2 + 3 + 3 + 9 + 3);
 }
 
 TEST_CASE("a dtype that configs do not have cannot be written") {

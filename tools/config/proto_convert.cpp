@@ -24,8 +24,9 @@ constexpr std::string_view kBalanceForms[] = {"PER_LAYER", "HUGGING_FACE"};
 constexpr std::string_view kLrSchedules[] = {"CONSTANT", "COSINE", "LINEAR", "WSD"};
 constexpr std::string_view kDTypes[] = {"F32", "F64"};
 constexpr std::string_view kRecomputes[] = {"NONE", "SELECTIVE", "FULL"};
-constexpr std::string_view kPolicies[] = {"SEQUENTIAL", "LIST"};
-constexpr std::string_view kExecutors[] = {"INLINE", "STREAMS"};
+constexpr std::string_view kPolicies[] = {
+    "MANUAL", "SEQUENTIAL", "TUTEL", "TUTEL_IMPROVED", "PIPEMOE_LINA", "FSMOE_NO_IIO", "FSMOE", "FLOWMOE", "WEFT"};
+constexpr std::string_view kExecutors[] = {"AUTO", "INLINE", "STREAMS"};
 constexpr std::string_view kDispatchers[] = {"ALL_TO_ALL", "HIERARCHICAL_1D", "HIERARCHICAL_2D"};
 
 // The gates' names, from their registry.
@@ -133,10 +134,14 @@ template <class Visit>
 void fields(Visit visit, parallel::ScheduleConfig& c) {
   visit("policy", c.policy, kPolicies);
   visit("executor", c.executor, kExecutors);
+  visit("plan", c.plan);
+  visit("memory_limit_mib", c.memory_limit_mib);
   visit("forward_chunks", c.forward_chunks);
   visit("backward_chunks", c.backward_chunks);
   visit("weight_grad_pieces", c.weight_grad_pieces);
   visit("gradient_slices", c.gradient_slices);
+  visit("profile", c.profile);
+  visit("profile_min_r_squared", c.profile_min_r_squared);
 }
 
 template <class Visit>

@@ -2,9 +2,6 @@
 
 #include <google/protobuf/text_format.h>
 
-#include <filesystem>
-
-#include "configs/cluster.pb.h"
 #include "configs/plan.pb.h"
 #include "core/atomic_file.h"
 #include "core/checksum.h"
@@ -14,59 +11,11 @@
 namespace weft::tools {
 namespace {
 
-namespace fs = std::filesystem;
-using scheduler::LinearCost;
 using scheduler::Recompute;
-using scheduler::WorkKind;
 
-constexpr const char* kNominal = "configs/clusters/nominal_cpu.textproto";
 constexpr Recompute kRecomputes[] = {Recompute::kNone, Recompute::kSelective, Recompute::kFull};
 
-void require_all(const std::array<bool, 2 * scheduler::kNumWorkKinds>& given, const std::string& path) {
-  for (int kind = 1; kind < scheduler::kNumWorkKinds; ++kind)
-    for (const int link : {0, 1}) {
-      if (link == 1 && !is_collective(static_cast<WorkKind>(kind))) continue;
-      if (!given[static_cast<std::size_t>(2 * kind + link)])
-        throw Error(
-            ErrorCode::kInvalidArgument,
-            str(path, ": no cost for ", to_string(static_cast<WorkKind>(kind)), link == 1 ? " between nodes" : ""),
-            "add a cost { work: ... } entry");
-    }
-}
-
-fs::path executable_folder() {
-  std::error_code error;
-  return fs::read_symlink("/proc/self/exe", error).parent_path();
-}
-
 }  // namespace
-
-scheduler::CostModel load_costs(const std::string& path) {
-  config::ClusterCosts message;
-  parse_text_proto(read_file(path), path, message);
-  scheduler::CostModel costs;
-  costs.source = message.has_source() ? message.source() : path;
-  std::array<bool, 2 * scheduler::kNumWorkKinds> given{};
-  for (const auto& entry : message.cost()) {
-    const int kind = static_cast<int>(entry.work()), link = static_cast<int>(entry.link());
-    WEFT_CHECK(kind > 0 && kind < scheduler::kNumWorkKinds, path, ": a cost without its kind of work");
-    WEFT_CHECK(entry.alpha_us() >= 0 && entry.beta_us() >= 0, path, ": a negative cost for ",
-               to_string(static_cast<WorkKind>(kind)));
-    bool& seen = given[static_cast<std::size_t>(2 * kind + link)];
-    WEFT_CHECK(!seen, path, ": two costs for ", to_string(static_cast<WorkKind>(kind)));
-    seen = true;
-    auto& table = link == 0 ? costs.intra : costs.inter;
-    table[static_cast<std::size_t>(kind)] = LinearCost{entry.alpha_us(), entry.beta_us()};
-    if (link == 0 && !is_collective(static_cast<WorkKind>(kind)))
-      costs.inter[static_cast<std::size_t>(kind)] = table[static_cast<std::size_t>(kind)];
-  }
-  require_all(given, path);
-  return costs;
-}
-
-scheduler::CostModel nominal_costs() {
-  return load_costs(find_data_file(kNominal, (executable_folder() / "weft").string()));
-}
 
 std::string plan_to_text(const scheduler::Plan& plan) {
   config::Plan message;
@@ -85,6 +34,7 @@ std::string plan_to_text(const scheduler::Plan& plan) {
   message.set_micro_batches_in_flight(plan.shape.micro_batches_in_flight);
   message.set_imbalance_limit(plan.shape.imbalance_limit);
   message.mutable_issue_order()->Assign(plan.issue_order.begin(), plan.issue_order.end());
+  for (const std::string& line : plan.made_for) message.add_made_for(line);
   message.set_digest(checksum_to_text(scheduler::digest(plan)));
   google::protobuf::TextFormat::Printer printer;
   printer.SetUseShortRepeatedPrimitives(true);
@@ -126,10 +76,17 @@ scheduler::Plan plan_from_text(const std::string& text, const std::string& origi
   plan.shape.micro_batches_in_flight = message.micro_batches_in_flight();
   plan.shape.imbalance_limit = message.imbalance_limit();
   plan.issue_order.assign(message.issue_order().begin(), message.issue_order().end());
+  plan.made_for.assign(message.made_for().begin(), message.made_for().end());
   if (message.digest() != checksum_to_text(scheduler::digest(plan)))
     throw Error(ErrorCode::kInvalidArgument, str(origin, ": the digest does not hold: the plan was changed by hand"),
                 "make it again instead of editing it");
   return plan;
+}
+
+std::optional<scheduler::Plan> plan_of(const parallel::RunConfig& config) {
+  const std::string& path = config.schedule.plan;
+  if (path.empty()) return std::nullopt;
+  return plan_from_text(read_file(path), path);
 }
 
 }  // namespace weft::tools

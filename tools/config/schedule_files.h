@@ -1,22 +1,45 @@
 // tools/config/schedule_files.h - plans and cluster costs as text files.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "parallel/train/run_config.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/plan.h"
 
 namespace weft::tools {
 
-/// Costs of configs/cluster.proto. Throws Error{kIo} for a missing file, Error{kInvalidArgument} for bad text, a
-/// negative cost or a kind of work given twice or not at all.
-[[nodiscard]] scheduler::CostModel load_costs(const std::string& path);
+/// How a profile came about, stored with it.
+struct Measurement {
+  std::string version, date;
+  std::vector<std::string> hosts;
+  int ranks = 1, ranks_per_node = 1;
+  double stretch = 1.0;
+  int runs = 0;
+};
+/// A profile as text (configs/cluster.proto).
+[[nodiscard]] std::string costs_to_text(const scheduler::CostModel& costs, const std::vector<double>& rank_loads,
+                                        const Measurement& measured);
+
+/// Costs of configs/cluster.proto. Throws Error{kIo} for a missing file; Error{kInvalidArgument}, naming the family,
+/// for bad text, a negative cost, an R squared under `min_r_squared`, a family or kind of work given twice, and, in a
+/// file that was not measured, a kind of work that is missing.
+[[nodiscard]] scheduler::CostModel load_costs(const std::string& path, double min_r_squared = scheduler::kMinRSquared);
+[[nodiscard]] scheduler::CostModel costs_from_text(const std::string& text, const std::string& origin,
+                                                   double min_r_squared = scheduler::kMinRSquared);
 /// configs/clusters/nominal_cpu.textproto: from the current folder, else from the folders above the executable.
 [[nodiscard]] scheduler::CostModel nominal_costs();
+
+/// What `config` is planned with: schedule.profile, or nominal_costs().
+[[nodiscard]] scheduler::CostModel costs_of(const parallel::RunConfig& config);
 
 /// A plan as text (configs/plan.proto), and back. plan_from_text throws Error{kInvalidArgument} for bad text or a
 /// digest that does not hold.
 [[nodiscard]] std::string plan_to_text(const scheduler::Plan& plan);
 [[nodiscard]] scheduler::Plan plan_from_text(const std::string& text, const std::string& origin);
+/// schedule.plan of `config`, when there is one. Throws kIo as well.
+[[nodiscard]] std::optional<scheduler::Plan> plan_of(const parallel::RunConfig& config);
 
 }  // namespace weft::tools

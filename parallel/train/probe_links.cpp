@@ -1,0 +1,252 @@
+#include "parallel/train/probe_links.h"
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <functional>
+#include <thread>
+
+#include "comm/cost.h"
+#include "kernels/gemm.h"
+#include "scheduler/order.h"
+#include "scheduler/stream_executor.h"
+
+namespace weft::parallel {
+namespace {
+
+using scheduler::LinkClass;
+using scheduler::Resource;
+using scheduler::WorkKind;
+
+struct Group {
+  comm::Communicator* comm;
+  LinkClass link;
+};
+
+/// The groups of the mesh with more than one rank, each kind of group once.
+std::vector<Group> groups_of(const MeshComms& comms, const Mesh& mesh) {
+  const struct {
+    comm::Communicator* comm;
+    int stride;
+  } all[] = {{&comms.world(), 1}, {&comms.ep(), mesh.esp_size},
+             {&comms.esp(), 1},   {&comms.edp(), mesh.ep_size * mesh.esp_size},
+             {&comms.heads(), 1}, {&comms.ring(), mesh.sequence_heads}};
+  std::vector<Group> out;
+  for (const auto& [group, stride] : all) {
+    if (group->size() == 1) continue;
+    const bool crosses = mesh.crosses_nodes(group->size(), stride);
+    out.push_back({group, !crosses                        ? LinkClass::kIntra
+                          : stride >= mesh.ranks_per_node ? LinkClass::kInter
+                                                          : LinkClass::kBoth});
+  }
+  return out;
+}
+
+/// Runs one collective that puts `wire_bytes` on the wire, as near as whole elements allow.
+class Collective {
+ public:
+  Collective(comm::Communicator& group, WorkKind kind, double wire_bytes) : group_(group), kind_(kind) {
+    const auto p = static_cast<std::int64_t>(group.size());
+    const double whole = wire_bytes / comm::wire_bytes(of(kind), group.size(), 1.0);
+    share_ = std::max<std::int64_t>(1, static_cast<std::int64_t>(whole) / (p * std::int64_t{sizeof(float)}));
+    send_.assign(static_cast<std::size_t>(share_ * p), 1.0F);
+    recv_.assign(send_.size(), 0.0F);
+    counts_.assign(static_cast<std::size_t>(p), share_);
+  }
+  [[nodiscard]] double wire_bytes() const {
+    return comm::wire_bytes(of(kind_), group_.size(), double(send_.size()) * sizeof(float));
+  }
+  void run(Stream& stream) {
+    const auto n = static_cast<std::int64_t>(send_.size());
+    const comm::ConstBuffer all = comm::as_buffer(static_cast<const float*>(send_.data()), n);
+    const comm::ConstBuffer share = comm::as_buffer(static_cast<const float*>(send_.data()), share_);
+    switch (kind_) {
+      case WorkKind::kAllToAll:
+        return group_.all_to_all_v(all, counts_, comm::as_buffer(recv_.data(), n), counts_, stream);
+      case WorkKind::kAllGather:
+        return group_.all_gather_v(share, comm::as_buffer(recv_.data(), n), counts_, stream);
+      case WorkKind::kReduceScatter:
+        return group_.reduce_scatter_v(all, comm::as_buffer(recv_.data(), share_), counts_, comm::ReduceOp::kSum,
+                                       stream);
+      default:
+        return group_.all_reduce(all, comm::as_buffer(recv_.data(), n), comm::ReduceOp::kSum, stream);
+    }
+  }
+
+ private:
+  static comm::Collective of(WorkKind kind) {
+    switch (kind) {
+      case WorkKind::kAllToAll:
+        return comm::Collective::kAllToAll;
+      case WorkKind::kAllGather:
+        return comm::Collective::kAllGather;
+      case WorkKind::kReduceScatter:
+        return comm::Collective::kReduceScatter;
+      default:
+        return comm::Collective::kAllReduce;
+    }
+  }
+  comm::Communicator& group_;
+  WorkKind kind_;
+  std::int64_t share_ = 1;
+  std::vector<float> send_, recv_;
+  std::vector<std::int64_t> counts_;
+};
+
+/// Something that keeps one stream busy, piece by piece, alike on all ranks.
+struct Load {
+  std::function<void()> piece;
+  int pieces = 1;
+  [[nodiscard]] double run() const {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < pieces; ++i) piece();
+    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+  }
+};
+
+constexpr double kLoadUs = 60e3;  // several time slices of the operating system
+
+/// Time alone, with as many pieces as make up kLoadUs; the mean over ranks.
+double run_alone(comm::Communicator& world, Load& load, const std::function<void()>& barrier) {
+  load.pieces = 3;
+  barrier();
+  std::vector<double> time{load.run()};
+  agree(world, time);
+  load.pieces = std::clamp(static_cast<int>(kLoadUs / std::max(1.0, time[0] / 3)), 3, 10'000);
+  barrier();
+  time[0] = load.run();
+  agree(world, time, comm::ReduceOp::kSum);
+  return time[0] / world.size();
+}
+
+/// Slow-downs of two loads at once. The one that ends first was slowed all the time; the other for that long, and then
+/// did what was left alone.
+std::pair<double, double> run_pair(comm::Communicator& world, const Load& a, const Load& b, double alone_a,
+                                   double alone_b) {
+  std::vector<double> times(2);
+  std::exception_ptr error;
+  std::thread other([&] {
+    try {
+      times[1] = b.run();
+    } catch (...) {
+      error = std::current_exception();
+    }
+  });
+  try {
+    times[0] = a.run();
+  } catch (...) {
+    other.join();
+    throw;
+  }
+  other.join();
+  if (error) std::rethrow_exception(error);
+  agree(world, times, comm::ReduceOp::kSum);
+  const double a_us = times[0] / world.size(), b_us = times[1] / world.size(), both = std::min(a_us, b_us);
+  const auto factor = [both](double us, double alone) {
+    const double done_in_both = std::max(0.02 * alone, alone - (us - both));
+    return std::max(1.0, both / done_in_both);
+  };
+  return {factor(a_us, alone_a), factor(b_us, alone_b)};
+}
+
+}  // namespace
+
+std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, const Mesh& mesh, const ProbeClock& clock,
+                                                     int repeats) {
+  std::vector<scheduler::TaskSample> out;
+  const auto stream = make_inline_stream();
+  for (const Group& group : groups_of(comms, mesh))
+    for (const WorkKind kind :
+         {WorkKind::kAllToAll, WorkKind::kAllGather, WorkKind::kReduceScatter, WorkKind::kAllReduce})
+      for (double bytes = 1024; bytes <= 4 << 20; bytes *= 4) {
+        Collective collective(*group.comm, kind, bytes);
+        collective.run(*stream);
+        std::vector<double> starts, ends;
+        for (int i = 0; i < repeats; ++i) {
+          comm::barrier(comms.world(), *stream);
+          starts.push_back(clock.now_us());
+          collective.run(*stream);
+          ends.push_back(clock.now_us());
+        }
+        agree(comms.world(), starts);
+        agree(comms.world(), ends);
+        for (std::size_t i = 0; i < ends.size(); ++i) ends[i] -= starts[i];
+        scheduler::FamilyKey key;
+        key.work = kind;
+        key.link = group.link;
+        out.emplace_back(key, scheduler::Sample{1.0, collective.wire_bytes(), scheduler::quantile(ends, 0.5)});
+      }
+  return out;
+}
+
+std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world, const Mesh& mesh, std::int64_t width,
+                                                      std::int64_t hidden) {
+  std::array<std::array<double, 3>, 3> out{};
+  for (auto& row : out) row.fill(1.0);
+  const int node = world.rank() / mesh.ranks_per_node, local = world.rank() % mesh.ranks_per_node;
+  const auto intra = world.split(node, local, "node"), inter = world.split(local, node, "across");
+  constexpr std::int64_t kRows = 128;
+  std::vector<float> x(static_cast<std::size_t>(kRows * width), 0.5F), y(static_cast<std::size_t>(kRows * hidden)),
+      w(static_cast<std::size_t>(width * hidden), 0.25F);
+  const auto streams = std::array{make_inline_stream(), make_inline_stream(), make_inline_stream()};
+  constexpr double kBytes = 256 << 10;
+  std::array<Load, 3> loads;
+  loads[0].piece = [&] {
+    kernels::gemm<float>(*streams[0], {y.data(), kRows, hidden}, Matrix<const float>(x.data(), kRows, width),
+                         kernels::Transpose::kNo, Matrix<const float>(w.data(), hidden, width),
+                         kernels::Transpose::kYes);
+  };
+  std::unique_ptr<Collective> links[3];
+  for (const int i : {1, 2}) {
+    comm::Communicator& group = i == 1 ? *intra : *inter;
+    if (group.size() == 1) continue;
+    links[i] = std::make_unique<Collective>(group, WorkKind::kAllToAll, kBytes);
+    loads[static_cast<std::size_t>(i)].piece = [&, i] { links[i]->run(*streams[static_cast<std::size_t>(i)]); };
+  }
+  const auto stream = make_inline_stream();
+  const auto barrier = [&] { comm::barrier(world, *stream); };
+  std::array<double, 3> alone{};
+  for (std::size_t i = 0; i < 3; ++i)
+    if (loads[i].piece) alone[i] = run_alone(world, loads[i], barrier);
+  for (std::size_t i = 0; i < 3; ++i)
+    for (std::size_t j = i + 1; j < 3; ++j) {
+      if (!loads[i].piece || !loads[j].piece) continue;
+      std::vector<double> of_i, of_j;
+      for (int k = 0; k < 3; ++k) {
+        barrier();
+        const auto [i_by_j, j_by_i] = run_pair(world, loads[i], loads[j], alone[i], alone[j]);
+        of_i.push_back(i_by_j);
+        of_j.push_back(j_by_i);
+      }
+      out[i][j] = scheduler::quantile(of_i, 0.5);
+      out[j][i] = scheduler::quantile(of_j, 0.5);
+    }
+  return out;
+}
+
+double probe_issue_us(comm::Communicator& world) {
+  constexpr int kTasks = 2000;
+  scheduler::GraphBuilder builder;
+  const scheduler::BufferId token = builder.add_buffer({"token", scheduler::MemoryClass::kWorkspace, 8, false, true});
+  for (int t = 0; t < kTasks; ++t) {
+    scheduler::TaskSpec spec;
+    spec.resources = {t % 4 == 0 ? Resource::kIntra : Resource::kCompute};
+    builder.add_task(spec, {}, t % 2 == 0 ? std::vector{token} : std::vector<scheduler::BufferId>{});
+  }
+  const scheduler::Graph graph = builder.take();
+  const scheduler::Plan plan = scheduler::sequential_plan(graph, {});
+  const scheduler::SlotMap slots = scheduler::assign_slots(graph, plan.issue_order);
+  scheduler::Arena arena({}, graph, slots);
+  scheduler::StreamExecutor executor({}, graph, plan, slots);
+  const std::vector<scheduler::TaskBody> bodies(kTasks, [](scheduler::TaskContext&) {});
+  const auto stream = make_inline_stream();
+  std::vector<double> times;
+  for (int i = 0; i < 5; ++i) {
+    comm::barrier(world, *stream);
+    times.push_back(executor.run(bodies, arena).total_us / kTasks);
+  }
+  agree(world, times, comm::ReduceOp::kSum);
+  return scheduler::quantile(times, 0.5) / world.size();
+}
+
+}  // namespace weft::parallel

@@ -1,0 +1,28 @@
+// parallel/train/probe_links.h - times bare collectives, and what streams do to one another.
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "parallel/mesh.h"
+#include "parallel/train/probe_clock.h"
+#include "scheduler/cost_model.h"
+
+namespace weft::parallel {
+
+/// Collective: all-to-all, all-gather, reduce-scatter and all-reduce over each communicator of the mesh, from 1 KiB to
+/// 4 MiB on the wire, all groups at once. A sample per size: the median of `repeats`. The keys hold kind and link
+/// class; the rest of them says nothing.
+[[nodiscard]] std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, const Mesh& mesh,
+                                                                   const ProbeClock& clock, int repeats);
+
+/// Collective: how much slower two of compute (a product of the expert's size), intra (an all-to-all inside the node)
+/// and inter (one between nodes) are when they run at once on two threads of every rank, next to each alone: [whose,
+/// by whom], times averaged over ranks; 1 where a link does not exist.
+[[nodiscard]] std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world, const Mesh& mesh,
+                                                                    std::int64_t width, std::int64_t hidden);
+
+/// Collective: what a StreamExecutor adds to an empty task while all ranks are at it. Microseconds.
+[[nodiscard]] double probe_issue_us(comm::Communicator& world);
+
+}  // namespace weft::parallel

@@ -1,0 +1,173 @@
+#include "parallel/train/probe_step.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "core/rng.h"
+#include "scheduler/order.h"
+
+namespace weft::parallel {
+namespace {
+
+/// The mean without the lowest and the highest tenth: what a sum of many such times comes to, without what the machine
+/// did for others meanwhile.
+double middle_mean(std::vector<double> times) {
+  std::sort(times.begin(), times.end());
+  const std::size_t cut = times.size() / 10;
+  return std::accumulate(times.begin() + static_cast<std::ptrdiff_t>(cut),
+                         times.end() - static_cast<std::ptrdiff_t>(cut), 0.0) /
+         static_cast<double>(times.size() - 2 * cut);
+}
+
+}  // namespace
+
+bool waits_for_peers(const scheduler::Task& task) {
+  return task.resources.has(Resource::kIntra) || task.resources.has(Resource::kInter);
+}
+
+template <class T>
+StepProbe<T>::StepProbe(StepSpec spec, const StepVariant& v, scheduler::Recompute recompute, const MeshComms& comms,
+                        ParameterStore<T>& store)
+    : spec_(std::move(spec)), comms_(comms) {
+  spec_.geometry.num_micro_batches = 1;
+  spec_.geometry.micro_batch = v.groups * spec_.geometry.group_sequences;
+  const scheduler::Shape shape = uniform_shape(
+      spec_.model.layers, {v.forward_chunks, v.backward_chunks, v.weight_grad_pieces, recompute, 1, v.gradient_slices});
+  const scheduler::Graph graph = emit_step(spec_, shape, dtype_of<T>);
+  step_ = std::make_unique<BoundStep<T>>(spec_, scheduler::sequential_plan(graph, shape),
+                                         Runtime<T>{&store, &comms, &state_, nullptr});
+  const double tokens = double(spec_.geometry.micro_batch) * spec_.geometry.sequence_length * spec_.mesh.dp_size();
+  state_.statistics = StepStatistics(spec_.model, step_->num_units(), spec_.mesh.world_size);
+  state_.previous_choices.assign(static_cast<std::size_t>(spec_.model.layers),
+                                 std::vector<double>(static_cast<std::size_t>(spec_.model.moe.experts), 0.0));
+  state_.running_choices = state_.previous_choices;
+  state_.num_valid_tokens = state_.num_tokens = tokens;
+  state_.num_groups = double(v.groups) * spec_.mesh.dp_size();
+  state_.clip_norm = 1.0;
+  state_.optimizer.lr = 0.0;
+  state_.optimizer.weight_decay = 0.0;
+  make_tokens(1);
+}
+
+template <class T>
+void StepProbe<T>::make_tokens(std::uint64_t seed) {
+  const Rng rng(seed, RngPurpose::kTest, static_cast<std::uint64_t>(spec_.mesh.dp_rank()));
+  std::uint64_t counter = 0;
+  for (int b = 0; b < spec_.geometry.micro_batch; ++b)
+    for (int s = 0; s < spec_.geometry.sequence_length; ++s) {
+      tokens_.push_back(
+          static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(spec_.model.vocab_size), counter++)));
+      positions_.push_back(s);
+      segments_.push_back(b);
+    }
+  state_.batches = {{tokens_.data(), tokens_.data(), positions_.data(), segments_.data()}};
+}
+
+template <class T>
+StepTimes StepProbe<T>::run(const ProbeClock& clock) {
+  const scheduler::Graph& graph = step_->graph();
+  const auto n = graph.tasks.size();
+  comm::Communicator& world = comms_.world();
+  const auto stream = make_inline_stream();
+  // [tasks] each: CPU time, or for communication the times of entry, start (all are there), end, and leave (all are
+  // done).
+  std::vector<double> cpu(n, 0.0), entry(n, 0.0), start(n, 0.0), end(n, 0.0), leave(n, 0.0);
+  comm::barrier(world, *stream);
+  const double begin = clock.now_us();
+  scheduler::TaskHooks hooks;
+  hooks.before = [&](scheduler::TaskId t) {
+    if (!waits_for_peers(graph.tasks[t])) {
+      cpu[t] = -thread_cpu_us();
+      return;
+    }
+    entry[t] = clock.now_us();
+    comm::barrier(world, *stream);
+    start[t] = clock.now_us();
+  };
+  hooks.after = [&](scheduler::TaskId t) {
+    if (!waits_for_peers(graph.tasks[t])) {
+      cpu[t] += thread_cpu_us();
+      return;
+    }
+    end[t] = clock.now_us();
+    comm::barrier(world, *stream);
+    leave[t] = clock.now_us();
+  };
+  step_->run_inline(hooks);
+  std::vector<double> bounds{begin, clock.now_us()};
+  for (auto* times : {&entry, &start, &end, &leave, &bounds}) agree(world, *times);
+
+  StepTimes out;
+  out.task_us.resize(n);
+  double last = bounds[0];
+  for (const scheduler::TaskId t : step_->plan().issue_order) {
+    if (!waits_for_peers(graph.tasks[t])) {
+      out.task_us[t] = cpu[t];
+      continue;
+    }
+    out.task_us[t] = std::max(0.0, end[t] - start[t]);
+    out.compute_wall_us += std::max(0.0, entry[t] - last);
+    last = leave[t];
+  }
+  out.compute_wall_us += std::max(0.0, bounds[1] - last);
+  out.rank_load = std::max(1.0, unpack(state_.sums, spec_.model, state_.num_valid_tokens).rank_imbalance);
+  return out;
+}
+
+int TaskTimes::add_step(const scheduler::Graph& graph, comm::Communicator& world) {
+  std::vector<double> works;
+  for (const scheduler::Task& task : graph.tasks) {
+    works.push_back(task.work.operations);
+    works.push_back(task.work.amount);
+  }
+  world.broadcast(comm::as_buffer(works.data(), static_cast<std::int64_t>(works.size())), 0, *make_inline_stream());
+  std::vector<int>& entry_of = entry_of_task_.emplace_back(graph.tasks.size(), -1);
+  for (std::size_t t = 0; t < graph.tasks.size(); ++t) {
+    const scheduler::Task& task = graph.tasks[t];
+    if (task.work.kind == WorkKind::kNothing) continue;
+    Entry entry{family_of(task), works[2 * t], works[2 * t + 1], waits_for_peers(task), {}};
+    const auto known = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) {
+      return e.amount == entry.amount && e.operations == entry.operations && e.key == entry.key;
+    });
+    entry_of[t] = static_cast<int>(known - entries_.begin());
+    if (known == entries_.end()) entries_.push_back(std::move(entry));
+  }
+  return static_cast<int>(entry_of_task_.size()) - 1;
+}
+
+void TaskTimes::add(int step, const StepTimes& times) {
+  const std::vector<int>& entry_of = entry_of_task_[static_cast<std::size_t>(step)];
+  for (std::size_t t = 0; t < entry_of.size(); ++t)
+    if (entry_of[t] >= 0) entries_[static_cast<std::size_t>(entry_of[t])].times_us.push_back(times.task_us[t]);
+  runs_.push_back({step, times.compute_wall_us});
+}
+
+double TaskTimes::stretch_of(const std::vector<double>& entry_us) const {
+  std::vector<double> ratios;
+  for (const Run& run : runs_) {
+    double cpu_us = 0.0;
+    for (const int e : entry_of_task_[static_cast<std::size_t>(run.step)])
+      if (e >= 0 && !entries_[static_cast<std::size_t>(e)].comm) cpu_us += entry_us[static_cast<std::size_t>(e)];
+    if (cpu_us > 0.0) ratios.push_back(run.compute_wall_us / cpu_us);
+  }
+  return ratios.empty() ? 1.0 : std::max(1.0, scheduler::quantile(ratios, 0.5));
+}
+
+std::vector<scheduler::TaskSample> TaskTimes::samples(comm::Communicator& world) {
+  std::vector<double> entry_us;
+  for (const Entry& e : entries_) entry_us.push_back(e.times_us.empty() ? 0.0 : middle_mean(e.times_us));
+  agree(world, entry_us);
+  stretch_ = stretch_of(entry_us);
+  std::vector<scheduler::TaskSample> out;
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    const Entry& e = entries_[i];
+    out.emplace_back(e.key, scheduler::Sample{e.operations, e.amount, entry_us[i] * (e.comm ? 1.0 : stretch_)});
+  }
+  return out;
+}
+
+template class StepProbe<float>;
+template class StepProbe<double>;
+
+}  // namespace weft::parallel

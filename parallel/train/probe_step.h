@@ -1,0 +1,94 @@
+// parallel/train/probe_step.h - times the tasks of real steps: the modules that run, at several sizes, all ranks
+// active.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "parallel/step/step_builder.h"
+#include "parallel/train/probe_clock.h"
+#include "parallel/train/run_config.h"
+#include "scheduler/cost_model.h"
+
+namespace weft::parallel {
+
+/// How one probed step is cut.
+struct StepVariant {
+  int forward_chunks = 1, backward_chunks = 1;
+  int weight_grad_pieces = 0;
+  int gradient_slices = 1;
+  int groups = 1;  ///< Routing groups of the micro-batch.
+};
+
+/// What the tasks of one run took.
+///   Communication, agreed over the ranks: from when the last rank had entered until the last rank was done, by the
+///   wall clock. A barrier stands before it, so that nobody's lateness counts as wire time, and one after it, so that
+///   no rank that is done takes a core for its next task from one that is not. Computation: this rank's CPU time. Where
+///   ranks share cores, the operating system runs some now and others later, so one rank's wall clock shows either
+///   nothing or a whole time slice of waiting; CPU time is free of both, and the stretch (TaskTimes) says what the
+///   sharing costs.
+struct StepTimes {
+  std::vector<double> task_us;  ///< [tasks]
+  double compute_wall_us =
+      0.0;                 ///< Wall time between communication tasks: from one to when the last rank enters the next.
+  double rank_load = 1.0;  ///< Rows received by the busiest rank over the mean.
+};
+
+/// One step of a model, bound to memory, on made-up tokens, with a learning rate of zero.
+template <class T>
+class StepProbe {
+ public:
+  /// Collective. `comms` and `store` outlive this object; spec.geometry is set from `variant`.
+  StepProbe(StepSpec spec, const StepVariant& variant, scheduler::Recompute recompute, const MeshComms& comms,
+            ParameterStore<T>& store);
+  /// Collective: one run.
+  [[nodiscard]] StepTimes run(const ProbeClock& clock);
+  [[nodiscard]] const scheduler::Graph& graph() const { return step_->graph(); }
+
+ private:
+  void make_tokens(std::uint64_t seed);
+
+  StepSpec spec_;
+  const MeshComms& comms_;
+  StepState state_;
+  std::vector<std::int32_t> tokens_, positions_, segments_;
+  std::unique_ptr<BoundStep<T>> step_;
+};
+
+/// Collects the times of probed steps and condenses them: one sample per family and size.
+class TaskTimes {
+ public:
+  /// Collective. Registers a step; returns its number for add(). Sizes are rank 0's: others' differ by uneven shares.
+  int add_step(const scheduler::Graph& graph, comm::Communicator& world);
+  void add(int step, const StepTimes& times);
+  /// Collective, once, at the end. Each sample: the mean of the middle 80 % of the times of all tasks of its family and
+  /// size in all runs, then the maximum over ranks. In this order, so that the maximum is over ranks, not over what the
+  /// machine did for others meanwhile. Compute is multiplied by the stretch.
+  [[nodiscard]] std::vector<scheduler::TaskSample> samples(comm::Communicator& world);
+  /// Known after samples(): wall time over CPU time of computation while all ranks compute, at least 1; the median over
+  /// runs.
+  [[nodiscard]] double stretch() const { return stretch_; }
+
+ private:
+  struct Entry {
+    scheduler::FamilyKey key;
+    double operations, amount;
+    bool comm;
+    std::vector<double> times_us;
+  };
+  struct Run {
+    int step;
+    double compute_wall_us;
+  };
+  [[nodiscard]] double stretch_of(const std::vector<double>& entry_us) const;
+
+  std::vector<Entry> entries_;
+  std::vector<std::vector<int>> entry_of_task_;  // [steps][tasks]; -1: free of cost
+  std::vector<Run> runs_;
+  double stretch_ = 1.0;
+};
+
+/// True for tasks that wait for other ranks.
+[[nodiscard]] bool waits_for_peers(const scheduler::Task& task);
+
+}  // namespace weft::parallel

@@ -1,0 +1,189 @@
+// tools/profile.cpp - weft profile
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <ctime>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "comm/factory.h"
+#include "comm/topology.h"
+#include "core/atomic_file.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "parallel/train/probes.h"
+#include "tools/build_info.h"
+#include "tools/command.h"
+#include "tools/config/loader.h"
+#include "tools/config/schedule_files.h"
+#include "tools/exit_status.h"
+#include "tools/train/process.h"
+#include "tools/train/text.h"
+
+namespace weft::tools {
+namespace {
+
+using namespace scheduler;
+
+struct ProfileArguments {
+  std::string config, out;
+  std::vector<std::string> sets;
+  double time_limit_s = 40.0, comm_timeout_s = 0.0;
+  bool json = false;
+};
+
+std::string now_utc() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+/// Host names of all nodes, in order of their ranks. Collective.
+std::vector<std::string> all_hosts(comm::Communicator& world, const comm::Topology& topology) {
+  constexpr std::int64_t kLength = 64;
+  std::string name = host_name();
+  name.resize(kLength, '\0');
+  std::vector<std::int32_t> mine(name.begin(), name.end()), all(static_cast<std::size_t>(kLength * world.size()));
+  comm::all_gather(world, comm::as_buffer(static_cast<const std::int32_t*>(mine.data()), kLength),
+                   comm::as_buffer(all.data(), static_cast<std::int64_t>(all.size())), *make_inline_stream());
+  std::vector<std::string> hosts(static_cast<std::size_t>(topology.num_nodes));
+  for (int r = 0; r < world.size(); ++r) {
+    std::string host;
+    for (std::int64_t i = 0; i < kLength && all[static_cast<std::size_t>(r * kLength + i)] != 0; ++i)
+      host += static_cast<char>(all[static_cast<std::size_t>(r * kLength + i)]);
+    hosts[static_cast<std::size_t>(topology.node_of_rank[static_cast<std::size_t>(r)])] = host;
+  }
+  return hosts;
+}
+
+nlohmann::ordered_json row(const std::string& name, WorkKind work, const Fit& fit, bool pooled) {
+  nlohmann::ordered_json points = nlohmann::ordered_json::array();
+  for (const Sample& s : fit.samples)
+    points.push_back({{"operations", s.operations}, {"amount", s.amount}, {"time_us", s.time_us}});
+  return {{"family", name},
+          {"alpha_us", fit.cost.alpha_us},
+          {"beta_us", fit.cost.beta_us},
+          {"unit", is_collective(work) || work == WorkKind::kMemory ? "byte" : "flop"},
+          {"r_squared", fit.r_squared ? nlohmann::ordered_json(*fit.r_squared) : nlohmann::ordered_json()},
+          {"pooled", pooled},
+          {"points", points}};
+}
+
+nlohmann::ordered_json to_json(const CostModel& cost, const parallel::Profile& profile, const Measurement& measured,
+                               double seconds) {
+  nlohmann::ordered_json out{{"source", cost.source},
+                             {"version", measured.version},
+                             {"date", measured.date},
+                             {"hosts", measured.hosts},
+                             {"ranks", measured.ranks},
+                             {"ranks_per_node", measured.ranks_per_node},
+                             {"runs", measured.runs},
+                             {"seconds", seconds},
+                             {"stretch", profile.stretch},
+                             {"issue_us", cost.machine.issue_us},
+                             {"median_rank_load", imbalance_quantile(profile.rank_loads, 0.5)}};
+  const char* names[] = {"compute", "intra", "inter"};
+  for (std::size_t a = 0; a < 3; ++a)
+    for (std::size_t b = 0; b < 3; ++b)
+      if (a != b) out["contention"][str(names[a], " by ", names[b])] = cost.machine.contention[a][b];
+  out["families"] = nlohmann::ordered_json::array();
+  for (const Family& f : cost.families()) out["families"].push_back(row(name_of(f.key), f.key.work, f.fit, false));
+  for (const KindFit& k : cost.kinds())
+    out["families"].push_back(row(str("any ", to_string(k.work), is_collective(k.work) ? " " : "",
+                                      is_collective(k.work) ? to_string(k.link) : ""),
+                                  k.work, k.fit, k.pooled));
+  return out;
+}
+
+void print_table(const nlohmann::ordered_json& facts) {
+  std::printf("%-46s %11s %13s %8s %7s  %s\n", "family", "alpha us", "beta us", "R2", "points", "unit");
+  for (const auto& f : facts["families"]) {
+    char r2[16] = "-";
+    if (!f["r_squared"].is_null() && !f["pooled"].get<bool>())
+      std::snprintf(r2, sizeof r2, "%.4f", f["r_squared"].get<double>());
+    std::printf("%-46s %11.2f %13.4e %8s %7zu  %s\n", f["family"].get<std::string>().c_str(),
+                f["alpha_us"].get<double>(), f["beta_us"].get<double>(), r2, f["points"].size(),
+                f["unit"].get<std::string>().c_str());
+  }
+  std::cout << "slow-down of streams:";
+  for (const auto& [pair, factor] : facts["contention"].items())
+    std::cout << " " << pair << " " << fixed(factor.get<double>(), 2);
+  std::cout << "\nwall over CPU time of computation " << fixed(facts["stretch"], 2) << ", issuing a task "
+            << fixed(facts["issue_us"], 2) << " us, median load of the busiest rank "
+            << fixed(facts["median_rank_load"], 3) << " of the mean\n"
+            << facts["runs"] << " steps on " << facts["ranks"] << " ranks in " << fixed(facts["seconds"], 1) << " s\n";
+}
+
+/// Warns of families that load_costs would refuse.
+void warn_of_poor_fits(const CostModel& cost) {
+  const auto check = [](const std::string& name, const Fit& fit) {
+    if (fit.r_squared && *fit.r_squared < kMinRSquared)
+      std::cerr << "warning: " << name << ": R squared is " << fixed(*fit.r_squared, 3)
+                << "; loading this profile refuses it unless schedule.profile_min_r_squared is lower. Measure again on "
+                   "a quiet machine.\n";
+  };
+  for (const Family& f : cost.families()) check(name_of(f.key), f.fit);
+  for (const KindFit& k : cost.kinds())
+    if (!k.pooled) check(std::string(to_string(k.work)), k.fit);
+}
+
+int run_profile(const ProfileArguments& args) {
+  const auto start = std::chrono::steady_clock::now();
+  const parallel::RunConfig config = load_config(args.config, args.sets);
+  const auto world = comm::make_world(std::chrono::milliseconds(static_cast<std::int64_t>(1e3 * args.comm_timeout_s)));
+  set_log_rank(world->rank(), world->size());
+  require_valid(config, world->size());
+  const comm::Topology topology = comm::find_topology(*world, *make_inline_stream());
+  const bool speaks = world->rank() == 0;
+  parallel::ProbeOptions options{topology.local_size, args.time_limit_s, nullptr};
+  if (speaks) options.on_progress = [](const std::string& what) { std::cerr << "measuring " << what << "\n"; };
+  parallel::Profile profile = parallel::measure_profile(config, *world, options);
+
+  const Measurement measured{build_info().version, now_utc(),           all_hosts(*world, topology),
+                             world->size(),        topology.local_size, profile.stretch,
+                             profile.num_runs};
+  if (!speaks) return kExitDone;
+  profile.cost.source = str("profile of ", measured.ranks, " ranks on ", measured.hosts.front(),
+                            measured.hosts.size() > 1 ? " and others" : "", ", ", measured.date);
+  write_file(args.out, costs_to_text(profile.cost, profile.rank_loads, measured));
+  warn_of_poor_fits(profile.cost);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const nlohmann::ordered_json facts = to_json(profile.cost, profile, measured, seconds);
+  if (args.json)
+    std::cout << facts.dump(2) << "\n";
+  else
+    print_table(facts);
+  return kExitDone;
+}
+
+}  // namespace
+
+void add_profile(CLI::App& app, Action& action) {
+  CLI::App* command = app.add_subcommand("profile", "Measure what the tasks of a step cost on these ranks");
+  auto args = std::make_shared<ProfileArguments>();
+  command->add_option("config", args->config, "Config file: the model, batch and layout to measure")->required();
+  command->add_option("--out", args->out, "Profile to write (configs/cluster.proto); use it as schedule.profile")
+      ->required();
+  command->add_option("--set", args->sets, "Override a field: path.to.field=value (repeatable)")
+      ->type_name("PATH=VALUE");
+  command->add_option("--time_limit", args->time_limit_s, "Seconds after which no more steps are run")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--comm_timeout", args->comm_timeout_s,
+                   "Seconds a collective may wait for its peers before the job ends with status 79; 0: for ever")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1e6));
+  command->add_flag("--json", args->json, "Print one JSON document");
+  command->footer(
+      "Run it as training is run, e.g. mpirun -n 4 weft profile CONFIG --out FILE: costs hold for that many ranks a\n"
+      "node. Communication is timed from when the last rank has entered until the last is done; computation by CPU\n"
+      "time, times what sharing the cores costs while all ranks are at work.");
+  command->callback([args, &action] { action = [args] { return run_profile(*args); }; });
+}
+
+}  // namespace weft::tools
