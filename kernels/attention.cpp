@@ -33,6 +33,17 @@ void attention_forward(Stream& stream, Matrix<T> out, Matrix<T> lse, const Atten
 }
 
 template <class T>
+void attention_merge(Stream& stream, Matrix<T> out, Matrix<T> lse, Matrix<const T> part_out, Matrix<const T> part_lse) {
+  check_matrix("attention_merge", "out", out, out.rows, out.cols);
+  check_matrix("attention_merge", "lse", lse, out.rows, lse.cols);
+  WEFT_CHECK(lse.cols > 0 && out.cols % lse.cols == 0, "attention_merge: ", out.cols,
+             " columns of out do not divide among ", lse.cols, " heads");
+  check_matrix("attention_merge", "part_out", part_out, out.rows, out.cols);
+  check_matrix("attention_merge", "part_lse", part_lse, out.rows, lse.cols);
+  backend<T>(stream).attention_merge(stream, out, lse, part_out, part_lse);
+}
+
+template <class T>
 void attention_backward(Stream& stream, const AttentionGradients<T>& grad, Matrix<const T> dout, Matrix<const T> out,
                         Matrix<const T> lse, const AttentionInputs<T>& in, const AttentionShape& shape) {
   check_inputs("attention_backward", in, shape);
@@ -47,6 +58,7 @@ void attention_backward(Stream& stream, const AttentionGradients<T>& grad, Matri
 
 #define WEFT_INSTANTIATE(T)                                     \
   template decltype(attention_forward<T>) attention_forward<T>; \
+  template decltype(attention_merge<T>) attention_merge<T>;     \
   template decltype(attention_backward<T>) attention_backward<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)

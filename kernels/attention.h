@@ -8,6 +8,7 @@
 
 #include "core/matrix.h"
 #include "core/stream.h"
+#include "kernels/gemm.h"
 
 namespace weft::kernels {
 
@@ -43,12 +44,21 @@ template <class T>
 void attention_forward(Stream& stream, Matrix<T> out, Matrix<T> lse, const AttentionInputs<T>& in,
                        const AttentionShape& shape);
 
-/// Gradients of q, k, v (overwritten) from dout, with out and lse as the forward gave them.
+/// Joins attention over one set of keys with attention over another: out, lse become those of all keys, exactly. out,
+/// part_out: [T, Hq * d]; lse, part_lse: [T, Hq]; updated in place. Associative, and (0, -infinity), a query that saw
+/// no key, changes nothing. Source: FlashAttention-2 section 3.1.1; lse = max + log1p(exp(-|difference|)), which
+/// neither overflows for large differences nor turns two infinities into NaN.
+template <class T>
+void attention_merge(Stream& stream, Matrix<T> out, Matrix<T> lse, Matrix<const T> part_out, Matrix<const T> part_lse);
+
+/// Gradients of q, k, v from dout, with out and lse as the forward gave them. With out and lse of all keys (after
+/// attention_merge), the gradients of a block of keys are its part of the whole: dq adds up over the blocks.
 template <class T>
 struct AttentionGradients {
   Matrix<T> dq;
   Matrix<T> dk;
   Matrix<T> dv;
+  Accumulate dq_mode = Accumulate::kOverwrite;  ///< dk and dv are always overwritten.
 };
 template <class T>
 void attention_backward(Stream& stream, const AttentionGradients<T>& grad, Matrix<const T> dout, Matrix<const T> out,

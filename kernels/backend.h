@@ -39,6 +39,7 @@ struct Backend {
   decltype(&kernels::gelu_backward<T>) gelu_backward;
   decltype(&kernels::rope<T>) rope;
   decltype(&kernels::attention_forward<T>) attention_forward;
+  decltype(&kernels::attention_merge<T>) attention_merge;
   decltype(&kernels::attention_backward<T>) attention_backward;
   decltype(&kernels::softmax_forward<T>) softmax_forward;
   decltype(&kernels::softmax_backward<T>) softmax_backward;
@@ -56,6 +57,7 @@ struct Backend {
   decltype(&kernels::fill<T>) fill;
   decltype(&kernels::axpy<T>) axpy;
   decltype(&kernels::copy<T>) copy;
+  decltype(&kernels::copy_rows<T>) copy_rows;
 };
 
 namespace cpu {

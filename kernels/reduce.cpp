@@ -32,11 +32,19 @@ void copy(Stream& stream, T* y, const T* x, std::int64_t n) {
   backend<T>(stream).copy(stream, y, x, n);
 }
 
+template <class T>
+void copy_rows(Stream& stream, Matrix<T> y, Matrix<const T> x, Accumulate accumulate) {
+  check_matrix("copy_rows", "y", y, y.rows, y.cols);
+  check_matrix("copy_rows", "x", x, y.rows, y.cols);
+  backend<T>(stream).copy_rows(stream, y, x, accumulate);
+}
+
 #define WEFT_INSTANTIATE(T)                         \
   template decltype(sum_squares<T>) sum_squares<T>; \
   template decltype(fill<T>) fill<T>;               \
   template decltype(axpy<T>) axpy<T>;               \
-  template decltype(copy<T>) copy<T>;
+  template decltype(copy<T>) copy<T>;               \
+  template decltype(copy_rows<T>) copy_rows<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
 #undef WEFT_INSTANTIATE

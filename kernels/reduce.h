@@ -3,7 +3,9 @@
 
 #include <cstdint>
 
+#include "core/matrix.h"
 #include "core/stream.h"
+#include "kernels/gemm.h"
 
 namespace weft::kernels {
 
@@ -18,5 +20,8 @@ template <class T>
 void axpy(Stream& stream, T* y, const T* x, std::int64_t n, T alpha);
 template <class T>
 void copy(Stream& stream, T* y, const T* x, std::int64_t n);
+/// y = x or y += x, row by row: [N, M], of any strides; x and y do not overlap.
+template <class T>
+void copy_rows(Stream& stream, Matrix<T> y, Matrix<const T> x, Accumulate accumulate = Accumulate::kOverwrite);
 
 }  // namespace weft::kernels

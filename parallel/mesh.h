@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "comm/communicator.h"
+#include "parallel/attention/layout.h"
 
 namespace weft::parallel {
 
@@ -29,6 +30,7 @@ struct Mesh : MeshOptions {
   [[nodiscard]] int sp_rank() const { return world_rank % sp_size(); }
   [[nodiscard]] int head_rank() const { return world_rank % sequence_heads; }
   [[nodiscard]] int ring_rank() const { return sp_rank() / sequence_heads; }
+  [[nodiscard]] SequenceGroup sequence_group() const { return {sequence_ring, sequence_heads}; }
   [[nodiscard]] int dp_size() const { return world_size / sp_size(); }  ///< Groups that hold different sequences.
   [[nodiscard]] int dp_rank() const { return world_rank / sp_size(); }
 
@@ -54,8 +56,10 @@ class MeshComms {
   MeshComms(comm::Communicator& world, const Mesh& mesh);
 
   [[nodiscard]] comm::Communicator& world() const noexcept { return *world_; }
-  [[nodiscard]] comm::Communicator& ep() const noexcept { return *ep_; }        ///< Size EP: dispatch and combine.
-  [[nodiscard]] comm::Communicator& esp() const noexcept { return *esp_; }      ///< Size ESP: gather and reduce rows.
+  [[nodiscard]] comm::Communicator& ep() const noexcept { return *ep_; }    ///< Size EP: dispatch and combine.
+  [[nodiscard]] comm::Communicator& esp() const noexcept { return *esp_; }  ///< Size ESP: gather and reduce rows.
+  /// Size EP * ESP, in order of (esp_rank, ep_rank): who holds one whole set of experts; exchanges row counts.
+  [[nodiscard]] comm::Communicator& experts() const noexcept { return *experts_; }
   [[nodiscard]] comm::Communicator& edp() const noexcept { return *edp_; }      ///< Size EDP: expert gradients.
   [[nodiscard]] comm::Communicator& sp() const noexcept { return *sp_; }        ///< Size SP: one sequence.
   [[nodiscard]] comm::Communicator& heads() const noexcept { return *heads_; }  ///< Head exchange, by head_rank().
@@ -63,7 +67,7 @@ class MeshComms {
 
  private:
   comm::Communicator* world_;
-  std::unique_ptr<comm::Communicator> ep_, esp_, edp_, sp_, heads_, ring_;
+  std::unique_ptr<comm::Communicator> ep_, esp_, experts_, edp_, sp_, heads_, ring_;
 };
 
 }  // namespace weft::parallel

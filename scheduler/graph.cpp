@@ -9,13 +9,14 @@ namespace weft::scheduler {
 namespace {
 
 constexpr std::array<std::string_view, kNumStages> kStageNames{
-    "parameter_gather", "embedding",  "norm",     "attention",      "dense_ffn", "gate",    "count_exchange", "order",
-    "dispatch",         "all_gather", "expert",   "reduce_scatter", "combine",   "i_order", "expert_dw",      "loss",
-    "grad_reduce",      "grad_norm",  "optimizer"};
+    "parameter_gather",  "embedding",     "norm",        "mp_all_gather",  "attention",      "mp_reduce_scatter",
+    "sequence_exchange", "sequence_ring", "dense_ffn",   "gate",           "count_exchange", "order",
+    "dispatch",          "all_gather",    "expert",      "reduce_scatter", "combine",        "i_order",
+    "expert_dw",         "loss",          "grad_reduce", "grad_norm",      "optimizer"};
 constexpr std::array<std::string_view, kNumPhases> kPhaseNames{"forward", "backward", "update"};
-constexpr std::array<std::string_view, kNumWorkKinds> kWorkNames{"nothing",    "gemm",           "grouped_gemm",
-                                                                 "attention",  "memory",         "all_to_all",
-                                                                 "all_gather", "reduce_scatter", "all_reduce"};
+constexpr std::array<std::string_view, kNumWorkKinds> kWorkNames{
+    "nothing",    "gemm",       "grouped_gemm",   "attention",  "memory",
+    "all_to_all", "all_gather", "reduce_scatter", "all_reduce", "send_recv"};
 constexpr std::array<std::string_view, kNumMemoryClasses> kMemoryNames{"parameters",  "gradients",     "optimizer",
                                                                        "activations", "communication", "workspace"};
 
@@ -106,6 +107,17 @@ TaskId GraphBuilder::add_task(const TaskSpec& spec, std::span<const BufferId> re
   }
   graph_.tasks.push_back(task);
   return id;
+}
+
+TaskId GraphBuilder::add_task_after(const TaskSpec& spec, std::span<const TaskId> after) {
+  Task task;
+  static_cast<TaskSpec&>(task) = spec;
+  task.first_access = static_cast<std::int32_t>(graph_.accesses.size());
+  task.first_dep = static_cast<std::int32_t>(graph_.deps.size());
+  task.num_deps = static_cast<std::int32_t>(after.size());
+  graph_.deps.insert(graph_.deps.end(), after.begin(), after.end());
+  graph_.tasks.push_back(task);
+  return static_cast<TaskId>(graph_.tasks.size() - 1);
 }
 
 }  // namespace weft::scheduler

@@ -25,8 +25,9 @@ class ResourceSet {
  public:
   constexpr ResourceSet() = default;
   constexpr ResourceSet(std::initializer_list<Resource> resources) {
-    for (const Resource r : resources) bits_ = static_cast<std::uint8_t>(bits_ | (1U << static_cast<unsigned>(r)));
+    for (const Resource r : resources) add(r);
   }
+  constexpr void add(Resource r) { bits_ = static_cast<std::uint8_t>(bits_ | (1U << static_cast<unsigned>(r))); }
   [[nodiscard]] constexpr bool has(Resource r) const { return (bits_ >> static_cast<unsigned>(r)) & 1U; }
   [[nodiscard]] constexpr bool empty() const { return bits_ == 0; }
   [[nodiscard]] constexpr std::uint8_t bits() const { return bits_; }
@@ -41,7 +42,11 @@ enum class Stage : std::uint8_t {
   kParameterGather,
   kEmbedding,
   kNorm,
+  kMpAllGather,  ///< Rows gathered for tensor-parallel attention.
   kAttention,
+  kMpReduceScatter,   ///< And its partial results reduced to the rows' owners.
+  kSequenceExchange,  ///< Attention heads for tokens, inside a sequence's head group.
+  kSequenceRing,      ///< A hop of keys and values, or of their gradients, around a sequence's ring.
   kDenseFfn,
   kGate,
   kCountExchange,
@@ -58,7 +63,7 @@ enum class Stage : std::uint8_t {
   kGradNorm,
   kOptimizer
 };
-inline constexpr int kNumStages = 19;
+inline constexpr int kNumStages = 23;
 [[nodiscard]] std::string_view to_string(Stage stage) noexcept;  ///< "parameter_gather", "dispatch", "expert_dw", ...
 
 enum class Phase : std::uint8_t { kForward, kBackward, kUpdate };
@@ -75,9 +80,10 @@ enum class WorkKind : std::uint8_t {
   kAllToAll,
   kAllGather,
   kReduceScatter,
-  kAllReduce  ///< Bytes this rank puts on the wire.
+  kAllReduce,
+  kSendRecv  ///< Bytes this rank puts on the wire, as for all of these.
 };
-inline constexpr int kNumWorkKinds = 9;
+inline constexpr int kNumWorkKinds = 10;
 [[nodiscard]] std::string_view to_string(WorkKind kind) noexcept;
 
 struct Work {
@@ -149,6 +155,8 @@ class GraphBuilder {
  public:
   [[nodiscard]] BufferId add_buffer(const BufferSpec& spec);
   TaskId add_task(const TaskSpec& spec, std::span<const BufferId> reads, std::span<const BufferId> writes);
+  /// A task that touches no buffer and comes after the tasks `after`: for graphs without memory.
+  TaskId add_task_after(const TaskSpec& spec, std::span<const TaskId> after);
   [[nodiscard]] const Graph& graph() const noexcept { return graph_; }
   [[nodiscard]] Graph take() { return std::move(graph_); }
 

@@ -83,6 +83,16 @@ std::string_view to_string(Recompute recompute) noexcept {
   return "unknown";
 }
 
+StreamSets stream_sets(const Shape& shape) noexcept {
+  StreamSets sets;
+  for (std::size_t bits = 0; bits < sets.size(); ++bits)
+    for (int r = 0; r < kNumResources; ++r)
+      for (int s = 0; s < kNumResources; ++s)
+        if ((bits >> s & 1U) != 0 && shape.stream_of_resource[r] == shape.stream_of_resource[s])
+          sets[bits].add(static_cast<Resource>(r));
+  return sets;
+}
+
 std::vector<double> gradient_cuts(const LayerShape& layer) {
   std::vector<double> cuts{0.0};
   for (const double share : layer.gradient_shares) cuts.push_back(cuts.back() + share);
@@ -99,8 +109,9 @@ std::vector<int> weight_grad_cuts(int backward_chunks, int pieces) {
 }
 
 std::uint64_t digest(const Plan& plan) noexcept {
-  std::string text =
-      str(plan.shape.sub_batches, ",", plan.shape.micro_batches_in_flight, ",", plan.shape.imbalance_limit, ";");
+  std::string text = str(plan.shape.micro_batches_in_flight, ",", plan.shape.imbalance_limit, ";");
+  for (const int pieces : plan.shape.sub_batches) text += str(pieces, ",");
+  for (const int stream : plan.shape.stream_of_resource) text += str(";", stream);
   for (const LayerShape& l : plan.shape.layers) {
     text += str(l.forward_chunks, ",", l.backward_chunks, ",", l.weight_grad_pieces, ",", to_string(l.recompute));
     for (const double share : l.gradient_shares) text += str(",", std::bit_cast<std::uint64_t>(share));

@@ -1,6 +1,8 @@
 // scheduler/plan.h - Plan = Shape + issue order: plain data, saved with the run and checked by digest.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -33,19 +35,40 @@ struct LayerShape {
 /// What the graph looks like. Equal Shapes give equal bits, in any issue order and executor.
 struct Shape {
   std::vector<LayerShape> layers;
-  int sub_batches = 1;  ///< Pieces of a micro-batch, cut between routing groups.
+  /// Pieces of each micro-batch, cut between routing groups. The last entry holds for all later micro-batches;
+  /// empty: 1.
+  std::vector<int> sub_batches;
   /// Micro-batches between their first forward and their last backward task at any time; 0: no limit but memory.
   int micro_batches_in_flight = 0;
+  /// Stream of each Resource: those of one stream run one after the other, whatever they occupy. {0, 0, 0, 0}: nothing
+  /// overlaps; {0, 1, 1, 2}: one stream for all communication.
+  std::array<std::uint8_t, kNumResources> stream_of_resource{0, 1, 2, 3};
   /// Rows that a rank's experts are given room for, over the mean. More than that grows the buffer, counted and logged.
   double imbalance_limit = 2.0;
   friend bool operator==(const Shape&, const Shape&) = default;
 };
 
+/// For each ResourceSet, by its bits: everything that must not run beside a task that occupies it, which is the set and
+/// all that shares its streams. Tasks of one such set share a stream.
+using StreamSets = std::array<ResourceSet, 1U << kNumResources>;
+[[nodiscard]] StreamSets stream_sets(const Shape& shape) noexcept;
+
+[[nodiscard]] inline int sub_batches_of(const Shape& shape, int micro_batch) {
+  if (shape.sub_batches.empty()) return 1;
+  return shape.sub_batches[std::min(static_cast<std::size_t>(micro_batch), shape.sub_batches.size() - 1)];
+}
+
 struct Plan {
   std::string policy;
   Shape shape;
   std::vector<TaskId> issue_order;  ///< A linear extension of all edges, the same on every rank.
+  /// What it was made for, "world_size = 4" and the like: shown when it does not fit. Not part of the digest.
+  std::vector<std::string> made_for{};
 };
+
+/// A plan as numbers, to send it to other ranks, and back. unpack throws kInternal for numbers that are no plan.
+[[nodiscard]] std::vector<std::int64_t> pack(const Plan& plan);
+[[nodiscard]] Plan unpack(std::span<const std::int64_t> numbers);
 
 /// Boundaries of the pieces of a gradient reduction as fractions: 0, share, share + share, ..., 1.
 [[nodiscard]] std::vector<double> gradient_cuts(const LayerShape& layer);

@@ -2,120 +2,225 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
-#include <numeric>
-#include <queue>
-#include <tuple>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <string>
 #include <utility>
-#include <vector>
+
+#include "core/error.h"
+#include "scheduler/instance.h"
+#include "scheduler/order.h"
 
 namespace weft::scheduler {
 namespace {
 
-/// Cost of the longest path from the start of each task to the end of the step.
-std::vector<double> upward_ranks(const Graph& graph, const std::vector<double>& cost) {
-  std::vector<double> rank(graph.tasks.size());
-  for (TaskId t = graph.num_tasks() - 1; t >= 0; --t) {  // emission order is a valid order: users come later
-    rank[t] += cost[t];
-    for (const TaskId d : graph.dependencies(t)) rank[d] = std::max(rank[d], rank[t]);
-  }
-  return rank;
-}
+constexpr std::array<std::string_view, kNumPolicies> kNames{"sequential",   "tutel", "tutel_improved", "pipemoe_lina",
+                                                            "fsmoe_no_iio", "fsmoe", "flowmoe",        "weft"};
+constexpr std::array<std::uint8_t, kNumResources> kOneStream{0, 0, 0, 0}, kOneCommStream{0, 1, 1, 2};
 
-/// The step as it would run, one event after the other: what is ready, what is free.
-class ListScheduler {
+/// Plans of one policy under comparison.
+class Best {
  public:
-  ListScheduler(const Graph& graph, const CostModel& model)
-      : graph_(graph), missing_(graph.tasks.size()), users_(graph.tasks.size()) {
-    for (TaskId t = 0; t < graph.num_tasks(); ++t) {
-      const auto m = static_cast<std::size_t>(graph.tasks[t].micro_batch + 1);  // 0: tasks of no micro-batch
-      if (m >= unfinished_.size()) unfinished_.resize(m + 1);
-      ++unfinished_[m];
-      cost_.push_back(model.cost_us(graph.tasks[t]));
-      missing_[t] = static_cast<int>(graph.dependencies(t).size());
-      for (const TaskId d : graph.dependencies(t)) users_[d].push_back(t);
-    }
-    rank_ = upward_ranks(graph, cost_);
-    held_.resize(unfinished_.size() + kInFlight);
-  }
+  Best(PolicyKind policy, const CostModel& cost, const PolicyOptions& options)
+      : policy_(policy), cost_(cost), limit_(options.search.memory_limit_bytes) {}
 
-  std::vector<TaskId> run() {
-    std::vector<TaskId> order;
-    for (TaskId t = 0; t < graph_.num_tasks(); ++t)
-      if (missing_[t] == 0) ready(t);
-    while (order.size() < graph_.tasks.size()) {
-      while (start_one(order)) {
-      }
-      if (running_.empty()) break;
-      finish_next();
-    }
-    return order;
+  void offer(const Graph& graph, const Shape& shape, std::vector<TaskId> order) {
+    Plan plan{std::string(to_string(policy_)), shape, std::move(order)};
+    const PlanPrice plan_price = price(graph, plan, cost_);
+    ++num_candidates_;
+    smallest_ = std::min(smallest_, plan_price.memory_bytes);
+    if (limit_ > 0 && plan_price.memory_bytes > limit_) return;
+    if (!best_ || plan_price.total_us < best_->price.total_us) best_ = PolicyPlan{std::move(plan), plan_price, 1};
+  }
+  [[nodiscard]] PolicyPlan take() {
+    if (!best_)
+      throw Error(ErrorCode::kInvalidArgument,
+                  str("no plan of policy ", to_string(policy_), " fits the memory limit of ", limit_,
+                      " bytes: the smallest needs ", smallest_),
+                  "raise schedule.memory_limit_mib, use a smaller train.micro_batch, or recompute (train.recompute)");
+    best_->num_candidates = num_candidates_;
+    return std::move(*best_);
   }
 
  private:
-  /// Minus the micro-batch, rank, minus the task: older micro-batches first, ties to the one emitted first.
-  using Key = std::tuple<int, double, TaskId>;
-  static constexpr std::size_t kInFlight = 2;  // micro-batches whose activations may live at once
-
-  void ready(TaskId t) {
-    const auto m = static_cast<std::size_t>(graph_.tasks[t].micro_batch + 1);
-    if (m > kInFlight && unfinished_[m - kInFlight] > 0)
-      held_[m].push_back(t);
-    else
-      ready_[graph_.tasks[t].resources.bits()].push({-graph_.tasks[t].micro_batch, rank_[t], -t});
-  }
-
-  /// Starts the most urgent ready task whose resources are all free.
-  bool start_one(std::vector<TaskId>& order) {
-    int best = kNoId;
-    for (int set = 0; set < static_cast<int>(ready_.size()); ++set) {
-      if (ready_[set].empty() || (busy_ & set) != 0) continue;
-      if (best == kNoId || ready_[set].top() > ready_[best].top()) best = set;
-    }
-    if (best == kNoId) return false;
-    const TaskId t = -std::get<2>(ready_[best].top());
-    ready_[best].pop();
-    busy_ |= best;
-    running_.push({now_ + cost_[t], t});
-    order.push_back(t);
-    return true;
-  }
-
-  void finish_next() {
-    const auto [end, t] = running_.top();
-    running_.pop();
-    now_ = end;
-    busy_ &= ~static_cast<int>(graph_.tasks[t].resources.bits());
-    const auto m = static_cast<std::size_t>(graph_.tasks[t].micro_batch + 1);
-    if (--unfinished_[m] == 0 && m > 0)
-      for (const TaskId held : std::exchange(held_[m + kInFlight], {})) ready(held);
-    for (const TaskId user : users_[t])
-      if (--missing_[user] == 0) ready(user);
-  }
-
-  const Graph& graph_;
-  std::vector<double> cost_, rank_;
-  std::vector<int> missing_;
-  std::vector<int> unfinished_;            // tasks, by micro-batch + 1
-  std::vector<std::vector<TaskId>> held_;  // ready, but of a micro-batch that may not start yet
-  std::vector<std::vector<TaskId>> users_;
-  std::array<std::priority_queue<Key>, 1U << kNumResources> ready_;  // by resource set
-  std::priority_queue<std::pair<double, TaskId>, std::vector<std::pair<double, TaskId>>, std::greater<>>
-      running_;   // by end
-  int busy_ = 0;  // resource bits
-  double now_ = 0.0;
+  PolicyKind policy_;
+  const CostModel& cost_;
+  std::int64_t limit_, num_candidates_ = 0;
+  std::int64_t smallest_ = std::numeric_limits<std::int64_t>::max();
+  std::optional<PolicyPlan> best_;
 };
+
+/// One micro-batch after the other, nothing cut, dW with dX.
+Shape plain_shape(const ShapeSpace& space) {
+  Shape shape = space.base;
+  shape.sub_batches.clear();
+  shape.micro_batches_in_flight = 1;
+  for (LayerShape& layer : shape.layers) {
+    layer.forward_chunks = layer.backward_chunks = 1;
+    layer.weight_grad_pieces = 0;
+    layer.gradient_shares.clear();
+  }
+  return shape;
+}
+
+std::vector<int> degrees_within(const std::vector<int>& degrees, int most) {
+  std::vector<int> out;
+  for (const int r : degrees)
+    if (r <= most) out.push_back(r);
+  if (out.empty()) out.push_back(1);
+  return out;
+}
+
+/// Every degree, the same in all layers: of both directions at once (`joint`), or of each on its own.
+template <class F>
+void for_each_degree(const ShapeSpace& space, const PolicyOptions& options, bool joint, Shape shape, const F& visit) {
+  for (const int forward : degrees_within(options.degrees, space.max_forward_chunks))
+    for (const int backward : degrees_within(options.degrees, space.max_backward_chunks)) {
+      const bool one_direction = space.max_forward_chunks == 1 || space.max_backward_chunks == 1;
+      if (joint && !one_direction && forward != backward) continue;
+      for (LayerShape& layer : shape.layers) {
+        layer.forward_chunks = forward;
+        layer.backward_chunks = backward;
+      }
+      visit(shape);
+    }
+}
+
+PolicyPlan sequential(const Emitter& emitter, const CostModel& cost, const PolicyOptions& options) {
+  Best best(PolicyKind::kSequential, cost, options);
+  Shape shape = plain_shape(emitter.space());
+  shape.stream_of_resource = kOneStream;
+  const Graph graph = emitter.emit(shape);
+  best.offer(graph, shape, emission_order(graph));
+  return best.take();
+}
+
+/// Tutel, its improved form, and PipeMoE with Lina's gradients.
+PolicyPlan pipelined(PolicyKind policy, const Emitter& emitter, const CostModel& cost, const PolicyOptions& options) {
+  Best best(policy, cost, options);
+  Shape plain = plain_shape(emitter.space());
+  plain.stream_of_resource = kOneCommStream;
+  if (policy == PolicyKind::kPipeMoeLina)
+    for (std::size_t l = 0; l < plain.layers.size(); ++l) {
+      const double pieces = std::ceil(emitter.gradient_bytes(static_cast<int>(l)) / options.lina_piece_bytes);
+      const int slices = std::clamp(static_cast<int>(pieces), 1, emitter.space().max_gradient_slices);
+      if (slices > 1) plain.layers[l].gradient_shares.assign(static_cast<std::size_t>(slices), 1.0 / slices);
+    }
+  for_each_degree(emitter.space(), options, true, plain, [&](const Shape& shape) {
+    const Graph graph = emitter.emit(shape);
+    std::vector<TaskId> order = pipelined_order(graph);
+    if (policy == PolicyKind::kTutelImproved) order = gradients_in_attention(graph, order);
+    if (policy == PolicyKind::kPipeMoeLina) order = gradients_in_background(graph, shape, cost, order);
+    best.offer(graph, shape, std::move(order));
+  });
+  return best.take();
+}
+
+PolicyPlan fsmoe(PolicyKind policy, const Emitter& emitter, const CostModel& cost, const PolicyOptions& options) {
+  Best best(policy, cost, options);
+  Shape plain = plain_shape(emitter.space());
+  if (policy == PolicyKind::kFsMoeNoIio) plain.stream_of_resource = kOneCommStream;
+  for_each_degree(emitter.space(), options, false, plain, [&](const Shape& shape) {
+    const Graph graph = emitter.emit(shape);
+    const std::vector<TaskId> order = pipelined_order(graph);
+    best.offer(graph, shape, order);
+    if (emitter.space().max_gradient_slices == 1) return;
+    const GradientPartition partition = partition_gradients(graph, shape, cost, order);
+    Shape cut = shape;
+    for (std::size_t l = 0; l < cut.layers.size(); ++l) cut.layers[l].gradient_shares = partition.shares[l];
+    const Graph cut_graph = emitter.emit(cut);
+    best.offer(cut_graph, cut, insert_gradients(cut_graph, order, partition));
+  });
+  return best.take();
+}
+
+PolicyPlan flowmoe(const Emitter& emitter, const CostModel& cost, const PolicyOptions& options) {
+  Best best(PolicyKind::kFlowMoe, cost, options);
+  const ShapeSpace& space = emitter.space();
+  ListScheduler lists;
+  // a single layer has no sub-batches: there, its chunks are what is pipelined
+  const int most =
+      space.max_sub_batches > 1 ? space.max_sub_batches : std::max(space.max_forward_chunks, space.max_backward_chunks);
+  for (const int pieces : degrees_within(options.degrees, most))
+    for (const int slices : {1, 2, 4}) {
+      if (slices > space.max_gradient_slices) continue;
+      Shape shape = plain_shape(space);
+      shape.stream_of_resource = kOneCommStream;
+      if (space.max_sub_batches > 1) shape.sub_batches = {pieces};
+      for (LayerShape& layer : shape.layers) {
+        if (space.max_sub_batches == 1) {
+          layer.forward_chunks = std::min(pieces, space.max_forward_chunks);
+          layer.backward_chunks = std::min(pieces, space.max_backward_chunks);
+        }
+        if (slices > 1) layer.gradient_shares.assign(static_cast<std::size_t>(slices), 1.0 / slices);
+      }
+      const Graph graph = emitter.emit(shape);
+      const Instance instance(graph, shape, cost);
+      std::vector<double> priority = tails(instance);
+      const double low = 2.0 * *std::max_element(priority.begin(), priority.end());
+      for (TaskId t = 0; t < graph.num_tasks(); ++t)
+        if (graph.tasks[t].stage == Stage::kGradReduce) priority[t] -= low;
+      Schedule schedule;
+      lists.run(instance, priority, schedule);
+      best.offer(graph, shape, std::move(schedule.order));
+    }
+  return best.take();
+}
+
+PolicyPlan weft(const Emitter& emitter, const CostModel& cost, const PolicyOptions& options,
+                const std::vector<Plan>& incumbents) {
+  SearchResult found = search_plan(emitter, cost, incumbents, options.search);
+  return {std::move(found.plan), found.price, found.num_candidates};
+}
+
+constexpr PolicyKind kOthers[] = {PolicyKind::kSequential,  PolicyKind::kTutel,      PolicyKind::kTutelImproved,
+                                  PolicyKind::kPipeMoeLina, PolicyKind::kFsMoeNoIio, PolicyKind::kFsMoe,
+                                  PolicyKind::kFlowMoe};
+
+PolicyPlan make_other_plan(PolicyKind policy, const Emitter& emitter, const CostModel& cost,
+                           const PolicyOptions& options) {
+  switch (policy) {
+    case PolicyKind::kSequential:
+      return sequential(emitter, cost, options);
+    case PolicyKind::kTutel:
+    case PolicyKind::kTutelImproved:
+    case PolicyKind::kPipeMoeLina:
+      return pipelined(policy, emitter, cost, options);
+    case PolicyKind::kFsMoeNoIio:
+    case PolicyKind::kFsMoe:
+      return fsmoe(policy, emitter, cost, options);
+    case PolicyKind::kFlowMoe:
+      return flowmoe(emitter, cost, options);
+    case PolicyKind::kWeft:
+      break;
+  }
+  throw Error(ErrorCode::kInternal, "make_other_plan: weft is not one of the others");
+}
 
 }  // namespace
 
-Plan sequential_plan(const Graph& graph, const Shape& shape) {
-  Plan plan{"sequential", shape, std::vector<TaskId>(graph.tasks.size())};
-  std::iota(plan.issue_order.begin(), plan.issue_order.end(), 0);
-  return plan;
+std::string_view to_string(PolicyKind policy) noexcept { return kNames[static_cast<std::size_t>(policy)]; }
+
+PolicyPlan make_plan(PolicyKind policy, const Emitter& emitter, const CostModel& cost, const PolicyOptions& options) {
+  if (policy != PolicyKind::kWeft) return make_other_plan(policy, emitter, cost, options);
+  return std::move(make_all_plans(emitter, cost, options).back());
 }
 
-Plan list_plan(const Graph& graph, const Shape& shape, const CostModel& cost) {
-  return {"list", shape, ListScheduler(graph, cost).run()};
+std::vector<PolicyPlan> make_all_plans(const Emitter& emitter, const CostModel& cost, const PolicyOptions& options) {
+  std::vector<PolicyPlan> out;
+  std::vector<Plan> incumbents;
+  for (const PolicyKind policy : kOthers) {
+    try {
+      out.push_back(make_other_plan(policy, emitter, cost, options));
+      incumbents.push_back(out.back().plan);
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kInvalidArgument) throw;
+      out.push_back({{std::string(to_string(policy)), {}, {}}, {std::numeric_limits<double>::infinity(), 0}, 0});
+    }
+  }
+  out.push_back(weft(emitter, cost, options, incumbents));
+  return out;
 }
 
 }  // namespace weft::scheduler

@@ -33,8 +33,6 @@ class ReuseEdges {
   std::vector<TaskId> from_;
 };
 
-int stream_of(const Task& task, bool single_stream) { return single_stream ? 0 : task.resources.bits(); }
-
 /// Nothing slows anything: each task starts at a maximum over ends known by then, in one pass.
 Timeline simulate_alone(const Graph& graph, const Plan& plan, const ReuseEdges& reuse, const CostModel& cost,
                         bool single_stream) {
@@ -43,18 +41,20 @@ Timeline simulate_alone(const Graph& graph, const Plan& plan, const ReuseEdges& 
   std::array<double, kNumResources> resource_free{};
   std::array<double, kNumStreams> stream_free{};
   double host = 0.0;
+  const StreamSets sets = stream_sets(plan.shape);
   for (const TaskId t : plan.issue_order) {
     const Task& task = graph.tasks[t];
     host += cost.machine.issue_us;
-    double& stream = stream_free[static_cast<std::size_t>(stream_of(task, single_stream))];
+    const ResourceSet occupied = sets[task.resources.bits()];
+    double& stream = stream_free[single_stream ? 0 : occupied.bits()];
     double start = std::max(host, stream);
     for (const TaskId d : graph.dependencies(t)) start = std::max(start, out.end_us[d]);
     for (const TaskId d : reuse.into(t)) start = std::max(start, out.end_us[d]);
     for (int r = 0; r < kNumResources; ++r)
-      if (task.resources.has(static_cast<Resource>(r))) start = std::max(start, resource_free[r]);
+      if (occupied.has(static_cast<Resource>(r))) start = std::max(start, resource_free[r]);
     const double end = start + cost.cost_us(task);
     for (int r = 0; r < kNumResources; ++r)
-      if (task.resources.has(static_cast<Resource>(r))) resource_free[r] = end;
+      if (occupied.has(static_cast<Resource>(r))) resource_free[r] = end;
     stream = end;
     if (single_stream || task.resources.has(Resource::kHost)) host = end;
     out.start_us[t] = start;
@@ -72,8 +72,9 @@ class ContendedRun {
       : graph_(graph), plan_(plan), reuse_(reuse), cost_(cost), done_(graph.tasks.size(), 0) {
     const std::size_t n = graph.tasks.size();
     out_ = {std::vector<double>(n, 0.0), std::vector<double>(n, 0.0), 0.0};
+    const StreamSets sets = stream_sets(plan.shape);
     for (std::size_t i = 0; i < plan.issue_order.size(); ++i) {
-      const std::uint8_t set = graph.tasks[plan.issue_order[i]].resources.bits();
+      const std::uint8_t set = sets[graph.tasks[plan.issue_order[i]].resources.bits()].bits();
       if (streams_[set].queue.empty()) used_.push_back(set);
       streams_[set].queue.push_back(static_cast<std::int32_t>(i));
     }

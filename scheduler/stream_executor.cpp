@@ -22,11 +22,13 @@ StreamExecutor::StreamExecutor(Device device, const Graph& graph, const Plan& pl
       records_(graph.tasks.size(), false) {
   std::array<int, 1U << kNumResources> stream_of_set{};
   stream_of_set.fill(kNoId);
+  const StreamSets sets = stream_sets(plan.shape);
   for (TaskId t = 0; t < graph.num_tasks(); ++t) {
-    int& stream = stream_of_set[graph.tasks[t].resources.bits()];
+    const ResourceSet occupied = sets[graph.tasks[t].resources.bits()];
+    int& stream = stream_of_set[occupied.bits()];
     if (stream == kNoId) {
       stream = static_cast<int>(streams_.size());
-      streams_.push_back(make_stream(device, stream_name(graph.tasks[t].resources)));
+      streams_.push_back(make_stream(device, stream_name(occupied)));
     }
     stream_of_task_[t] = stream;
   }

@@ -9,7 +9,7 @@
 namespace weft::tools {
 namespace {
 
-void add_simulate(CLI::App& bench, Action& action) {
+void add_simulator(CLI::App& bench, Action& action) {
   CLI::App* command = bench.add_subcommand("simulate", "The simulator: steps of 10k, 100k and 1M made-up tasks");
   auto as_json = std::make_shared<bool>(false);
   command->add_flag("--json", *as_json, "Print one JSON document");
@@ -60,7 +60,7 @@ void add_bench(CLI::App& app, Action& action) {
   CLI::App* bench = app.add_subcommand("bench", "Measure this machine");
   bench->require_subcommand(1);
   add_train_bench(*bench, action);
-  add_simulate(*bench, action);
+  add_simulator(*bench, action);
   add_executors(*bench, action);
 }
 

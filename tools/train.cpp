@@ -80,6 +80,7 @@ int run_train(const TrainArguments& args) {
   const fs::path run_dir = args.run_dir.empty() ? fs::path("runs") / config.name : fs::path(args.run_dir);
   parallel::TrainOptions options = train_options(args, run_dir, config);
   options.cost = costs;
+  options.plan = plan_of(config);
   options.ranks_per_node = topology.local_size;
 
   Console console(config, world->rank(),

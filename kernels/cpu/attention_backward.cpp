@@ -68,12 +68,13 @@ class BackwardBlock {
                                                  visible[i + kTileRows - 1]);
   }
 
-  void finish(Matrix<T> dq, T scale) const {
+  void finish(Matrix<T> dq, T scale, Accumulate mode) const {
     for (std::int64_t i = 0; i < num_queries_; ++i) {
       const T* from = dq_ + i * padded_dim_;
       T* to = dq.row(i);
+      if (mode == Accumulate::kOverwrite) std::fill_n(to, head_dim_, T(0));
 #pragma omp simd
-      for (std::int64_t j = 0; j < head_dim_; ++j) to[j] = scale * from[j];
+      for (std::int64_t j = 0; j < head_dim_; ++j) to[j] += scale * from[j];
     }
   }
 
@@ -157,7 +158,7 @@ void attention_backward(Stream&, const AttentionGradients<T>& grad, Matrix<const
         const auto kv = [&](auto m) { return m.row_range(keys.first, keys.count).col_range(h / group * d, d); };
         block.add(kv(grad.dk), kv(grad.dv), kv(in.k), kv(in.v), visible);
       }
-      block.finish(rows(grad.dq, h * d, d), scale);
+      block.finish(rows(grad.dq, h * d, d), scale, grad.dq_mode);
     }
   }
 }

@@ -13,6 +13,7 @@ Backend<T> make_table() {
   add_rope(table);
   add_attention(table);
   add_attention_backward(table);
+  add_attention_merge(table);
   add_topk(table);
   add_permute(table);
   add_embedding(table);

@@ -22,6 +22,8 @@ void add_attention(Backend<T>& table);
 template <class T>
 void add_attention_backward(Backend<T>& table);
 template <class T>
+void add_attention_merge(Backend<T>& table);
+template <class T>
 void add_topk(Backend<T>& table);
 template <class T>
 void add_permute(Backend<T>& table);

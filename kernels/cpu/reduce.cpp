@@ -40,6 +40,20 @@ void copy(Stream&, T* y, const T* x, std::int64_t n) {
   std::copy_n(x, n, y);
 }
 
+template <class T>
+void copy_rows(Stream&, Matrix<T> y, Matrix<const T> x, Accumulate accumulate) {
+  for (std::int64_t i = 0; i < y.rows; ++i) {
+    T* to = y.row(i);
+    const T* from = x.row(i);
+    if (accumulate == Accumulate::kOverwrite) {
+      std::copy_n(from, y.cols, to);
+      continue;
+    }
+#pragma omp simd
+    for (std::int64_t j = 0; j < y.cols; ++j) to[j] += from[j];
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -48,6 +62,7 @@ void add_reduce(Backend<T>& table) {
   table.fill = fill<T>;
   table.axpy = axpy<T>;
   table.copy = copy<T>;
+  table.copy_rows = copy_rows<T>;
 }
 
 template void add_reduce(Backend<float>& table);

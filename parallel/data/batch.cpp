@@ -55,8 +55,8 @@ Batch make_batch(const TokenDataset& data, std::span<const std::int64_t> samples
   return batch;
 }
 
-std::int64_t count_valid_targets(const Batch& batch) {
-  return std::ranges::count_if(batch.targets, [](std::int32_t t) { return t != kIgnoreTarget; });
+std::int64_t count_valid_targets(std::span<const std::int32_t> targets) {
+  return std::ranges::count_if(targets, [](std::int32_t t) { return t != kIgnoreTarget; });
 }
 
 std::int64_t BatchLayout::num_micro_batches() const {

@@ -34,8 +34,8 @@ enum class AttendAcrossDocuments { kNo, kYes };
 [[nodiscard]] Batch make_batch(const TokenDataset& data, std::span<const std::int64_t> samples,
                                std::span<const std::int64_t> sample_ids, AttendAcrossDocuments attend);
 
-/// Targets of `batch` that are not ignored: its part of the step's divisor of loss and gradient.
-[[nodiscard]] std::int64_t count_valid_targets(const Batch& batch);
+/// Targets that are not ignored: their part of the step's divisor of loss and gradient.
+[[nodiscard]] std::int64_t count_valid_targets(std::span<const std::int32_t> targets);
 
 /// How the global batch of a step is laid over data-parallel ranks and micro-batches.
 struct BatchLayout {

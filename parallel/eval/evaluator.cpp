@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 
 namespace weft::parallel {
 
@@ -49,7 +49,7 @@ auto Evaluator<T>::run(const Batch& batch, const Wanted& wanted) -> Outputs {
              " sequences are no multiple of the ", model_.moe.group_sequences, " of a routing group");
   const std::int64_t rows = batch.num_tokens(), vocab = model_.vocab_size, k = model_.moe.top_k;
   Outputs out;
-  out.num_targets = count_valid_targets(batch);
+  out.num_targets = count_valid_targets(batch.targets);
   Capture<T> capture;
   if (wanted.logits) {
     out.logits.resize(static_cast<std::size_t>(rows * vocab));
@@ -72,7 +72,7 @@ auto Evaluator<T>::run(const Batch& batch, const Wanted& wanted) -> Outputs {
   if (wanted.gradients)
     for (const LocalParameter& p : table_.parameters()) {
       const T* g = store_.gradients() + p.offset;
-      out.gradients[p.spec.name].assign(g, g + p.spec.count());
+      out.gradients[p.spec.name].assign(g, g + p.count());
     }
   return out;
 }

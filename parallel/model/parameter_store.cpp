@@ -17,15 +17,18 @@ Memory zeroed(Device device, std::int64_t count) {
 }
 
 template <class T>
-void initialize(T* out, const ParameterSpec& spec, const ModelConfig& config, std::uint64_t seed) {
+void initialize(T* out, const LocalParameter& p, const ModelConfig& config, std::uint64_t seed) {
+  const ParameterSpec& spec = p.spec;
   if (spec.init == Init::kOnes || spec.init == Init::kZeros) {
-    std::fill_n(out, spec.count(), spec.init == Init::kOnes ? T(1) : T(0));
+    std::fill_n(out, p.count(), spec.init == Init::kOnes ? T(1) : T(0));
     return;
   }
   const double scale = spec.init == Init::kScaledNormal ? 1.0 / std::sqrt(2.0 * config.layers) : 1.0;
   const Rng rng(seed, RngPurpose::kInit, 0, hash_name(spec.name));
-  for (std::int64_t i = 0; i < spec.count(); ++i)
-    out[i] = static_cast<T>(config.init_std * scale * rng.normal(static_cast<std::uint64_t>(i)));
+  for (const ElementRun& run : p.runs(0, p.count()))
+    for (std::int64_t i = 0; i < run.count; ++i)
+      out[run.local_begin + i] =
+          static_cast<T>(config.init_std * scale * rng.normal(static_cast<std::uint64_t>(run.tensor_begin + i)));
 }
 
 }  // namespace
@@ -66,8 +69,7 @@ std::int64_t ParameterStore<T>::update_end(int b) const {
 
 template <class T>
 void initialize_weights(ParameterStore<T>& store, const ModelConfig& config, std::uint64_t seed) {
-  for (const LocalParameter& p : store.table().parameters())
-    initialize(store.weights() + p.offset, p.spec, config, seed);
+  for (const LocalParameter& p : store.table().parameters()) initialize(store.weights() + p.offset, p, config, seed);
 }
 
 template class ParameterStore<float>;

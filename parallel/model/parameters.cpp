@@ -14,11 +14,12 @@ class SpecList {
  public:
   SpecList(std::string prefix, bool biases) : prefix_(std::move(prefix)), biases_(biases) {}
 
-  void matrix(const std::string& name, std::int64_t rows, std::int64_t cols, Init init = Init::kNormal) {
-    specs_.push_back({prefix_ + name + ".weight", rows, cols, false, true, init});
+  void matrix(const std::string& name, std::int64_t rows, std::int64_t cols, Init init = Init::kNormal,
+              ExpertCut cut = ExpertCut::kNone) {
+    specs_.push_back({prefix_ + name + ".weight", rows, cols, false, true, init, cut});
   }
-  void bias(const std::string& name, std::int64_t n) {
-    if (biases_) specs_.push_back({prefix_ + name + ".bias", n, 1, true, false, Init::kZeros});
+  void bias(const std::string& name, std::int64_t n, ExpertCut cut = ExpertCut::kNone) {
+    if (biases_) specs_.push_back({prefix_ + name + ".bias", n, 1, true, false, Init::kZeros, cut});
   }
   void norm(const std::string& name, std::int64_t n) {
     specs_.push_back({prefix_ + name + ".weight", n, 1, true, false, Init::kOnes});
@@ -35,13 +36,13 @@ class SpecList {
 bool has_biases(const ModelConfig& config) { return config.family == ModelFamily::kGpt2Moe; }
 bool is_gated(const ModelConfig& config) { return config.family == ModelFamily::kMixtral; }
 
-/// A feed-forward network: gate and up lie next to each other, so that one GEMM makes both.
+/// A feed-forward network: gate and up lie next to each other, so that one GEMM makes both. The cuts count for experts.
 void feed_forward(SpecList& list, const std::string& name, const ModelConfig& config, std::int64_t hidden) {
-  if (is_gated(config)) list.matrix(name + "gate", hidden, config.model_dim);
-  list.matrix(name + "up", hidden, config.model_dim);
-  list.bias(name + "up", hidden);
-  list.matrix(name + "down", config.model_dim, hidden, Init::kScaledNormal);
-  list.bias(name + "down", config.model_dim);
+  if (is_gated(config)) list.matrix(name + "gate", hidden, config.model_dim, Init::kNormal, ExpertCut::kRows);
+  list.matrix(name + "up", hidden, config.model_dim, Init::kNormal, ExpertCut::kRows);
+  list.bias(name + "up", hidden, ExpertCut::kRows);
+  list.matrix(name + "down", config.model_dim, hidden, Init::kScaledNormal, ExpertCut::kCols);
+  list.bias(name + "down", config.model_dim, ExpertCut::kFirst);
 }
 
 std::vector<ParameterSpec> embedding_specs(const ModelConfig& config) {
@@ -90,6 +91,24 @@ std::vector<ParameterSpec> head_specs(const ModelConfig& config) {
 
 constexpr std::int64_t kBucketAlignment = 64;  // elements: buckets start on a cache line
 
+/// The part of `spec` on a rank; dense tensors are whole everywhere.
+LocalParameter part_of(ParameterSpec spec, bool expert, const Mesh& mesh) {
+  LocalParameter p;
+  p.num_rows = spec.rows;
+  p.num_cols = spec.cols;
+  if (expert && spec.cut == ExpertCut::kRows) {
+    p.num_rows = spec.rows / mesh.esp_size;
+    p.first_row = p.num_rows * mesh.esp_rank();
+  } else if (expert && spec.cut == ExpertCut::kCols) {
+    p.num_cols = spec.cols / mesh.esp_size;
+    p.first_col = p.num_cols * mesh.esp_rank();
+  } else if (expert && spec.cut == ExpertCut::kFirst && mesh.esp_rank() != 0) {
+    p.num_rows = 0;
+  }
+  p.spec = std::move(spec);
+  return p;
+}
+
 }  // namespace
 
 std::int64_t Bucket::owner_begin(int rank) const {
@@ -101,6 +120,17 @@ std::int64_t Bucket::owner_cut(int rank, double fraction) const {
   const std::int64_t begin = owner_begin(rank), end = owner_begin(rank + 1);
   const std::int64_t atoms = (end - begin + kAtom - 1) / kAtom;
   return std::min(end, begin + static_cast<std::int64_t>(std::llround(static_cast<double>(atoms) * fraction)) * kAtom);
+}
+
+std::vector<ElementRun> LocalParameter::runs(std::int64_t begin, std::int64_t n) const {
+  if (num_cols == spec.cols) return {{first_row * spec.cols + begin, begin, n}};
+  std::vector<ElementRun> out;
+  for (const std::int64_t end = begin + n; begin < end;) {
+    const std::int64_t row = begin / num_cols, col = begin % num_cols, count = std::min(end - begin, num_cols - col);
+    out.push_back({(first_row + row) * spec.cols + first_col + col, begin, count});
+    begin += count;
+  }
+  return out;
 }
 
 std::vector<ParameterSpec> global_parameters(const ModelConfig& config) {
@@ -117,30 +147,33 @@ std::vector<ParameterSpec> global_parameters(const ModelConfig& config) {
 }
 
 ParameterTable::ParameterTable(const ModelConfig& config, const Mesh& mesh) {
+  WEFT_CHECK(config.expert_hidden_dim % mesh.esp_size == 0, "model.expert_hidden_dim is ", config.expert_hidden_dim,
+             ", parallel.expert_shard ", mesh.esp_size);
   const auto dense = [&](Bucket::Kind kind, int layer) {
     return Bucket{kind, layer, 0, 0, mesh.world_size, mesh.world_rank};
   };
-  add(embedding_specs(config), dense(Bucket::Kind::kEmbedding, -1));
+  add(embedding_specs(config), dense(Bucket::Kind::kEmbedding, -1), mesh);
   for (int layer = 0; layer < config.layers; ++layer) {
     dense_bucket_.push_back(static_cast<int>(buckets_.size()));
-    add(dense_layer_specs(config, layer), dense(Bucket::Kind::kDenseLayer, layer));
+    add(dense_layer_specs(config, layer), dense(Bucket::Kind::kDenseLayer, layer), mesh);
     expert_bucket_.push_back(-1);
     if (!config.is_moe_layer(layer)) continue;
     expert_bucket_.back() = static_cast<int>(buckets_.size());
     const int experts = config.moe.experts;
     add(expert_specs(config, layer, mesh.first_local_expert(experts), mesh.num_local_experts(experts)),
-        Bucket{Bucket::Kind::kExperts, layer, 0, 0, mesh.edp_size(), mesh.edp_rank()});
+        Bucket{Bucket::Kind::kExperts, layer, 0, 0, mesh.edp_size(), mesh.edp_rank()}, mesh);
   }
-  add(head_specs(config), dense(Bucket::Kind::kHead, -1));
+  add(head_specs(config), dense(Bucket::Kind::kHead, -1), mesh);
 }
 
-void ParameterTable::add(std::vector<ParameterSpec> specs, Bucket bucket) {
+void ParameterTable::add(std::vector<ParameterSpec> specs, Bucket bucket, const Mesh& mesh) {
   count_ = (count_ + kBucketAlignment - 1) / kBucketAlignment * kBucketAlignment;
   bucket.offset = count_;
   for (ParameterSpec& spec : specs) {
-    const std::int64_t n = spec.count();
-    parameters_.push_back({std::move(spec), count_});
-    count_ += n;
+    LocalParameter part = part_of(std::move(spec), bucket.kind == Bucket::Kind::kExperts, mesh);
+    part.offset = count_;
+    count_ += part.count();
+    if (part.count() > 0) parameters_.push_back(std::move(part));
   }
   bucket.count = count_ - bucket.offset;
   buckets_.push_back(bucket);

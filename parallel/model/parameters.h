@@ -13,6 +13,11 @@ namespace weft::parallel {
 
 enum class Init : std::uint8_t { kNormal, kScaledNormal, kOnes, kZeros };  ///< kScaledNormal: std / sqrt(2 * layers).
 
+/// How an expert's tensor is shared out over the ESP ranks, which split its hidden width H. kRows: equal blocks of rows
+/// (gate and up). kCols: equal blocks of columns (down). kFirst: ESP rank 0 alone holds it, so that what it adds is
+/// added once (the bias behind down). Source: Megatron-LM's column and row cut, arXiv:1909.08053, section 3.
+enum class ExpertCut : std::uint8_t { kNone, kRows, kCols, kFirst };
+
 /// One tensor of the model. Names are global: "layers.3.moe.experts.5.up.weight" is the same expert in every layout.
 struct ParameterSpec {
   std::string name;
@@ -21,16 +26,30 @@ struct ParameterSpec {
   bool is_vector = false;
   bool decay = true;  ///< Takes weight decay: matrices do, norms and biases do not.
   Init init = Init::kNormal;
+  ExpertCut cut = ExpertCut::kNone;
   [[nodiscard]] std::int64_t count() const { return rows * cols; }
   [[nodiscard]] std::vector<std::int64_t> shape() const {
     return is_vector ? std::vector<std::int64_t>{rows} : std::vector<std::int64_t>{rows, cols};
   }
 };
 
-/// Where a local parameter lies in the rank's flat arrays.
+/// Elements that follow one another both in a tensor and in this rank's part of it.
+struct ElementRun {
+  std::int64_t tensor_begin = 0;  ///< In the whole tensor, row-major.
+  std::int64_t local_begin = 0;   ///< In the rank's part.
+  std::int64_t count = 0;
+};
+
+/// The part of a tensor that this rank holds, rows and columns [first, first + num), and where it lies in the rank's
+/// flat arrays, row-major.
 struct LocalParameter {
-  ParameterSpec spec;
+  ParameterSpec spec;  ///< Of the whole tensor.
   std::int64_t offset = 0;
+  std::int64_t first_row = 0, num_rows = 0;
+  std::int64_t first_col = 0, num_cols = 0;
+  [[nodiscard]] std::int64_t count() const { return num_rows * num_cols; }
+  /// Local elements [begin, begin + count) as runs of the tensor's elements: one, unless columns are cut.
+  [[nodiscard]] std::vector<ElementRun> runs(std::int64_t begin, std::int64_t count) const;
 };
 
 /// Parameters whose gradients are reduced together: the embedding, the dense part of a layer, the local experts of a
@@ -41,7 +60,7 @@ struct Bucket {
   int layer = -1;
   std::int64_t offset = 0;  ///< Of the bucket in the flat arrays.
   std::int64_t count = 0;
-  int num_replicas = 1;  ///< Ranks that hold the same bucket: all for dense ones, EDP for experts.
+  int num_replicas = 1;  ///< Ranks that hold the same elements: all for dense ones, EDP for experts.
   int replica_rank = 0;  ///< This rank among them.
 
   /// Elements [first, last) of the bucket that `rank` of the replicas owns for good: it keeps their optimizer state,
@@ -76,7 +95,7 @@ class ParameterTable {
   [[nodiscard]] std::int64_t find(const std::string& name) const;
 
  private:
-  void add(std::vector<ParameterSpec> specs, Bucket bucket);
+  void add(std::vector<ParameterSpec> specs, Bucket bucket, const Mesh& mesh);
 
   std::vector<LocalParameter> parameters_;  // sorted by offset
   std::vector<Bucket> buckets_;

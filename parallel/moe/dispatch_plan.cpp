@@ -18,19 +18,22 @@ std::pair<std::int64_t, std::int64_t> chunk_overlap(std::span<const std::int64_t
   return {begin, std::max(begin, std::min(cuts_a[i + 1], cuts_b[j + 1]))};
 }
 
-DispatchPlan::DispatchPlan(std::int64_t rows, int num_experts, int ep_size, int forward_chunks, int backward_chunks)
-    : ep_size_(ep_size),
-      num_local_experts_(num_experts / ep_size),
-      forward_cuts_(chunk_cuts(rows, forward_chunks)),
-      backward_cuts_(chunk_cuts(rows, backward_chunks)) {
+DispatchPlan::DispatchPlan(const DispatchDims& dims)
+    : ep_size_(dims.ep_size),
+      esp_size_(dims.esp_size),
+      esp_rank_(dims.esp_rank),
+      num_sources_(dims.ep_size * dims.esp_size),
+      num_local_experts_(dims.num_experts / dims.ep_size),
+      forward_cuts_(chunk_cuts(dims.rows, dims.forward_chunks)),
+      backward_cuts_(chunk_cuts(dims.rows, dims.backward_chunks)) {
   std::set_union(forward_cuts_.begin(), forward_cuts_.end(), backward_cuts_.begin(), backward_cuts_.end(),
                  std::back_inserter(piece_cuts_));
   piece_cuts_.erase(std::unique(piece_cuts_.begin(), piece_cuts_.end()), piece_cuts_.end());
   if (piece_cuts_.size() == 1) piece_cuts_.push_back(piece_cuts_.front());  // no rows: one empty piece
-  send_counts_.resize(static_cast<std::size_t>(ep_size_ * counts_per_peer()));
+  send_counts_.resize(static_cast<std::size_t>(num_sources_ * counts_per_peer()));
   recv_counts_.resize(send_counts_.size());
-  forward_.resize(static_cast<std::size_t>(forward_chunks));
-  if (!same_chunks()) backward_.resize(static_cast<std::size_t>(backward_chunks));
+  forward_.resize(static_cast<std::size_t>(dims.forward_chunks));
+  if (!same_chunks()) backward_.resize(static_cast<std::size_t>(dims.backward_chunks));
 }
 
 void DispatchPlan::count_choices(Matrix<const std::int32_t> kept) {
@@ -43,6 +46,9 @@ void DispatchPlan::count_choices(Matrix<const std::int32_t> kept) {
         const std::int64_t dst = e / num_local_experts_, local = e % num_local_experts_;
         ++send_counts_[static_cast<std::size_t>(dst * counts_per_peer() + piece * num_local_experts_ + local)];
       }
+  const auto one_shard = static_cast<std::ptrdiff_t>(ep_size_ * counts_per_peer());
+  for (int s = 1; s < esp_size_; ++s)
+    std::copy_n(send_counts_.begin(), one_shard, send_counts_.begin() + s * one_shard);
 }
 
 std::pair<std::int64_t, std::int64_t> DispatchPlan::pieces_of(std::int64_t begin, std::int64_t end) const {
@@ -54,32 +60,38 @@ std::pair<std::int64_t, std::int64_t> DispatchPlan::pieces_of(std::int64_t begin
 void DispatchPlan::finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64_t end) const {
   const auto [first, last] = pieces_of(begin, end);
   const std::int64_t num_local = num_local_experts_;
-  const auto cell = [&](int p, std::int64_t l) { return static_cast<std::size_t>(p * num_local + l); };
-  std::vector<std::int64_t> rows(static_cast<std::size_t>(ep_size_ * num_local), 0);  // [src, local expert]
+  const auto cell = [&](int q, std::int64_t l) { return static_cast<std::size_t>(q * num_local + l); };
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(num_sources_ * num_local), 0);  // [source, local expert]
   chunk.send_rows.assign(static_cast<std::size_t>(ep_size_), 0);
   chunk.recv_rows.assign(static_cast<std::size_t>(ep_size_), 0);
-  for (int p = 0; p < ep_size_; ++p)
-    for (std::int64_t piece = first; piece < last; ++piece)
-      for (std::int64_t l = 0; l < num_local; ++l) {
-        rows[cell(p, l)] += count(piece, p, l);
-        chunk.recv_rows[static_cast<std::size_t>(p)] += count(piece, p, l);
+  chunk.shard_rows.assign(static_cast<std::size_t>(esp_size_), 0);
+  for (std::int64_t piece = first; piece < last; ++piece)
+    for (std::int64_t l = 0; l < num_local; ++l) {
+      for (int q = 0; q < num_sources_; ++q) {
+        const std::int64_t n = count(piece, q, l);
+        rows[cell(q, l)] += n;
+        chunk.shard_rows[static_cast<std::size_t>(q / ep_size_)] += n;
+        if (q / ep_size_ == esp_rank_) chunk.recv_rows[static_cast<std::size_t>(q % ep_size_)] += n;
+      }
+      for (int p = 0; p < ep_size_; ++p)
         chunk.send_rows[static_cast<std::size_t>(p)] +=
             send_counts_[static_cast<std::size_t>(p * counts_per_peer() + piece * num_local + l)];
-      }
+    }
   chunk.num_send = std::accumulate(chunk.send_rows.begin(), chunk.send_rows.end(), std::int64_t{0});
   chunk.num_recv = std::accumulate(chunk.recv_rows.begin(), chunk.recv_rows.end(), std::int64_t{0});
+  chunk.num_rows = std::accumulate(chunk.shard_rows.begin(), chunk.shard_rows.end(), std::int64_t{0});
 
-  std::vector<std::int64_t> arrival(rows.size());  // first arrival-order row of each cell
-  std::exclusive_scan(rows.begin(), rows.end(), arrival.begin(), std::int64_t{0});
-  chunk.arrival_of.resize(static_cast<std::size_t>(chunk.num_recv));
-  chunk.expert_of.resize(static_cast<std::size_t>(chunk.num_recv));
+  std::vector<std::int64_t> gathered(rows.size());  // first gathered-order row of each cell
+  std::exclusive_scan(rows.begin(), rows.end(), gathered.begin(), std::int64_t{0});
+  chunk.gathered_of.resize(static_cast<std::size_t>(chunk.num_rows));
+  chunk.expert_of.resize(static_cast<std::size_t>(chunk.num_rows));
   chunk.expert_offsets.assign(1, 0);
   std::int64_t at = 0;
   for (std::int64_t l = 0; l < num_local; ++l) {
-    for (int p = 0; p < ep_size_; ++p)
-      for (std::int64_t i = 0; i < rows[cell(p, l)]; ++i, ++at) {
-        chunk.arrival_of[static_cast<std::size_t>(at)] = static_cast<std::int32_t>(arrival[cell(p, l)] + i);
-        chunk.expert_of[static_cast<std::size_t>(arrival[cell(p, l)] + i)] = static_cast<std::int32_t>(at);
+    for (int q = 0; q < num_sources_; ++q)
+      for (std::int64_t i = 0; i < rows[cell(q, l)]; ++i, ++at) {
+        chunk.gathered_of[static_cast<std::size_t>(at)] = static_cast<std::int32_t>(gathered[cell(q, l)] + i);
+        chunk.expert_of[static_cast<std::size_t>(gathered[cell(q, l)] + i)] = static_cast<std::int32_t>(at);
       }
     chunk.expert_offsets.push_back(at);
   }
@@ -91,9 +103,9 @@ void DispatchPlan::finish() {
     finish_chunk(backward_[c], backward_cuts_[c], backward_cuts_[c + 1]);
 }
 
-std::int64_t DispatchPlan::num_recv() const {
+std::int64_t DispatchPlan::num_rows() const {
   std::int64_t n = 0;
-  for (const ChunkRows& chunk : forward_) n += chunk.num_recv;
+  for (const ChunkRows& chunk : forward_) n += chunk.num_rows;
   return n;
 }
 
@@ -118,18 +130,18 @@ void DispatchPlan::place(bool backward, int c, Matrix<const std::int32_t> kept, 
 
 std::vector<std::int32_t> DispatchPlan::forward_to_backward(int f, int b) const {
   const ChunkRows& from = chunk(false, f);
-  std::vector<std::int32_t> out(static_cast<std::size_t>(from.num_recv), -1);
+  std::vector<std::int32_t> out(static_cast<std::size_t>(from.num_rows), -1);
   const auto [f_first, f_last] =
       pieces_of(forward_cuts_[static_cast<std::size_t>(f)], forward_cuts_[static_cast<std::size_t>(f) + 1]);
   const auto [b_first, b_last] =
       pieces_of(backward_cuts_[static_cast<std::size_t>(b)], backward_cuts_[static_cast<std::size_t>(b) + 1]);
   std::int64_t f_at = 0, b_at = 0;
   for (std::int64_t l = 0; l < num_local_experts_; ++l)
-    for (int p = 0; p < ep_size_; ++p) {
+    for (int q = 0; q < num_sources_; ++q) {
       // Both orders list a cell's rows by token, hence by piece: walk the pieces of either chunk side by side.
       for (std::int64_t piece = std::min(f_first, b_first); piece < std::max(f_last, b_last); ++piece) {
         const bool in_f = piece >= f_first && piece < f_last, in_b = piece >= b_first && piece < b_last;
-        const std::int64_t n = count(piece, p, l);
+        const std::int64_t n = count(piece, q, l);
         if (in_f && in_b)
           for (std::int64_t i = 0; i < n; ++i)
             out[static_cast<std::size_t>(f_at + i)] = static_cast<std::int32_t>(b_at + i);

@@ -1,11 +1,13 @@
 // parallel/moe/dispatch_plan.h - where every routed row of one sub-batch goes, worked out from counts alone.
-// Letters: T rows (tokens) of this rank, K choices, P ranks of the expert group, E = P * L experts, L local ones, r
-// chunks.
+// Letters: T rows (tokens) of this rank, K choices, P ranks of the EP group, E = P * L experts, L local ones, r chunks.
+// Q = ESP * P sources: the ranks whose rows a local expert takes in, source q = esp_rank * P + ep_rank.
 //
-// A chunk is a range of the T tokens. Its rows travel in three orders:
-//   send order    (destination rank, expert, token, choice): what all-to-all-v sends; the same as (expert, token,
-//   choice) arrival order (source rank, local expert, token, choice): what all-to-all-v delivers expert order  (local
-//   expert, source rank, token, choice): what the grouped GEMM wants
+// A chunk is a range of the T tokens. Its rows travel in four orders:
+//   send order     (destination rank, expert, token, choice): what all-to-all-v sends; the same as (expert, token,
+//   choice) arrival order  (source rank, local expert, token, choice): what all-to-all-v delivers to one rank gathered
+//   order (ESP rank, then arrival order there) = (source, local expert, token, choice): after the all-gather expert
+//   order   (local expert, source, token, choice): what the grouped GEMM wants
+// With ESP = 1, gathered order is arrival order; with P = 1, arrival order is send order.
 // Forward and backward may be cut into different numbers of chunks. Counts are therefore exchanged per piece, a piece
 // being a range that lies in one forward and one backward chunk; one exchange serves all chunks of both directions.
 #pragma once
@@ -28,27 +30,40 @@ namespace weft::parallel {
 
 /// Rows of one chunk on their way.
 struct ChunkRows {
-  std::int64_t num_send = 0, num_recv = 0;
+  std::int64_t num_send = 0;                 ///< Rows that this rank's tokens send.
+  std::int64_t num_recv = 0;                 ///< Rows that arrive at this rank.
+  std::int64_t num_rows = 0;                 ///< Rows that its experts compute: those that arrive at any ESP peer.
   std::vector<std::int64_t> send_rows;       ///< [P] rows to each rank.
   std::vector<std::int64_t> recv_rows;       ///< [P] rows from each rank.
+  std::vector<std::int64_t> shard_rows;      ///< [ESP] rows that arrive at each ESP peer.
   std::vector<std::int64_t> expert_offsets;  ///< [L + 1] in expert order.
-  std::vector<std::int32_t> arrival_of;      ///< [num_recv] arrival-order row of each expert-order row.
-  std::vector<std::int32_t> expert_of;       ///< [num_recv] expert-order row of each arrival-order row.
+  std::vector<std::int32_t> gathered_of;     ///< [num_rows] gathered-order row of each expert-order row.
+  std::vector<std::int32_t> expert_of;       ///< [num_rows] expert-order row of each gathered-order row.
+};
+
+struct DispatchDims {
+  std::int64_t rows = 0;  ///< T
+  int num_experts = 1;    ///< E
+  int ep_size = 1;        ///< P
+  int esp_size = 1;
+  int esp_rank = 0;
+  int forward_chunks = 1;
+  int backward_chunks = 1;
 };
 
 class DispatchPlan {
  public:
   /// Reserves everything: no allocation per step beyond what grows with the routing.
-  DispatchPlan(std::int64_t rows, int num_experts, int ep_size, int forward_chunks, int backward_chunks);
+  explicit DispatchPlan(const DispatchDims& dims);
 
   /// Counts this rank's choices per piece and expert. kept: [T, K] expert of each choice, -1 = dropped. Fills the send
   /// side.
   void count_choices(Matrix<const std::int32_t> kept);
-  /// The counts that rank p must know, rank after rank: [P, pieces * L].
+  /// The counts that source q must know, source after source: [Q, pieces * L]; all ESP peers need the same.
   [[nodiscard]] std::span<const std::int64_t> counts_to_send() const { return send_counts_; }
   [[nodiscard]] std::span<std::int64_t> counts_to_receive() { return recv_counts_; }
   [[nodiscard]] std::int64_t counts_per_peer() const { return num_pieces() * num_local_experts_; }
-  /// Works out all chunks, once counts_to_receive() is filled (with P = 1: a copy of counts_to_send()).
+  /// Works out all chunks, once counts_to_receive() is filled (with Q = 1: a copy of counts_to_send()).
   void finish();
 
   [[nodiscard]] int num_chunks(bool backward) const { return static_cast<int>(chunks(backward).size()); }
@@ -59,7 +74,7 @@ class DispatchPlan {
     return backward ? backward_cuts_ : forward_cuts_;
   }
   [[nodiscard]] bool same_chunks() const { return forward_cuts_ == backward_cuts_; }
-  [[nodiscard]] std::int64_t num_recv() const;  ///< Rows this rank's experts get, all chunks.
+  [[nodiscard]] std::int64_t num_rows() const;  ///< Rows this rank's experts compute, all chunks.
 
   /// For each choice of the chunk's tokens its row in send order (-1: dropped), and for each row in send order its
   /// token. row: [T, K], the rows of the chunk's tokens are written; token: [num_send] of the chunk.
@@ -79,10 +94,10 @@ class DispatchPlan {
   [[nodiscard]] std::pair<std::int64_t, std::int64_t> pieces_of(std::int64_t begin, std::int64_t end) const;
   void finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64_t end) const;
 
-  int ep_size_;
+  int ep_size_, esp_size_, esp_rank_, num_sources_;
   std::int64_t num_local_experts_;
   std::vector<std::int64_t> forward_cuts_, backward_cuts_, piece_cuts_;
-  std::vector<std::int64_t> send_counts_, recv_counts_;  // [P, pieces, L]
+  std::vector<std::int64_t> send_counts_, recv_counts_;  // [Q, pieces, L]
   std::vector<ChunkRows> forward_, backward_;
 };
 

@@ -53,19 +53,20 @@ void SoftmaxTopKGate<T>::route(Stream& stream, const Routing<T>& out, Matrix<con
   kernels::softmax_forward<T>(stream, out.probs, out.lse, logits);
   kernels::top_k<T>(stream, out.expert, out.probs);
   kernels::router_weights<T>(stream, out.weight, out.probs, out.expert, config_.renormalize);
-  kernels::router_drop(stream, out.kept, out.expert, config_.experts, group_rows_, capacity());
+  kernels::router_drop(stream, out.kept, out.expert, config_.experts, local_group_rows(), capacity());
 }
 
 template <class T>
 void SoftmaxTopKGate<T>::balance(Stream& stream, const Routing<T>& out, const StepState& state, int layer,
                                  PooledBalance& pooled, RouterStatistics* statistics) const {
-  const std::int64_t groups = out.probs.rows / group_rows_, experts = config_.experts;
+  const std::int64_t groups = out.probs.rows / local_group_rows(), experts = config_.experts;
   std::vector<std::int64_t> count(static_cast<std::size_t>(groups * experts)), kept(count.size());
   std::vector<double> mean(count.size());
   kernels::router_count(stream, {count.data(), groups, experts}, out.expert);
   kernels::router_count(stream, {kept.data(), groups, experts}, out.kept);
   if (needs_fraction()) {
     kernels::router_mean_probs<T>(stream, {mean.data(), groups, experts}, out.probs);
+    for (double& m : mean) m /= sequence_ranks_;  // this rank's part of the group's mean
     fill_fractions(out.fraction, count, config_, state, layer);
     if (pooled.layers == 0) {
       pooled.fraction.assign(count.size(), 0.0);

@@ -35,7 +35,9 @@ struct PooledBalance {
 template <class T>
 class SoftmaxTopKGate {
  public:
-  SoftmaxTopKGate(const MoeConfig& config, std::int64_t group_rows) : config_(config), group_rows_(group_rows) {}
+  /// group_rows: of a routing group, all told; sequence_ranks: SP ranks that hold an equal part of them each.
+  SoftmaxTopKGate(const MoeConfig& config, std::int64_t group_rows, int sequence_ranks = 1)
+      : config_(config), group_rows_(group_rows), sequence_ranks_(sequence_ranks) {}
 
   /// logits: [T, E]. Fills `out` but for `fraction`. Asynchronous on `stream`, as kernels are.
   void route(Stream& stream, const Routing<T>& out, Matrix<const T> logits) const;
@@ -53,8 +55,11 @@ class SoftmaxTopKGate {
   [[nodiscard]] bool needs_fraction() const { return config_.balance_loss_coef != 0.0; }
 
  private:
+  [[nodiscard]] std::int64_t local_group_rows() const { return group_rows_ / sequence_ranks_; }
+
   MoeConfig config_;
   std::int64_t group_rows_;
+  int sequence_ranks_;
 };
 
 }  // namespace weft::parallel

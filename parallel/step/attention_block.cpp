@@ -1,38 +1,12 @@
 #include "parallel/step/attention_block.h"
 
-#include <cmath>
-
 #include "core/error.h"
-#include "kernels/attention.h"
 #include "kernels/gemm.h"
 #include "kernels/reduce.h"
 #include "kernels/rope.h"
 
 namespace weft::parallel {
-namespace {
-
 using kernels::RopeDirection;
-
-kernels::AttentionShape attention_shape(const ModelConfig& model) {
-  return {model.heads, model.kv_heads, model.head_width(), 1.0 / std::sqrt(static_cast<double>(model.head_width()))};
-}
-
-/// Causal pairs are half of all: (S + 1) / 2 keys per query on average; 4 FLOPs per pair, head and channel.
-double core_flops(const ModelConfig& model, std::int64_t rows, std::int64_t sequence_length) {
-  return 4.0 * static_cast<double>(rows) * (static_cast<double>(sequence_length) + 1.0) / 2.0 * model.heads *
-         model.head_width();
-}
-
-template <class T>
-kernels::AttentionInputs<T> attention_inputs(Matrix<const T> qkv, const ModelConfig& model, const MicroBatch& batch,
-                                             std::int64_t first_row) {
-  const std::int64_t q = std::int64_t{model.heads} * model.head_width();
-  const std::int64_t kv = std::int64_t{model.kv_heads} * model.head_width();
-  const kernels::AttentionRows rows{batch.segments + first_row, batch.positions + first_row};
-  return {qkv.col_range(0, q), qkv.col_range(q, kv), qkv.col_range(q + kv, kv), rows, rows};
-}
-
-}  // namespace
 
 template <class T>
 AttentionBlock<T>::AttentionBlock(const StepContext<T>& ctx, int layer)
@@ -41,6 +15,7 @@ AttentionBlock<T>::AttentionBlock(const StepContext<T>& ctx, int layer)
       bucket_(ctx.table.dense_bucket(layer)),
       q_width_(std::int64_t{ctx.model.heads} * ctx.model.head_width()),
       kv_width_(std::int64_t{ctx.model.kv_heads} * ctx.model.head_width()),
+      core_(ctx, layer),
       norm_(ctx, str("layers.", layer, ".attention_norm")) {
   qkv_width_ = q_width_ + 2 * kv_width_;
   const std::string prefix = str("layers.", layer, ".attention.");
@@ -63,47 +38,43 @@ void AttentionBlock<T>::emit_norm(const Unit& unit, Phase phase, BufferId x, Buf
                 });
 }
 
+/// Queries and keys are rotated here, before any exchange: their rows' own positions are at hand.
 template <class T>
-BufferId AttentionBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, AttentionSaved& saved) const {
-  const std::int64_t rows = unit.rows, width = ctx_.width(), q_width = q_width_, qkv_width = qkv_width_;
-  const double row_flops = 2.0 * static_cast<double>(rows);
-  saved.x = x;
-  saved.normed = ctx_.buffer("attention norm", rows * width);
-  saved.statistics = ctx_.buffer("attention norm statistics", norm_.statistics_count(rows));
-  saved.qkv = ctx_.buffer("qkv", rows * qkv_width);
-  saved.context = ctx_.buffer("attention context", rows * q_width);
-  saved.lse = ctx_.buffer("attention lse", rows * ctx_.model.heads);
-  const BufferId out = ctx_.buffer("residual", rows * width);
-  emit_norm(unit, phase, x, saved.normed, saved.statistics);
-
+BufferId AttentionBlock<T>::emit_qkv(const Unit& unit, Phase phase, BufferId normed) const {
+  const std::int64_t rows = unit.rows, width = ctx_.width(), qkv_width = qkv_width_;
   const Runtime<T>* runtime = ctx_.runtime;
   const ModelConfig& model = ctx_.model;
+  const BufferId out = ctx_.buffer("qkv", rows * qkv_width);
   ctx_.out.task(compute_task(Stage::kAttention, phase, "qkv", layer_, unit, WorkKind::kGemm,
-                             row_flops * double(width * qkv_width)),
-                {saved.normed, ctx_.weights(bucket_)}, {saved.qkv},
-                [=, &model, s = saved, w = qkv_, b = qkv_bias_, rotated = q_width_ + kv_width_](TaskContext& c) {
-                  const Matrix<T> qkv(c.arena.get<T>(s.qkv), rows, qkv_width);
-                  kernels::linear_forward<T>(c.stream, qkv, Matrix<const T>(c.arena.get<T>(s.normed), rows, width),
+                             2.0 * static_cast<double>(rows) * double(width * qkv_width)),
+                {normed, ctx_.weights(bucket_)}, {out},
+                [=, &model, w = qkv_, b = qkv_bias_, rotated = q_width_ + kv_width_](TaskContext& c) {
+                  const Matrix<T> qkv(c.arena.get<T>(out), rows, qkv_width);
+                  kernels::linear_forward<T>(c.stream, qkv, Matrix<const T>(c.arena.get<T>(normed), rows, width),
                                              Matrix<const T>(w.weight, qkv_width, width), b.weight);
                   if (model.family == ModelFamily::kMixtral)
                     kernels::rope<T>(c.stream, qkv.col_range(0, rotated),
                                      runtime->state->batches[unit.micro_batch].positions + unit.first_row,
                                      model.head_width(), model.rope_theta, RopeDirection::kForward);
                 });
-  ctx_.out.task(compute_task(Stage::kAttention, phase, "core", layer_, unit, WorkKind::kAttention,
-                             core_flops(model, rows, ctx_.sequence_length())),
-                {saved.qkv}, {saved.context, saved.lse}, [=, &model, s = saved](TaskContext& c) {
-                  const Matrix<const T> qkv(c.arena.get<T>(s.qkv), rows, qkv_width);
-                  kernels::attention_forward<T>(
-                      c.stream, {c.arena.get<T>(s.context), rows, q_width}, {c.arena.get<T>(s.lse), rows, model.heads},
-                      attention_inputs<T>(qkv, model, runtime->state->batches[unit.micro_batch], unit.first_row),
-                      attention_shape(model));
-                });
+  return out;
+}
+
+template <class T>
+BufferId AttentionBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, AttentionSaved& saved) const {
+  const std::int64_t rows = unit.rows, width = ctx_.width(), q_width = q_width_;
+  saved.x = x;
+  saved.normed = ctx_.buffer("attention norm", rows * width);
+  saved.statistics = ctx_.buffer("attention norm statistics", norm_.statistics_count(rows));
+  const BufferId out = ctx_.buffer("residual", rows * width);
+  emit_norm(unit, phase, x, saved.normed, saved.statistics);
+  saved.context = core_.forward(unit, phase, emit_qkv(unit, phase, saved.normed), saved.core);
   ctx_.out.task(compute_task(Stage::kAttention, phase, "projection", layer_, unit, WorkKind::kGemm,
-                             row_flops * double(width * q_width)),
-                {x, saved.context, ctx_.weights(bucket_)}, {out}, [=, s = saved, w = o_, b = o_bias_](TaskContext& c) {
+                             2.0 * static_cast<double>(rows) * double(width * q_width)),
+                {x, saved.context, ctx_.weights(bucket_)}, {out},
+                [=, context = saved.context, w = o_, b = o_bias_](TaskContext& c) {
                   const Matrix<T> y(c.arena.get<T>(out), rows, width);
-                  kernels::linear_forward<T>(c.stream, y, Matrix<const T>(c.arena.get<T>(s.context), rows, q_width),
+                  kernels::linear_forward<T>(c.stream, y, Matrix<const T>(c.arena.get<T>(context), rows, q_width),
                                              Matrix<const T>(w.weight, width, q_width), b.weight);
                   kernels::axpy<T>(c.stream, y.data, c.arena.get<T>(x), rows * width, T(1));
                 });
@@ -113,28 +84,27 @@ BufferId AttentionBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, A
 }
 
 template <class T>
-void AttentionBlock<T>::emit_core_backward(const Unit& unit, const AttentionSaved& saved, BufferId d_context,
-                                           BufferId d_qkv) const {
-  const std::int64_t rows = unit.rows, q_width = q_width_, kv_width = kv_width_, qkv_width = qkv_width_;
+void AttentionBlock<T>::emit_qkv_backward(const Unit& unit, const AttentionSaved& saved, BufferId d_qkv,
+                                          BufferId d_normed) const {
+  using kernels::Accumulate;
+  const std::int64_t rows = unit.rows, width = ctx_.width(), qkv_width = qkv_width_;
+  const Accumulate accumulate = accumulate_after_first(unit);
   const Runtime<T>* runtime = ctx_.runtime;
   const ModelConfig& model = ctx_.model;
   ctx_.out.task(
-      compute_task(Stage::kAttention, Phase::kBackward, "core", layer_, unit, WorkKind::kAttention,
-                   2.5 * core_flops(model, rows, ctx_.sequence_length())),
-      {d_context, saved.qkv, saved.context, saved.lse}, {d_qkv}, [=, &model, s = saved](TaskContext& c) {
-        const MicroBatch& batch = runtime->state->batches[unit.micro_batch];
-        const Matrix<T> d(c.arena.get<T>(d_qkv), rows, qkv_width);
-        kernels::attention_backward<T>(
-            c.stream,
-            {d.col_range(0, q_width), d.col_range(q_width, kv_width), d.col_range(q_width + kv_width, kv_width)},
-            Matrix<const T>(c.arena.get<T>(d_context), rows, q_width),
-            Matrix<const T>(c.arena.get<T>(s.context), rows, q_width),
-            Matrix<const T>(c.arena.get<T>(s.lse), rows, model.heads),
-            attention_inputs<T>(Matrix<const T>(c.arena.get<T>(s.qkv), rows, qkv_width), model, batch, unit.first_row),
-            attention_shape(model));
+      compute_task(Stage::kAttention, Phase::kBackward, "qkv", layer_, unit, WorkKind::kGemm,
+                   4.0 * static_cast<double>(rows) * double(width * qkv_width)),
+      {saved.normed, ctx_.weights(bucket_)}, {d_qkv, d_normed, ctx_.gradients(bucket_, GradientPart::kAttention)},
+      [=, &model, normed = saved.normed, w = qkv_, b = qkv_bias_, rotated = q_width_ + kv_width_](TaskContext& c) {
+        const Matrix<T> dy(c.arena.get<T>(d_qkv), rows, qkv_width);
         if (model.family == ModelFamily::kMixtral)
-          kernels::rope<T>(c.stream, d.col_range(0, q_width + kv_width), batch.positions + unit.first_row,
-                           model.head_width(), model.rope_theta, RopeDirection::kBackward);
+          kernels::rope<T>(c.stream, dy.col_range(0, rotated),
+                           runtime->state->batches[unit.micro_batch].positions + unit.first_row, model.head_width(),
+                           model.rope_theta, RopeDirection::kBackward);
+        kernels::linear_backward_input<T>(c.stream, {c.arena.get<T>(d_normed), rows, width}, dy,
+                                          Matrix<const T>(w.weight, qkv_width, width), Accumulate::kOverwrite);
+        kernels::linear_backward_weight<T>(c.stream, {w.grad, qkv_width, width}, b.grad, dy,
+                                           Matrix<const T>(c.arena.get<T>(normed), rows, width), accumulate);
       });
 }
 
@@ -142,12 +112,11 @@ template <class T>
 void AttentionBlock<T>::backward(const Unit& unit, const AttentionSaved& saved_in, BufferId d) const {
   using kernels::Accumulate;
   AttentionSaved saved = saved_in;
-  const std::int64_t rows = unit.rows, width = ctx_.width(), q_width = q_width_, qkv_width = qkv_width_;
+  const std::int64_t rows = unit.rows, width = ctx_.width(), q_width = q_width_;
   const double row_flops = 4.0 * static_cast<double>(rows);
   const Accumulate accumulate = accumulate_after_first(unit);
   const BufferId weights = ctx_.weights(bucket_), gradients = ctx_.gradients(bucket_, GradientPart::kAttention);
   const BufferId d_context = ctx_.buffer("d attention context", rows * q_width);
-  const BufferId d_qkv = ctx_.buffer("d qkv", rows * qkv_width);
   const BufferId d_normed = ctx_.buffer("d attention norm", rows * width);
   if (saved.normed == kNoBuffer) {
     saved.normed = ctx_.buffer("attention norm", rows * width);
@@ -155,25 +124,16 @@ void AttentionBlock<T>::backward(const Unit& unit, const AttentionSaved& saved_i
   }
   ctx_.out.task(compute_task(Stage::kAttention, Phase::kBackward, "projection", layer_, unit, WorkKind::kGemm,
                              row_flops * double(width * q_width)),
-                {d, saved.context, weights}, {d_context, gradients}, [=, w = o_, b = o_bias_](TaskContext& c) {
+                {d, saved.context, weights}, {d_context, gradients},
+                [=, context = saved.context, w = o_, b = o_bias_](TaskContext& c) {
                   const Matrix<const T> dy(c.arena.get<T>(d), rows, width);
                   kernels::linear_backward_input<T>(c.stream, {c.arena.get<T>(d_context), rows, q_width}, dy,
                                                     Matrix<const T>(w.weight, width, q_width), Accumulate::kOverwrite);
                   kernels::linear_backward_weight<T>(c.stream, {w.grad, width, q_width}, b.grad, dy,
-                                                     Matrix<const T>(c.arena.get<T>(saved.context), rows, q_width),
+                                                     Matrix<const T>(c.arena.get<T>(context), rows, q_width),
                                                      accumulate);
                 });
-  emit_core_backward(unit, saved, d_context, d_qkv);
-  ctx_.out.task(
-      compute_task(Stage::kAttention, Phase::kBackward, "qkv", layer_, unit, WorkKind::kGemm,
-                   row_flops * double(width * qkv_width)),
-      {d_qkv, saved.normed, weights}, {d_normed, gradients}, [=, w = qkv_, b = qkv_bias_](TaskContext& c) {
-        const Matrix<const T> dy(c.arena.get<T>(d_qkv), rows, qkv_width);
-        kernels::linear_backward_input<T>(c.stream, {c.arena.get<T>(d_normed), rows, width}, dy,
-                                          Matrix<const T>(w.weight, qkv_width, width), Accumulate::kOverwrite);
-        kernels::linear_backward_weight<T>(c.stream, {w.grad, qkv_width, width}, b.grad, dy,
-                                           Matrix<const T>(c.arena.get<T>(saved.normed), rows, width), accumulate);
-      });
+  emit_qkv_backward(unit, saved, core_.backward(unit, saved.core, d_context), d_normed);
   ctx_.out.task(compute_task(Stage::kNorm, Phase::kBackward, "attention", layer_, unit, WorkKind::kMemory,
                              4.0 * static_cast<double>(rows * width) * sizeof(T)),
                 {d_normed, saved.x, saved.statistics, weights}, {d, gradients}, [=, norm = norm_](TaskContext& c) {

@@ -1,6 +1,7 @@
 // parallel/step/attention_block.h - emission of x + Attention(Norm(x)), forward and backward.
 #pragma once
 
+#include "parallel/step/attention_core.h"
 #include "parallel/step/norm.h"
 #include "parallel/step/step_context.h"
 
@@ -11,9 +12,8 @@ struct AttentionSaved {
   BufferId x = kNoBuffer;           ///< [T, M] the block's input.
   BufferId normed = kNoBuffer;      ///< [T, M]
   BufferId statistics = kNoBuffer;  ///< The norm's.
-  BufferId qkv = kNoBuffer;         ///< [T, (Hq + 2 Hkv) d], queries and keys rotated.
-  BufferId context = kNoBuffer;     ///< [T, Hq d] attention's output.
-  BufferId lse = kNoBuffer;         ///< [T, Hq]
+  CoreSaved core;
+  BufferId context = kNoBuffer;  ///< [T, Hq d] attention's output.
 };
 
 template <class T>
@@ -28,12 +28,14 @@ class AttentionBlock {
 
  private:
   void emit_norm(const Unit& unit, Phase phase, BufferId x, BufferId normed, BufferId statistics) const;
-  void emit_core_backward(const Unit& unit, const AttentionSaved& saved, BufferId d_context, BufferId d_qkv) const;
+  [[nodiscard]] BufferId emit_qkv(const Unit& unit, Phase phase, BufferId normed) const;
+  void emit_qkv_backward(const Unit& unit, const AttentionSaved& saved, BufferId d_qkv, BufferId d_normed) const;
 
   const StepContext<T>& ctx_;
   int layer_;
   int bucket_;
   std::int64_t qkv_width_, q_width_, kv_width_;
+  AttentionCore<T> core_;
   Norm<T> norm_;
   Parameter<T> qkv_, qkv_bias_, o_, o_bias_;
 };

@@ -107,7 +107,7 @@ BufferId LossHead<T>::emit(const Unit& unit, BufferId x) const {
   if (ctx_.model.tie_embeddings) writes.add(ctx_.gradients(embedding, GradientPart::kWhole));
   const Accumulate first = accumulate_after_first(unit);
   const std::int64_t first_row =
-      std::int64_t{unit.micro_batch} * ctx_.spec.geometry.micro_batch * ctx_.sequence_length() + unit.first_row;
+      std::int64_t{unit.micro_batch} * ctx_.spec.geometry.micro_batch * ctx_.rows_per_sequence() + unit.first_row;
 
   ctx_.out.task(compute_task(Stage::kLoss, training ? Phase::kBackward : Phase::kForward, "", scheduler::kNoId, unit,
                              WorkKind::kGemm, (training ? 6.0 : 2.0) * double(rows * width * vocab)),

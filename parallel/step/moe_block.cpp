@@ -40,10 +40,10 @@ MoeBlock<T>::MoeBlock(const StepContext<T>& ctx, int layer)
       num_experts_(ctx.model.moe.experts),
       num_local_(ctx.mesh.num_local_experts(ctx.model.moe.experts)),
       top_k_(ctx.model.moe.top_k),
-      hidden_width_(ctx.model.expert_hidden_dim),
+      hidden_width_(ctx.model.expert_hidden_dim / ctx.mesh.esp_size),
       pre_width_(is_gated(ctx.model.family) ? 2 * hidden_width_ : hidden_width_),
       norm_(ctx, str("layers.", layer, ".ffn_norm")),
-      gate_(ctx.model.moe, std::int64_t{ctx.spec.geometry.group_sequences} * ctx.sequence_length()),
+      gate_(ctx.model.moe, std::int64_t{ctx.spec.geometry.group_sequences} * ctx.sequence_length(), ctx.mesh.sp_size()),
       router_(ctx.parameter(str("layers.", layer, ".moe.gate.weight"))) {
   const bool gated = is_gated(ctx.model.family);
   const int first = ctx.mesh.first_local_expert(ctx.model.moe.experts);
@@ -55,14 +55,15 @@ MoeBlock<T>::MoeBlock(const StepContext<T>& ctx, int layer)
   const std::int64_t width = ctx.width();
   pre_ = {pre.weight, stride, pre_bias.weight, stride, pre_width_, width};
   d_pre_ = {pre.grad, stride, pre_bias.grad, stride, pre_width_, width};
-  down_ = {down.weight, stride, down_bias.weight, stride, width, hidden_width_};
+  down_ = {down.weight, stride, down_bias.weight, stride, width, hidden_width_};  // its bias: on ESP rank 0 alone
   d_down_ = {down.grad, stride, down_bias.grad, stride, width, hidden_width_};
 }
 
 template <class T>
-scheduler::ResourceSet MoeBlock<T>::ep_links() const {
-  return ctx_.mesh.crosses_nodes(ctx_.mesh.ep_size, 1) ? scheduler::ResourceSet{Resource::kIntra, Resource::kInter}
-                                                       : scheduler::ResourceSet{Resource::kIntra};
+scheduler::ResourceSet MoeBlock<T>::links_of(WorkKind kind) const {
+  const Mesh& mesh = ctx_.mesh;
+  return kind == WorkKind::kAllToAll ? group_links(mesh, mesh.ep_size, mesh.esp_size)
+                                     : group_links(mesh, mesh.esp_size, 1);
 }
 
 template <class T>
@@ -70,28 +71,30 @@ TaskSpec MoeBlock<T>::chunk_task(Stage stage, Phase phase, const Unit& unit, int
                                  double amount) const {
   TaskSpec spec = compute_task(stage, phase, "", layer_, unit, kind, amount);
   spec.chunk = static_cast<std::int16_t>(c);
-  if (kind == WorkKind::kAllToAll) spec.resources = ep_links();
+  if (kind == WorkKind::kAllToAll || kind == WorkKind::kAllGather || kind == WorkKind::kReduceScatter)
+    spec.resources = links_of(kind);
   return spec;
 }
 
-/// A buffer for the rows that the local experts get from `tokens` tokens of every rank. Without a capacity only the
-/// routing knows how many: room for the plan's imbalance limit, and never for more than can come.
+/// A buffer for the rows that arrive at `shards` ESP peers from `tokens` tokens of every rank. Without a capacity only
+/// the routing knows how many: room for the plan's imbalance limit, and never for more than can come.
 template <class T>
-BufferId MoeBlock<T>::expert_rows(const char* label, std::int64_t tokens, std::int64_t width,
-                                  MemoryClass memory) const {
-  if (!has_comm()) return ctx_.buffer(label, tokens * top_k_ * width, memory);
-  std::int64_t most = ctx_.mesh.ep_size * tokens * top_k_;
+BufferId MoeBlock<T>::arrived_rows(const char* label, std::int64_t tokens, std::int64_t width, int shards,
+                                   MemoryClass memory) const {
+  const std::int64_t mine = tokens * top_k_;
+  if (!dispatches()) return ctx_.buffer(label, shards * mine * width, memory);
+  std::int64_t most = ctx_.mesh.ep_size * mine;
   if (const std::int64_t capacity = gate_.capacity(); capacity > 0) {
     const StepGeometry& g = ctx_.spec.geometry;
     most = std::min(most, ctx_.mesh.ep_size * num_local_ * capacity * (g.micro_batch / g.group_sequences));
   }
-  const auto planned = static_cast<std::int64_t>(std::ceil(ctx_.shape.imbalance_limit * double(tokens * top_k_)));
-  return ctx_.buffer(label, std::min(planned, most) * width, memory, planned < most);
+  const auto planned = static_cast<std::int64_t>(std::ceil(ctx_.shape.imbalance_limit * double(mine)));
+  return ctx_.buffer(label, shards * std::min(planned, most) * width, memory, planned < most);
 }
 
 template <class T>
 RouterDims MoeBlock<T>::router_dims() const {
-  return {num_experts_, top_k_, std::int64_t{ctx_.spec.geometry.group_sequences} * ctx_.sequence_length()};
+  return {num_experts_, top_k_, std::int64_t{ctx_.spec.geometry.group_sequences} * ctx_.rows_per_sequence()};
 }
 
 template <class T>
@@ -115,7 +118,7 @@ void MoeBlock<T>::emit_gate(const Unit& unit, Phase phase, const MoeSaved& s,
   const bool counts = phase == Phase::kForward && ctx_.training();  // a recomputation must not count again
   const bool balances = counts && ctx_.model.moe.balance_scope != BalanceScope::kGlobalRunning;
   const std::int64_t first_row =
-      std::int64_t{unit.micro_batch} * ctx_.spec.geometry.micro_batch * ctx_.sequence_length() + unit.first_row;
+      std::int64_t{unit.micro_batch} * ctx_.spec.geometry.micro_batch * ctx_.rows_per_sequence() + unit.first_row;
   BufferList reads{s.normed, ctx_.weights(dense_bucket_)};
   BufferList writes{logits, s.probs, s.lse, s.weight, s.expert, s.kept};
   (counts ? writes : reads).add(s.fraction);
@@ -145,9 +148,7 @@ template <class T>
 void MoeBlock<T>::emit_running_counts(const Unit& unit, const MoeSaved& s,
                                       const std::shared_ptr<PooledBalance>& pooled) const {
   const Runtime<T>* runtime = ctx_.runtime;
-  const auto links = ctx_.mesh.crosses_nodes(ctx_.mesh.world_size, 1)
-                         ? scheduler::ResourceSet{Resource::kIntra, Resource::kInter}
-                         : scheduler::ResourceSet{Resource::kIntra};
+  const auto links = group_links(ctx_.mesh, ctx_.mesh.world_size, 1);
   ctx_.out.task(comm_task(Stage::kGate, Phase::kForward, "running counts", layer_, links, WorkKind::kAllReduce,
                           2.0 * double(num_experts_) * sizeof(std::int64_t)),
                 {s.probs, s.expert, s.kept}, {s.fraction},
@@ -172,18 +173,19 @@ void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s) 
   BufferId counts = kNoBuffer;
   if (has_comm()) {
     const std::int64_t pieces = static_cast<std::int64_t>(s.forward_cuts.size() + s.backward_cuts.size()) - 3;
-    const std::int64_t bytes = 2 * num_experts_ * pieces * static_cast<std::int64_t>(sizeof(std::int64_t));
+    const int sources = ctx_.mesh.ep_size * ctx_.mesh.esp_size;
+    const std::int64_t bytes = 2 * sources * num_local_ * pieces * static_cast<std::int64_t>(sizeof(std::int64_t));
     counts = ctx_.out.buffer({"dispatch counts", MemoryClass::kCommunication, bytes, false, true});
-    TaskSpec spec =
-        comm_task(Stage::kCountExchange, phase, "", layer_, ep_links(), WorkKind::kAllToAll, double(bytes) / 2);
+    TaskSpec spec = comm_task(Stage::kCountExchange, phase, "", layer_, group_links(ctx_.mesh, sources, 1),
+                              WorkKind::kAllToAll, double(bytes) / 2);
     spec.micro_batch = static_cast<std::int16_t>(unit.micro_batch);
-    ctx_.out.task(spec, {s.kept}, {counts}, [=, p = ctx_.mesh.ep_size](TaskContext& c) {
-      const std::vector<std::int64_t> each(static_cast<std::size_t>(p), s.plan->counts_per_peer());
+    ctx_.out.task(spec, {s.kept}, {counts}, [=](TaskContext& c) {
+      const std::vector<std::int64_t> each(static_cast<std::size_t>(sources), s.plan->counts_per_peer());
       const auto send = s.plan->counts_to_send();
       const auto recv = s.plan->counts_to_receive();
-      runtime->comms->ep().all_to_all_v(comm::as_buffer(send.data(), static_cast<std::int64_t>(send.size())), each,
-                                        comm::as_buffer(recv.data(), static_cast<std::int64_t>(recv.size())), each,
-                                        c.stream);
+      runtime->comms->experts().all_to_all_v(comm::as_buffer(send.data(), static_cast<std::int64_t>(send.size())), each,
+                                             comm::as_buffer(recv.data(), static_cast<std::int64_t>(recv.size())), each,
+                                             c.stream);
     });
   }
   const bool counted = phase == Phase::kForward && ctx_.training();
@@ -201,7 +203,7 @@ void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s) 
                   }
                   s.plan->finish();
                   if (counted)
-                    runtime->state->statistics.received_rows(unit.index) += static_cast<double>(s.plan->num_recv());
+                    runtime->state->statistics.received_rows(unit.index) += static_cast<double>(s.plan->num_rows());
                   const Matrix<const std::int32_t> kept(c.arena.get<std::int32_t>(s.kept), rows, k);
                   for (const bool backward : {false, true}) {
                     if (backward && !two) break;
@@ -218,21 +220,71 @@ void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s) 
 }
 
 template <class T>
-void MoeBlock<T>::emit_all_to_all(const TaskSpec& spec, const MoeSaved& s, bool backward, int c, bool to_experts,
-                                  BufferId from, BufferId to) const {
+void MoeBlock<T>::emit_all_to_all(const Chunk& chunk, bool to_experts, BufferId from, BufferId to) const {
   const Runtime<T>* runtime = ctx_.runtime;
-  ctx_.out.task(spec, {from, s.forward.row}, {to}, [=, width = ctx_.width(), plan = s.plan](TaskContext& ctx) {
-    const ChunkRows& rows = plan->chunk(backward, c);
-    std::vector<std::int64_t> send = to_experts ? rows.send_rows : rows.recv_rows;
-    std::vector<std::int64_t> recv = to_experts ? rows.recv_rows : rows.send_rows;
-    for (auto* counts : {&send, &recv})
-      for (std::int64_t& n : *counts) n *= width;
-    const std::int64_t num_send = (to_experts ? rows.num_send : rows.num_recv) * width;
-    const std::int64_t num_recv = (to_experts ? rows.num_recv : rows.num_send) * width;
-    T* target = ctx.arena.require<T>(to, num_recv);
-    runtime->comms->ep().all_to_all_v(comm::as_buffer(ctx.arena.get<T>(from), num_send), send,
-                                      comm::as_buffer(target, num_recv), recv, ctx.stream);
-  });
+  const int ranks = ctx_.mesh.ep_size;
+  const double wire = double(chunk.tokens * top_k_ * ctx_.width()) * sizeof(T) * (ranks - 1) / ranks;
+  ctx_.out.task(
+      chunk_task(to_experts ? Stage::kDispatch : Stage::kCombine, chunk.phase, chunk.unit, chunk.index,
+                 WorkKind::kAllToAll, wire),
+      {from, chunk.saved.forward.row}, {to},
+      [=, width = ctx_.width(), plan = chunk.saved.plan, backward = chunk.backward, c = chunk.index](TaskContext& ctx) {
+        const ChunkRows& rows = plan->chunk(backward, c);
+        std::vector<std::int64_t> send = to_experts ? rows.send_rows : rows.recv_rows;
+        std::vector<std::int64_t> recv = to_experts ? rows.recv_rows : rows.send_rows;
+        for (auto* counts : {&send, &recv})
+          for (std::int64_t& n : *counts) n *= width;
+        const std::int64_t num_send = (to_experts ? rows.num_send : rows.num_recv) * width;
+        const std::int64_t num_recv = (to_experts ? rows.num_recv : rows.num_send) * width;
+        T* target = ctx.arena.require<T>(to, num_recv);
+        runtime->comms->ep().all_to_all_v(comm::as_buffer(ctx.arena.get<T>(from), num_send), send,
+                                          comm::as_buffer(target, num_recv), recv, ctx.stream);
+      });
+}
+
+/// Arrived rows to all ESP peers, or the sum of the peers' rows back to where they arrived.
+template <class T>
+void MoeBlock<T>::emit_shard_exchange(const Chunk& chunk, bool to_experts, BufferId from, BufferId to) const {
+  const Runtime<T>* runtime = ctx_.runtime;
+  const double wire = double(chunk.tokens * top_k_ * ctx_.width()) * sizeof(T) * (ctx_.mesh.esp_size - 1);
+  ctx_.out.task(
+      chunk_task(to_experts ? Stage::kAllGather : Stage::kReduceScatter, chunk.phase, chunk.unit, chunk.index,
+                 to_experts ? WorkKind::kAllGather : WorkKind::kReduceScatter, wire),
+      {from, chunk.saved.forward.row}, {to},
+      [=, width = ctx_.width(), plan = chunk.saved.plan, backward = chunk.backward, c = chunk.index](TaskContext& ctx) {
+        const ChunkRows& rows = plan->chunk(backward, c);
+        std::vector<std::int64_t> counts = rows.shard_rows;
+        for (std::int64_t& n : counts) n *= width;
+        const std::int64_t arrived = rows.num_recv * width, all = rows.num_rows * width;
+        T* target = ctx.arena.require<T>(to, to_experts ? all : arrived);
+        comm::Communicator& esp = runtime->comms->esp();
+        if (to_experts)
+          esp.all_gather_v(comm::as_buffer(ctx.arena.get<T>(from), arrived), comm::as_buffer(target, all), counts,
+                           ctx.stream);
+        else
+          esp.reduce_scatter_v(comm::as_buffer(ctx.arena.get<T>(from), all), comm::as_buffer(target, arrived), counts,
+                               comm::ReduceOp::kSum, ctx.stream);
+      });
+}
+
+/// Rows in send order to the experts' ranks, in gathered order. Without communication the two are one buffer.
+template <class T>
+void MoeBlock<T>::emit_to_experts(const Chunk& chunk, BufferId send, BufferId gathered) const {
+  BufferId arrived = gathered;
+  if (dispatches() && gathers())
+    arrived = arrived_rows("dispatch recv", chunk.tokens, ctx_.width(), 1, MemoryClass::kCommunication);
+  if (dispatches()) emit_all_to_all(chunk, true, send, arrived);
+  if (gathers()) emit_shard_exchange(chunk, true, dispatches() ? arrived : send, gathered);
+}
+
+/// The way back.
+template <class T>
+void MoeBlock<T>::emit_from_experts(const Chunk& chunk, BufferId gathered, BufferId rows) const {
+  BufferId back = gathered;
+  if (dispatches() && gathers())
+    back = arrived_rows("combine send", chunk.tokens, ctx_.width(), 1, MemoryClass::kCommunication);
+  if (gathers()) emit_shard_exchange(chunk, false, gathered, dispatches() ? back : rows);
+  if (dispatches()) emit_all_to_all(chunk, false, back, rows);
 }
 
 template <class T>
@@ -252,12 +304,12 @@ void MoeBlock<T>::emit_expert(const TaskSpec& spec, const MoeSaved& s, int c, Bu
                 [=, plan = s.plan, reorder = reorders(), width = ctx_.width(), hidden_width = hidden_width_,
                  pre_width = pre_width_, pre_w = pre_, down_w = down_, family = ctx_.model.family](TaskContext& ctx) {
                   const ChunkRows& rows = plan->chunk(false, c);
-                  const std::int64_t n = rows.num_recv;
+                  const std::int64_t n = rows.num_rows;
                   Matrix<T> x(ctx.arena.get<T>(chunk.input), n, width);
                   if (reorder) {
                     x.data = ctx.arena.require<T>(chunk.input, n * width);
                     kernels::gather_rows<T>(ctx.stream, x, Matrix<const T>(ctx.arena.get<T>(arrived), n, width),
-                                            rows.arrival_of.data());
+                                            rows.gathered_of.data());
                   }
                   const Matrix<T> pre(ctx.arena.require<T>(chunk.pre, n * pre_width), n, pre_width);
                   const Matrix<T> hidden(ctx.arena.require<T>(chunk.hidden, n * hidden_width), n, hidden_width);
@@ -294,7 +346,6 @@ void MoeBlock<T>::emit_forward_chunk(const Unit& unit, Phase phase, MoeSaved& s,
   const std::int64_t begin = s.forward_cuts[static_cast<std::size_t>(c)];
   const std::int64_t tokens = s.forward_cuts[static_cast<std::size_t>(c) + 1] - begin, width = ctx_.width();
   const double bytes = static_cast<double>(tokens * top_k_ * width) * sizeof(T);
-  const double wire = bytes * (ctx_.mesh.ep_size - 1) / ctx_.mesh.ep_size;
   MoeSaved::Chunk& chunk = s.chunks.emplace_back();
   chunk.input = expert_rows("expert input", tokens, width);
   chunk.pre = expert_rows("expert pre-activation", tokens, pre_width_);
@@ -302,10 +353,11 @@ void MoeBlock<T>::emit_forward_chunk(const Unit& unit, Phase phase, MoeSaved& s,
   chunk.rows = ctx_.buffer("combined rows", tokens * top_k_ * width);
   const BufferId send =
       has_comm() ? ctx_.buffer("dispatch send", tokens * top_k_ * width, MemoryClass::kCommunication) : chunk.input;
-  const BufferId arrived =
-      reorders() ? expert_rows("dispatch recv", tokens, width, MemoryClass::kCommunication) : chunk.input;
-  const BufferId back =
-      has_comm() ? expert_rows("combine send", tokens, width, MemoryClass::kCommunication) : chunk.rows;
+  const BufferId gathered =
+      reorders() ? expert_rows("gathered rows", tokens, width, MemoryClass::kCommunication) : chunk.input;
+  const BufferId output =
+      has_comm() ? expert_rows("expert output, gathered", tokens, width, MemoryClass::kCommunication) : chunk.rows;
+  const Chunk where{unit, s, phase, false, c, tokens};
 
   ctx_.out.task(chunk_task(Stage::kOrder, phase, unit, c, WorkKind::kMemory, 2.0 * bytes), {s.normed, s.forward.token},
                 {send},
@@ -315,15 +367,11 @@ void MoeBlock<T>::emit_forward_chunk(const Unit& unit, Phase phase, MoeSaved& s,
                   kernels::gather_rows<T>(ctx.stream, to, Matrix<const T>(ctx.arena.get<T>(normed), unit_rows, width),
                                           ctx.arena.get<std::int32_t>(token) + begin * k);
                 });
-  if (has_comm())
-    emit_all_to_all(chunk_task(Stage::kDispatch, phase, unit, c, WorkKind::kAllToAll, wire), s, false, c, true, send,
-                    arrived);
+  emit_to_experts(where, send, gathered);
   emit_expert(chunk_task(Stage::kExpert, phase, unit, c, WorkKind::kGroupedGemm,
-                         2.0 * double(tokens * top_k_ * width * (pre_width_ + hidden_width_))),
-              s, c, arrived, back);
-  if (has_comm())
-    emit_all_to_all(chunk_task(Stage::kCombine, phase, unit, c, WorkKind::kAllToAll, wire), s, false, c, false, back,
-                    chunk.rows);
+                         2.0 * double(ctx_.mesh.esp_size * tokens * top_k_ * width * (pre_width_ + hidden_width_))),
+              s, c, gathered, output);
+  emit_from_experts(where, output, chunk.rows);
   if (phase == Phase::kForward)  // a recomputation wants the rows, not their sum
     emit_i_order(chunk_task(Stage::kIOrder, phase, unit, c, WorkKind::kMemory, bytes * (1.0 + 2.0 / double(top_k_))),
                  unit, s, c, out);
@@ -343,8 +391,9 @@ BufferId MoeBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, MoeSave
   s.forward_cuts = chunk_cuts(rows, forward_chunks);
   s.backward_cuts = chunk_cuts(rows, ctx_.training() ? backward_chunks : forward_chunks);
   if (ctx_.runtime != nullptr)
-    s.plan = std::make_shared<DispatchPlan>(rows, int(num_experts_), ctx_.mesh.ep_size, int(s.forward_cuts.size()) - 1,
-                                            int(s.backward_cuts.size()) - 1);
+    s.plan = std::make_shared<DispatchPlan>(DispatchDims{rows, int(num_experts_), ctx_.mesh.ep_size, ctx_.mesh.esp_size,
+                                                         ctx_.mesh.esp_rank(), int(s.forward_cuts.size()) - 1,
+                                                         int(s.backward_cuts.size()) - 1});
   s.x = x;
   s.normed = ctx_.buffer("ffn norm", rows * width);
   s.statistics = ctx_.buffer("ffn norm statistics", norm_.statistics_count(rows));
@@ -355,7 +404,7 @@ BufferId MoeBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, MoeSave
   s.kept = ctx_.template buffer<std::int32_t>("router kept", rows * top_k_);
   s.fraction = fraction;
   if (!again && ctx_.training() && gate_.needs_fraction())
-    s.fraction = ctx_.template buffer<double>("balance fractions", rows / ctx_.sequence_length() * num_experts_);
+    s.fraction = ctx_.template buffer<double>("balance fractions", rows / ctx_.rows_per_sequence() * num_experts_);
   s.forward = {ctx_.template buffer<std::int32_t>("row table", rows * top_k_),
                ctx_.template buffer<std::int32_t>("token table", rows * top_k_)};
   s.backward = s.forward;

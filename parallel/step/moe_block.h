@@ -39,7 +39,7 @@ struct MoeSaved {
 
 struct RouterDims {
   std::int64_t num_experts = 0, top_k = 0;
-  std::int64_t group_rows = 0;  ///< Rows of a routing group.
+  std::int64_t group_rows = 0;  ///< Rows of a routing group on this rank.
 };
 /// The routing tensors of a unit, in the arena.
 template <class T>
@@ -64,11 +64,17 @@ class MoeBlock {
     BufferId d_output, d_pre, input, hidden;
   };
 
-  [[nodiscard]] bool has_comm() const { return ctx_.mesh.ep_size > 1; }
-  [[nodiscard]] bool reorders() const { return has_comm() && num_local_ > 1; }  ///< Arrival order is not expert order.
+  [[nodiscard]] bool dispatches() const { return ctx_.mesh.ep_size > 1; }
+  [[nodiscard]] bool gathers() const { return ctx_.mesh.esp_size > 1; }
+  [[nodiscard]] bool has_comm() const { return dispatches() || gathers(); }
+  [[nodiscard]] bool reorders() const { return has_comm() && num_local_ > 1; }  ///< Gathered order is not expert order.
+  [[nodiscard]] BufferId arrived_rows(const char* label, std::int64_t tokens, std::int64_t width, int shards,
+                                      MemoryClass memory) const;
   [[nodiscard]] BufferId expert_rows(const char* label, std::int64_t tokens, std::int64_t width,
-                                     MemoryClass memory = MemoryClass::kActivations) const;
-  [[nodiscard]] scheduler::ResourceSet ep_links() const;
+                                     MemoryClass memory = MemoryClass::kActivations) const {
+    return arrived_rows(label, tokens, width, ctx_.mesh.esp_size, memory);
+  }
+  [[nodiscard]] scheduler::ResourceSet links_of(WorkKind kind) const;
   [[nodiscard]] TaskSpec chunk_task(Stage stage, Phase phase, const Unit& unit, int c, WorkKind kind,
                                     double amount) const;
 
@@ -78,8 +84,19 @@ class MoeBlock {
   void emit_running_counts(const Unit& unit, const MoeSaved& saved, const std::shared_ptr<PooledBalance>& pooled) const;
   void emit_tables(const Unit& unit, Phase phase, const MoeSaved& saved) const;
   void emit_forward_chunk(const Unit& unit, Phase phase, MoeSaved& saved, int c, BufferId out) const;
-  void emit_all_to_all(const TaskSpec& spec, const MoeSaved& saved, bool backward, int c, bool to_experts,
-                       BufferId from, BufferId to) const;
+  /// One chunk of one pass over the rows: which way its tables run, and where its tasks stand.
+  struct Chunk {
+    const Unit& unit;
+    const MoeSaved& saved;
+    Phase phase;
+    bool backward;  ///< Chunks and tables of the backward direction.
+    int index;
+    std::int64_t tokens;
+  };
+  void emit_to_experts(const Chunk& chunk, BufferId send, BufferId gathered) const;
+  void emit_from_experts(const Chunk& chunk, BufferId gathered, BufferId rows) const;
+  void emit_all_to_all(const Chunk& chunk, bool to_experts, BufferId from, BufferId to) const;
+  void emit_shard_exchange(const Chunk& chunk, bool to_experts, BufferId from, BufferId to) const;
   void emit_expert(const TaskSpec& spec, const MoeSaved& saved, int c, BufferId arrived, BufferId back) const;
   void emit_i_order(const TaskSpec& spec, const Unit& unit, const MoeSaved& saved, int c, BufferId out) const;
   void emit_i_order_backward(const Unit& unit, const MoeSaved& saved, int c, BufferId d, BufferId d_rows,

@@ -27,7 +27,7 @@ std::vector<int> forward_chunks_of(const MoeSaved& s, int b) {
 template <class T>
 void weight_gradients(Stream& stream, const ChunkRows& rows, const kernels::ExpertWeights<T>& d_pre_w,
                       const kernels::ExpertWeights<T>& d_down_w, const std::array<T*, 4>& data, Accumulate accumulate) {
-  const std::int64_t n = rows.num_recv, width = d_pre_w.in_width, pre = d_pre_w.out_width, hidden = d_down_w.in_width;
+  const std::int64_t n = rows.num_rows, width = d_pre_w.in_width, pre = d_pre_w.out_width, hidden = d_down_w.in_width;
   kernels::grouped_linear_backward_weight<T>(stream, d_down_w, Matrix<const T>(data[0], n, width),
                                              Matrix<const T>(data[3], n, hidden), rows.expert_offsets, accumulate);
   kernels::grouped_linear_backward_weight<T>(stream, d_pre_w, Matrix<const T>(data[1], n, pre),
@@ -108,14 +108,14 @@ auto MoeBlock<T>::emit_expert_backward(const Unit& unit, const MoeSaved& s, int 
   if (fused) writes.add(ctx_.gradients(expert_bucket_, GradientPart::kWhole));
 
   const Accumulate accumulate = b == 0 ? accumulate_after_first(unit) : Accumulate::kAdd;
-  const double flops = 2.0 * double(tokens * top_k_ * width * (pre_width_ + hidden_width_));
+  const double flops = 2.0 * double(ctx_.mesh.esp_size * tokens * top_k_ * width * (pre_width_ + hidden_width_));
   ctx_.out.task(
       chunk_task(Stage::kExpert, Phase::kBackward, unit, b, WorkKind::kGroupedGemm, fused ? 2.0 * flops : flops), reads,
       writes,
       [=, plan = s.plan, hidden_width = hidden_width_, pre_width = pre_width_, pre_w = pre_, down_w = down_,
        d_pre_w = d_pre_, d_down_w = d_down_, family = ctx_.model.family](TaskContext& ctx) {
         const ChunkRows& rows = plan->chunk(true, b);
-        const std::int64_t n = rows.num_recv;
+        const std::int64_t n = rows.num_rows;
         const auto fill = [&](BufferId id, std::int64_t cols) {
           return Matrix<T>(ctx.arena.require<T>(id, n * cols), n, cols);
         };
@@ -132,7 +132,7 @@ auto MoeBlock<T>::emit_expert_backward(const Unit& unit, const MoeSaved& s, int 
         if (reorder) {
           dy = fill(out.d_output, width);
           kernels::gather_rows<T>(ctx.stream, dy, Matrix<const T>(ctx.arena.get<T>(arrived), n, width),
-                                  rows.arrival_of.data());
+                                  rows.gathered_of.data());
         }
         const Matrix<T> dh = fill(d_hidden, hidden_width), dx = fill(d_input, width);
         kernels::grouped_linear_backward_input<T>(ctx.stream, dh, dy, down_w, rows.expert_offsets,
@@ -154,7 +154,7 @@ void MoeBlock<T>::emit_expert_dw(const Unit& unit, const MoeSaved& s, int piece,
   const int end = first_chunk + static_cast<int>(chunks.size());
   const std::int64_t tokens =
       s.backward_cuts[static_cast<std::size_t>(end)] - s.backward_cuts[static_cast<std::size_t>(first_chunk)];
-  const double flops = 2.0 * double(tokens * top_k_ * ctx_.width() * (pre_width_ + hidden_width_));
+  const double flops = 2.0 * double(ctx_.mesh.esp_size * tokens * top_k_ * ctx_.width() * (pre_width_ + hidden_width_));
   TaskSpec spec = chunk_task(Stage::kExpertDw, Phase::kBackward, unit, piece, WorkKind::kGroupedGemm, flops);
   spec.work.operations = static_cast<double>(chunks.size());  // a grouped GEMM per chunk: their rows lie apart
   BufferList reads{s.backward.row};
@@ -221,19 +221,15 @@ void MoeBlock<T>::backward(const Unit& unit, const MoeSaved& saved, BufferId d,
   std::vector<ChunkBackward> deferred;
   for (int b = 0; b < chunks; ++b) {
     const std::int64_t begin = s.backward_cuts[static_cast<std::size_t>(b)], tokens = tokens_of(s.backward_cuts, b);
-    const double wire =
-        static_cast<double>(tokens * k * width) * sizeof(T) * (ctx_.mesh.ep_size - 1) / ctx_.mesh.ep_size;
-    BufferId arrived = d_rows[static_cast<std::size_t>(b)], back = d_sent[static_cast<std::size_t>(b)];
+    BufferId gathered = d_rows[static_cast<std::size_t>(b)], d_input = d_sent[static_cast<std::size_t>(b)];
     if (has_comm()) {
-      arrived = expert_rows("d dispatch recv", tokens, width, MemoryClass::kCommunication);
-      back = expert_rows("d combine send", tokens, width, MemoryClass::kCommunication);
-      emit_all_to_all(chunk_task(Stage::kDispatch, Phase::kBackward, unit, b, WorkKind::kAllToAll, wire), s, true, b,
-                      true, d_rows[static_cast<std::size_t>(b)], arrived);
+      gathered = expert_rows("d gathered rows", tokens, width, MemoryClass::kCommunication);
+      d_input = expert_rows("d expert input, gathered", tokens, width, MemoryClass::kCommunication);
     }
-    deferred.push_back(emit_expert_backward(unit, s, b, arrived, back));
-    if (has_comm())
-      emit_all_to_all(chunk_task(Stage::kCombine, Phase::kBackward, unit, b, WorkKind::kAllToAll, wire), s, true, b,
-                      false, back, d_sent[static_cast<std::size_t>(b)]);
+    const Chunk where{unit, s, Phase::kBackward, true, b, tokens};
+    emit_to_experts(where, d_rows[static_cast<std::size_t>(b)], gathered);
+    deferred.push_back(emit_expert_backward(unit, s, b, gathered, d_input));
+    emit_from_experts(where, d_input, d_sent[static_cast<std::size_t>(b)]);
     ctx_.out.task(chunk_task(Stage::kOrder, Phase::kBackward, unit, b, WorkKind::kMemory,
                              static_cast<double>(tokens * (k + 2) * width) * sizeof(T)),
                   {d_sent[static_cast<std::size_t>(b)], s.backward.row}, {d_normed},

@@ -81,7 +81,7 @@ void emit_all(const StepSpec& spec, const scheduler::Shape& shape, Emission& out
   for (int l = 0; l < spec.model.layers; ++l) layers.emplace_back(ctx, l);
   const Update<T> update(ctx);
   if (spec.mode == StepMode::kTrain) update.emit_weight_gather();
-  for (const Unit& unit : make_units(spec.geometry, shape.sub_batches)) emit_unit(ctx, layers, unit);
+  for (const Unit& unit : make_units(spec.geometry, shape)) emit_unit(ctx, layers, unit);
   if (!ctx.training()) return;
   update.emit_gradient_reduction();
   update.emit_norm_and_update();
@@ -105,7 +105,7 @@ scheduler::Shape uniform_shape(int layers, const ShapeOptions& o) {
   shape.layers.assign(static_cast<std::size_t>(layers),
                       {o.forward_chunks, o.backward_chunks, o.weight_grad_pieces, o.recompute,
                        std::vector<double>(static_cast<std::size_t>(o.gradient_slices), 1.0 / o.gradient_slices)});
-  shape.sub_batches = o.sub_batches;
+  shape.sub_batches = {o.sub_batches};
   shape.micro_batches_in_flight = o.micro_batches_in_flight;
   return shape;
 }
@@ -116,7 +116,7 @@ BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const
     : spec_(spec),
       plan_(plan),
       runtime_(runtime),
-      num_units_(spec.geometry.num_micro_batches * plan.shape.sub_batches) {
+      num_units_(static_cast<int>(make_units(spec.geometry, plan.shape).size())) {
   Emission out(true);
   emit_all<T>(spec_, plan_.shape, out, &runtime_);
   graph_ = out.take_graph();

@@ -47,6 +47,12 @@ BufferList StepContext<T>::all_gradients(int bucket) const {
   return {gradients_[b], feed_forward_gradients_[b]};
 }
 
+scheduler::ResourceSet group_links(const Mesh& mesh, int size, int stride) {
+  if (!mesh.crosses_nodes(size, stride)) return {Resource::kIntra};
+  if (stride >= mesh.ranks_per_node) return {Resource::kInter};
+  return {Resource::kIntra, Resource::kInter};
+}
+
 TaskSpec compute_task(Stage stage, Phase phase, const char* label, int layer, const Unit& unit, WorkKind kind,
                       double amount) {
   TaskSpec spec;

@@ -71,6 +71,8 @@ class StepContext {
 
   [[nodiscard]] std::int64_t width() const { return model.model_dim; }
   [[nodiscard]] std::int64_t sequence_length() const { return spec.geometry.sequence_length; }
+  /// Rows of one sequence on this rank.
+  [[nodiscard]] std::int64_t rows_per_sequence() const { return spec.geometry.rows_per_sequence(); }
   [[nodiscard]] bool training() const { return spec.mode != StepMode::kEvaluate; }
   /// Null pointers while only planning, and for parameters that the model does not have.
   [[nodiscard]] Parameter<T> parameter(const std::string& name) const;
@@ -90,6 +92,10 @@ class StepContext {
  private:
   std::vector<BufferId> weights_, gradients_, feed_forward_gradients_;
 };
+
+/// The links that a collective of a group occupies: `size` ranks, every `stride`-th. Inside one node: intra. All on
+/// different nodes: inter. Else both.
+[[nodiscard]] scheduler::ResourceSet group_links(const Mesh& mesh, int size, int stride);
 
 /// TaskSpec of a compute task of a unit.
 [[nodiscard]] TaskSpec compute_task(Stage stage, Phase phase, const char* label, int layer, const Unit& unit,

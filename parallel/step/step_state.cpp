@@ -8,18 +8,20 @@
 
 namespace weft::parallel {
 
-std::vector<Unit> make_units(const StepGeometry& g, int sub_batches) {
+std::vector<Unit> make_units(const StepGeometry& g, const scheduler::Shape& shape) {
   const int groups = g.micro_batch / g.group_sequences;
-  WEFT_CHECK(sub_batches >= 1 && sub_batches <= groups, "sub_batches is ", sub_batches, ", but a micro-batch has ",
-             groups, " routing groups to cut between");
-  const std::int64_t group_rows = std::int64_t{g.group_sequences} * g.sequence_length;
+  const std::int64_t group_rows = std::int64_t{g.group_sequences} * g.rows_per_sequence();
   std::vector<Unit> units;
-  for (int mb = 0; mb < g.num_micro_batches; ++mb)
+  for (int mb = 0; mb < g.num_micro_batches; ++mb) {
+    const int sub_batches = sub_batches_of(shape, mb);
+    WEFT_CHECK(sub_batches >= 1 && sub_batches <= groups, "sub_batches is ", sub_batches, ", but a micro-batch has ",
+               groups, " routing groups to cut between");
     for (int s = 0; s < sub_batches; ++s) {
       const std::int64_t begin = std::int64_t{groups} * s / sub_batches,
                          end = std::int64_t{groups} * (s + 1) / sub_batches;
       units.push_back({static_cast<int>(units.size()), mb, s, begin * group_rows, (end - begin) * group_rows});
     }
+  }
   return units;
 }
 

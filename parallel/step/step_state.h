@@ -8,16 +8,21 @@
 #include "kernels/adamw.h"
 #include "parallel/mesh.h"
 #include "parallel/model/model_config.h"
+#include "scheduler/plan.h"
 
 namespace weft::parallel {
 
-/// One micro-batch of this rank: B sequences of S tokens, sequence after sequence. Not owned.
+/// One micro-batch of this rank, T rows: its part of B sequences of S tokens, sequence after sequence, in the order of
+/// its layout (parallel/attention/layout.h). Not owned.
 struct MicroBatch {
-  const std::int32_t* tokens = nullptr;     ///< [B * S]
-  const std::int32_t* targets = nullptr;    ///< [B * S]; kernels::kIgnoreTarget where there is none.
-  const std::int32_t* positions = nullptr;  ///< [B * S]
-  const std::int32_t* segments =
-      nullptr;  ///< [B * S]: rows of one segment attend to one another (kernels::AttentionRows).
+  const std::int32_t* tokens = nullptr;     ///< [T]
+  const std::int32_t* targets = nullptr;    ///< [T]; kernels::kIgnoreTarget where there is none.
+  const std::int32_t* positions = nullptr;  ///< [T]
+  const std::int32_t* segments = nullptr;  ///< [T]: rows of one segment attend to one another (kernels::AttentionRows).
+  /// [ring, T * heads]: positions and segments of the rows that each ring rank works on in the attention core, after
+  /// the exchange of heads for tokens. Null where no sequence is shared: then these are `positions` and `segments`.
+  const std::int32_t* core_positions = nullptr;
+  const std::int32_t* core_segments = nullptr;
 };
 
 /// How the rank's share of a step is cut.
@@ -26,6 +31,9 @@ struct StepGeometry {
   int micro_batch = 1;      ///< Sequences of one micro-batch.
   int sequence_length = 1;  ///< S
   int group_sequences = 1;  ///< Sequences of a routing group.
+  int sequence_ranks = 1;   ///< SP: ranks that share each sequence evenly.
+  /// Rows of one sequence on this rank, S / SP.
+  [[nodiscard]] std::int64_t rows_per_sequence() const { return sequence_length / sequence_ranks; }
   friend bool operator==(const StepGeometry&, const StepGeometry&) = default;
 };
 
@@ -37,9 +45,9 @@ struct Unit {
   std::int64_t first_row = 0;  ///< In the micro-batch.
   std::int64_t rows = 0;       ///< T
 };
-/// `sub_batches` units per micro-batch, cut between routing groups. Throws kInvalidArgument when there are fewer
-/// groups.
-[[nodiscard]] std::vector<Unit> make_units(const StepGeometry& geometry, int sub_batches);
+/// sub_batches_of(shape, m) units of each micro-batch m, cut between routing groups. Throws kInvalidArgument when there
+/// are fewer groups.
+[[nodiscard]] std::vector<Unit> make_units(const StepGeometry& geometry, const scheduler::Shape& shape);
 
 /// What the router of one layer did with the rows of one unit, or of the whole step over all ranks.
 struct RouterStatistics {

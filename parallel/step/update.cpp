@@ -29,7 +29,7 @@ std::vector<Run> update_runs(const ParameterStore<T>& store, int b) {
   const std::int64_t begin = bucket.offset + store.update_begin(b), end = bucket.offset + store.update_end(b);
   std::vector<Run> runs;
   for (const LocalParameter& p : store.table().parameters()) {
-    const std::int64_t first = std::max(begin, p.offset), last = std::min(end, p.offset + p.spec.count());
+    const std::int64_t first = std::max(begin, p.offset), last = std::min(end, p.offset + p.count());
     if (first < last) runs.push_back({first, store.state_offset(b) + first - begin, last - first, p.spec.decay});
   }
   return runs;
@@ -63,10 +63,8 @@ void gather_weights(const ParameterStore<T>& store, int b, const MeshComms& comm
 
 template <class T>
 scheduler::ResourceSet Update<T>::links(const Bucket& bucket) const {
-  const int stride = bucket.kind == Bucket::Kind::kExperts ? ctx_.mesh.ep_size : 1;
-  if (!ctx_.mesh.crosses_nodes(bucket.num_replicas, stride)) return {Resource::kIntra};
-  if (stride >= ctx_.mesh.ranks_per_node) return {Resource::kInter};
-  return {Resource::kIntra, Resource::kInter};
+  const bool experts = bucket.kind == Bucket::Kind::kExperts;
+  return group_links(ctx_.mesh, bucket.num_replicas, experts ? ctx_.mesh.ep_size * ctx_.mesh.esp_size : 1);
 }
 
 template <class T>

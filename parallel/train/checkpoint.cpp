@@ -143,11 +143,14 @@ void Checkpoint::read(const std::string& array, const std::string& name, std::in
                       T* out) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) damaged(folder_, str("tensor ", name, " is missing"));
-  for (const Piece& piece : found->second.pieces) {
-    const std::int64_t first = std::max(begin, piece.begin), last = std::min(begin + count, piece.begin + piece.count);
-    if (first >= last) continue;
-    const SafetensorsReader& file = reader(piece.file);
-    file.read(file.get(str(array, ":", name, "@", piece.begin)), first - piece.begin, last - first,
+  const std::vector<Piece>& pieces = found->second.pieces;  // in order: a tensor of cut experts has one a row and rank
+  auto piece =
+      std::partition_point(pieces.begin(), pieces.end(), [&](const Piece& p) { return p.begin + p.count <= begin; });
+  for (; piece != pieces.end() && piece->begin < begin + count; ++piece) {
+    const std::int64_t first = std::max(begin, piece->begin);
+    const std::int64_t last = std::min(begin + count, piece->begin + piece->count);
+    const SafetensorsReader& file = reader(piece->file);
+    file.read(file.get(str(array, ":", name, "@", piece->begin)), first - piece->begin, last - first,
               out + (first - begin));
   }
 }
@@ -159,17 +162,20 @@ void load_checkpoint(const Checkpoint& checkpoint, ParameterStore<T>& store, boo
                 "start from it with --init_from instead of --resume");
   const ParameterTable& table = store.table();
   for (const LocalParameter& p : table.parameters())
-    checkpoint.read("weight", p.spec.name, 0, p.spec.count(), store.weights() + p.offset);
+    for (const ElementRun& run : p.runs(0, p.count()))
+      checkpoint.read("weight", p.spec.name, run.tensor_begin, run.count, store.weights() + p.offset + run.local_begin);
   if (!with_optimizer) return;
   for (int b = 0; b < static_cast<int>(table.buckets().size()); ++b) {
     const Bucket& bucket = table.buckets()[static_cast<std::size_t>(b)];
     const std::int64_t begin = bucket.offset + store.update_begin(b), end = bucket.offset + store.update_end(b);
     for (const LocalParameter& p : table.parameters()) {
-      const std::int64_t first = std::max(begin, p.offset), last = std::min(end, p.offset + p.spec.count());
+      const std::int64_t first = std::max(begin, p.offset), last = std::min(end, p.offset + p.count());
       if (first >= last) continue;
-      const std::int64_t state = store.state_offset(b) + first - begin;
-      checkpoint.read("m", p.spec.name, first - p.offset, last - first, store.m() + state);
-      checkpoint.read("v", p.spec.name, first - p.offset, last - first, store.v() + state);
+      for (const ElementRun& run : p.runs(first - p.offset, last - first)) {
+        const std::int64_t state = store.state_offset(b) + p.offset + run.local_begin - begin;
+        checkpoint.read("m", p.spec.name, run.tensor_begin, run.count, store.m() + state);
+        checkpoint.read("v", p.spec.name, run.tensor_begin, run.count, store.v() + state);
+      }
     }
   }
 }

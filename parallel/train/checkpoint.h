@@ -4,8 +4,9 @@
 //     manifest.json            format version, step, config, plan; for every tensor its shape and its pieces
 //     rank-00000.safetensors   the pieces that one rank owns: "weight:NAME@BEGIN", "m:NAME@BEGIN", "v:NAME@BEGIN"
 //
-// Tensors have global names and global expert ids, never ranks; a piece is a run of elements of a tensor, with a
-// checksum per array. A folder appears under its name when all of it is on disk, and not before.
+// Tensors have global names and global expert ids, never ranks; a piece is a run of elements of a tensor (of an
+// expert whose columns are cut, a run a row), with a checksum per array. A folder appears under its name when all of it
+// is on disk, and not before.
 #pragma once
 
 #include <cstdint>

@@ -47,10 +47,13 @@ std::vector<OwnedPiece<T>> owned_pieces(const ParameterStore<T>& store) {
     const std::int64_t end = bucket.offset + bucket.owner_begin(bucket.replica_rank + 1);
     const std::int64_t state = store.state_offset(b) - (bucket.offset + store.update_begin(b));
     for (const LocalParameter& p : store.table().parameters()) {
-      const std::int64_t first = std::max(begin, p.offset), last = std::min(end, p.offset + p.spec.count());
+      const std::int64_t first = std::max(begin, p.offset), last = std::min(end, p.offset + p.count());
       if (first >= last) continue;
-      out.push_back({&p.spec, first - p.offset, last - first, store.weights() + first, store.m() + state + first,
-                     store.v() + state + first});
+      for (const ElementRun& run : p.runs(first - p.offset, last - first)) {
+        const std::int64_t at = p.offset + run.local_begin;
+        out.push_back({&p.spec, run.tensor_begin, run.count, store.weights() + at, store.m() + state + at,
+                       store.v() + state + at});
+      }
     }
   }
   return out;

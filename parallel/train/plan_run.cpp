@@ -1,10 +1,13 @@
 // parallel/train/plan_run.cpp - planning without running.
 #include <algorithm>
+#include <cmath>
+#include <optional>
 #include <utility>
 
 #include "core/error.h"
+#include "parallel/step/step_emitter.h"
 #include "parallel/train/run_setup.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 #include "scheduler/simulator.h"
 
 namespace weft::parallel {
@@ -19,7 +22,7 @@ StepSpec training_spec(const RunConfig& config, const Mesh& mesh) {
   const int micro_batches = t.global_batch / (mesh.dp_size() * t.micro_batch);
   return {config.model,
           mesh,
-          {micro_batches, t.micro_batch, t.sequence_length, config.model.moe.group_sequences},
+          {micro_batches, t.micro_batch, t.sequence_length, config.model.moe.group_sequences, mesh.sp_size()},
           StepMode::kTrain,
           config.parallel.zero};
 }
@@ -33,8 +36,31 @@ StepSpec validation_spec(const RunConfig& config, const Mesh& mesh) {
 
 scheduler::Shape training_shape(const RunConfig& config) {
   const ScheduleConfig& s = config.schedule;
-  return uniform_shape(config.model.layers, {s.forward_chunks, s.backward_chunks, s.weight_grad_pieces,
-                                             config.train.recompute, 1, s.gradient_slices});
+  scheduler::Shape shape = uniform_shape(
+      config.model.layers,
+      {s.forward_chunks, s.backward_chunks, s.weight_grad_pieces, config.train.recompute, 1, s.gradient_slices});
+  if (s.executor != ExecutorChoice::kStreams) shape.stream_of_resource.fill(0);
+  return shape;
+}
+
+scheduler::PolicyKind policy_of(SchedulePolicy policy) {
+  WEFT_CHECK(policy != SchedulePolicy::kManual, "schedule.policy MANUAL is no scheduler::PolicyKind");
+  return static_cast<scheduler::PolicyKind>(static_cast<int>(policy) - 1);
+}
+
+scheduler::PolicyOptions policy_options(const RunConfig& config) {
+  scheduler::PolicyOptions options;
+  options.search.memory_limit_bytes = std::llround(config.schedule.memory_limit_mib * 1024.0 * 1024.0);
+  return options;
+}
+
+scheduler::ExecutorKind executor_of(const RunConfig& config, const scheduler::Plan& plan) {
+  if (config.schedule.executor != ExecutorChoice::kAuto)
+    return config.schedule.executor == ExecutorChoice::kInline ? scheduler::ExecutorKind::kInline
+                                                               : scheduler::ExecutorKind::kStreams;
+  const auto& streams = plan.shape.stream_of_resource;
+  const bool one = std::all_of(streams.begin(), streams.end(), [&](int s) { return s == streams[0]; });
+  return one ? scheduler::ExecutorKind::kInline : scheduler::ExecutorKind::kStreams;
 }
 
 TokenDatasetOptions dataset_options(const RunConfig& config, const std::vector<std::string>& paths) {
@@ -48,6 +74,17 @@ AttendAcrossDocuments attend_mode(const RunConfig& config) {
 }
 
 namespace {
+
+/// Lines of `wanted` that `given` does not have, with what stands in their place. Empty when equal, or without `given`.
+std::string changed_lines(const std::vector<std::string>& given, const std::vector<std::string>& wanted) {
+  std::string out;
+  if (given.empty()) return out;
+  for (std::size_t i = 0; i < std::max(given.size(), wanted.size()); ++i) {
+    const std::string have = i < given.size() ? given[i] : "nothing", want = i < wanted.size() ? wanted[i] : "nothing";
+    if (have != want) out += (out.empty() ? "" : "; ") + have + ", and this is " + want;
+  }
+  return out;
+}
 
 /// A profile prices what its ranks had; a task that it does not know is not free.
 void require_priced(const scheduler::Graph& graph, const scheduler::CostModel& cost) {
@@ -69,7 +106,8 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
   const scheduler::SlotMap slots = scheduler::assign_slots(graph, out.plan.issue_order);
   out.memory = scheduler::memory_use(graph, slots);
   out.num_tasks = graph.num_tasks();
-  out.predicted = scheduler::simulate(graph, out.plan, slots, cost, config.schedule.executor == ExecutorKind::kInline);
+  out.predicted = scheduler::simulate(graph, out.plan, slots, cost,
+                                      executor_of(config, out.plan) == scheduler::ExecutorKind::kInline);
   out.predicted_ms = out.predicted.total_us / 1e3;
   for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t)
     out.predicted_stage_ms[static_cast<std::size_t>(graph.tasks[t].stage)] +=
@@ -85,23 +123,68 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
 
 }  // namespace
 
+scheduler::Plan make_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost) {
+  const StepSpec spec = training_spec(config, mesh);
+  scheduler::Plan plan;
+  if (config.schedule.policy == SchedulePolicy::kManual) {
+    const scheduler::Shape shape = training_shape(config);
+    plan = scheduler::sequential_plan(emit_step(spec, shape, config.train.dtype), shape);
+    plan.policy = "manual";
+  } else {
+    const StepEmitter emitter(spec, config.train.recompute, config.train.dtype);
+    plan = scheduler::make_plan(policy_of(config.schedule.policy), emitter, cost, policy_options(config)).plan;
+  }
+  plan.made_for = describe(spec, config.train.dtype);
+  return plan;
+}
+
 RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ranks_per_node,
                  const scheduler::CostModel& cost) {
   const Mesh mesh = make_mesh(world_size, world_rank, mesh_options(config, ranks_per_node));
-  const scheduler::Shape shape = training_shape(config);
-  const scheduler::Graph graph = emit_step(training_spec(config, mesh), shape, config.train.dtype);
-  return price(config, mesh, cost, graph,
-               config.schedule.policy == PolicyKind::kList ? scheduler::list_plan(graph, shape, cost)
-                                                           : scheduler::sequential_plan(graph, shape));
+  return take_plan(config, mesh, cost, make_plan(config, mesh, cost));
 }
 
 RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost, scheduler::Plan plan) {
-  const scheduler::Graph graph = emit_step(training_spec(config, mesh), plan.shape, config.train.dtype);
+  const StepSpec spec = training_spec(config, mesh);
+  const std::string differences = changed_lines(plan.made_for, describe(spec, config.train.dtype));
+  if (!differences.empty())
+    throw Error(ErrorCode::kInvalidArgument, "the plan was made for another step: " + differences,
+                "plan again for this model, layout and batch (weft plan)");
+  const scheduler::Graph graph = emit_step(spec, plan.shape, config.train.dtype);
   const std::vector<std::string> problems = scheduler::validate(graph, plan);
   if (!problems.empty())
-    throw Error(ErrorCode::kInvalidArgument, str("the plan is for another step: ", problems.front()),
-                "plan again for this model, layout and batch");
+    throw Error(ErrorCode::kInvalidArgument,
+                str("the plan does not fit this step (", problems.size(), " problems): ", problems.front()),
+                "plan again for this model, layout and batch (weft plan)");
   return price(config, mesh, cost, graph, std::move(plan));
+}
+
+scheduler::Plan agree_on_plan(comm::Communicator& world, const std::function<scheduler::Plan()>& decide) {
+  const auto stream = make_inline_stream();
+  std::vector<std::int64_t> numbers;
+  std::optional<Error> failure;
+  std::int64_t header[2] = {0, -1};  // how many numbers follow, and the code of a failure: then they are its text
+  if (world.rank() == 0) {
+    try {
+      numbers = scheduler::pack(decide());
+    } catch (const Error& e) {
+      failure = e;
+      header[1] = static_cast<std::int64_t>(e.code());
+      const std::string text = e.message() + '\n' + e.hint();
+      numbers.assign(text.begin(), text.end());
+    }
+    header[0] = static_cast<std::int64_t>(numbers.size());
+  }
+  world.broadcast(comm::as_buffer(header, 2), 0, *stream);
+  numbers.resize(static_cast<std::size_t>(header[0]));
+  world.broadcast(comm::as_buffer(numbers.data(), header[0]), 0, *stream);
+  if (failure) throw *failure;
+  if (header[1] >= 0) {  // rank 0's words, so that the job shows one error
+    const std::string text(numbers.begin(), numbers.end());
+    const std::size_t cut = text.find('\n');
+    throw Error(static_cast<ErrorCode>(header[1]), text.substr(0, cut), text.substr(cut + 1));
+  }
+  return scheduler::unpack(numbers);
 }
 
 }  // namespace weft::parallel

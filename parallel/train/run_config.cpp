@@ -130,26 +130,72 @@ void check_train(const RunConfig& config, Problems& problems) {
                  " is more than fits 32 bits; make one of them smaller");
 }
 
+/// What the router works out over a whole routing group, which ranks that share its sequences do not do yet.
+void check_shared_groups(const MoeConfig& m, Problems& problems) {
+  constexpr const char* kShared = "with parallel.sequence_heads * sequence_ring > 1 routing groups span ranks, and ";
+  if (m.capacity_factor > 0)
+    problems.add("model.moe.capacity_factor", m.capacity_factor, kShared,
+                 "a capacity over them is not there yet; set it to 0");
+  if (m.balance_loss_coef <= 0) return;
+  if (m.balance_scope == BalanceScope::kRoutingGroup)
+    problems.add("model.moe.balance_scope", "ROUTING_GROUP", kShared,
+                 "a balance loss within them is not there yet; use GLOBAL_PREVIOUS, or balance_loss_coef 0");
+  if (m.balance_form == BalanceForm::kHuggingFace)
+    problems.add("model.moe.balance_form", "HUGGING_FACE", kShared,
+                 "the pooled balance loss is not there yet; use PER_LAYER, or balance_loss_coef 0");
+}
+
+/// Returns the ranks that share a sequence, 0 when they cannot.
+std::int64_t check_sequence(const RunConfig& config, int world_size, Problems& problems) {
+  const ParallelConfig& p = config.parallel;
+  problems.positive("parallel.sequence_heads", p.sequence_heads);
+  problems.positive("parallel.sequence_ring", p.sequence_ring);
+  if (p.sequence_heads < 1 || p.sequence_ring < 1) return 0;
+  const std::int64_t ranks = std::int64_t{p.sequence_heads} * p.sequence_ring;
+  if (ranks == 1) return 1;
+  const char* path = p.sequence_ring > 1 ? "parallel.sequence_ring" : "parallel.sequence_heads";
+  const int value = p.sequence_ring > 1 ? p.sequence_ring : p.sequence_heads;
+  const int heads = config.model.heads;
+  if (heads >= 1 && heads % p.sequence_heads != 0)
+    problems.add("parallel.sequence_heads", p.sequence_heads, "must divide model.heads = ", heads);
+  const int length = config.train.sequence_length;
+  if (length >= 1 && length % (2 * ranks) != 0)
+    problems.add("train.sequence_length", length,
+                 "must be a multiple of 2 * sequence_ring * sequence_heads = ", 2 * ranks,
+                 ", so that each rank holds as much of a sequence as any other");
+  check_shared_groups(config.model.moe, problems);
+  if (world_size % ranks == 0) return ranks;
+  problems.add(path, value, "sequence_heads * sequence_ring = ", ranks, " must divide the number of ranks, ",
+               world_size, "; start a multiple of ", ranks, " ranks");
+  return 0;
+}
+
 void check_layout(const RunConfig& config, int world_size, Problems& problems) {
   const ParallelConfig& p = config.parallel;
   const TrainConfig& t = config.train;
   problems.positive("parallel.expert", p.expert);
-  if (p.expert_shard != 1)
-    problems.add("parallel.expert_shard", p.expert_shard, "sharding single experts is not there yet; set it to 1");
-  if (p.sequence_heads != 1)
-    problems.add("parallel.sequence_heads", p.sequence_heads, "sharing sequences is not there yet; set it to 1");
-  if (p.sequence_ring != 1)
-    problems.add("parallel.sequence_ring", p.sequence_ring, "sharing sequences is not there yet; set it to 1");
+  problems.positive("parallel.expert_shard", p.expert_shard);
+  if (p.expert_shard >= 1 && config.model.expert_hidden_dim >= 1 &&
+      config.model.expert_hidden_dim % p.expert_shard != 0)
+    problems.add("parallel.expert_shard", p.expert_shard,
+                 "must divide model.expert_hidden_dim = ", config.model.expert_hidden_dim);
   if (p.expert >= 1 && config.model.moe.experts >= 1 && config.model.moe.experts % p.expert != 0)
     problems.add("parallel.expert", p.expert, "must divide model.moe.experts = ", config.model.moe.experts);
-  if (p.expert >= 1 && world_size % p.expert != 0)
+  const std::int64_t set_ranks = std::int64_t{p.expert} * p.expert_shard;  // that hold one set of experts
+  if (p.expert >= 1 && p.expert_shard == 1 && world_size % p.expert != 0)
     problems.add("parallel.expert", p.expert, "must divide the number of ranks, ", world_size, "; start a multiple of ",
                  p.expert, " ranks");
-  if (t.global_batch < 1 || t.micro_batch < 1) return;
-  const std::int64_t at_once = static_cast<std::int64_t>(world_size) * t.micro_batch;
+  if (p.expert >= 1 && p.expert_shard > 1 && world_size % set_ranks != 0)
+    problems.add("parallel.expert_shard", p.expert_shard, "expert * expert_shard = ", set_ranks,
+                 " must divide the number of ranks, ", world_size, "; start a multiple of ", set_ranks, " ranks");
+  const std::int64_t sequence_ranks = check_sequence(config, world_size, problems);
+  if (t.global_batch < 1 || t.micro_batch < 1 || sequence_ranks < 1) return;
+  const std::int64_t groups = world_size / sequence_ranks;  // DP
+  const std::int64_t at_once = groups * t.micro_batch;
+  const std::string what = sequence_ranks == 1 ? "ranks" : str("ranks / ", sequence_ranks, " sequence ranks");
   if (t.global_batch % at_once != 0)
-    problems.add("train.global_batch", t.global_batch, "must be a multiple of ranks * train.micro_batch = ", world_size,
-                 " * ", t.micro_batch, " = ", at_once);
+    problems.add("train.global_batch", t.global_batch, "must be a multiple of ", what,
+                 " * train.micro_batch = ", groups, " * ", t.micro_batch, " = ", at_once);
 }
 
 // A step's graph is built before it runs: a figure that asks for millions of tasks is a slip of the keyboard.
@@ -160,13 +206,18 @@ void check_tasks(const RunConfig& config, int world_size, Problems& problems) {
   if (t.micro_batch < 1 || t.global_batch < 1 || t.sequence_length < 1 || config.model.layers < 1 ||
       s.forward_chunks < 1 || s.backward_chunks < 1 || s.gradient_slices < 1)
     return;  // said elsewhere
-  const double rows = static_cast<double>(t.micro_batch) * t.sequence_length;
+  const double sequence_ranks = std::max(1.0, static_cast<double>(config.parallel.sequence_heads)) *
+                                std::max(1.0, static_cast<double>(config.parallel.sequence_ring));
+  const double rows = static_cast<double>(t.micro_batch) * t.sequence_length / sequence_ranks;
   for (const auto& [path, chunks] : {std::pair{"schedule.forward_chunks", s.forward_chunks},
                                      std::pair{"schedule.backward_chunks", s.backward_chunks}})
     if (chunks > rows) problems.add(path, chunks, "is more than the ", rows, " tokens of a micro-batch");
-  const double micro_batches = static_cast<double>(t.global_batch) / (static_cast<double>(world_size) * t.micro_batch);
+  const double groups = std::max(1.0, world_size / sequence_ranks);
+  const double micro_batches = static_cast<double>(t.global_batch) / (groups * t.micro_batch);
   const double chunk_tasks = 6.0 * (static_cast<double>(s.forward_chunks) + s.backward_chunks);
-  const double tasks = config.model.layers * (micro_batches * (20.0 + chunk_tasks) + 2.0 * s.gradient_slices);
+  const double sequence_tasks = sequence_ranks == 1.0 ? 0.0 : 12.0 + 6.0 * config.parallel.sequence_ring;
+  const double tasks =
+      config.model.layers * (micro_batches * (20.0 + chunk_tasks + sequence_tasks) + 2.0 * s.gradient_slices);
   if (tasks > kMaxTasks)
     problems.add(
         "a step", str("about ", tasks, " tasks"), "more than ", kMaxTasks,
@@ -188,6 +239,7 @@ void check_rest(const RunConfig& config, Problems& problems) {
                  "must be a token below model.vocab_size = ", config.model.vocab_size, ", or -1 for none");
   problems.not_negative("checkpoint.every", config.checkpoint.every);
   problems.not_negative("checkpoint.keep", config.checkpoint.keep);
+  problems.not_negative("schedule.memory_limit_mib", config.schedule.memory_limit_mib);
   problems.positive("schedule.forward_chunks", config.schedule.forward_chunks);
   problems.positive("schedule.backward_chunks", config.schedule.backward_chunks);
   problems.not_negative("schedule.weight_grad_pieces", config.schedule.weight_grad_pieces);

@@ -16,8 +16,6 @@ namespace weft::parallel {
 
 enum class LrSchedule { kConstant, kCosine, kLinear, kWsd };
 using scheduler::Recompute;
-enum class PolicyKind { kSequential, kList };  ///< scheduler/policy.h
-using scheduler::ExecutorKind;
 
 struct OptimizerConfig {
   double lr = 1e-3;           ///< Peak learning rate.
@@ -49,11 +47,13 @@ struct TrainConfig {
 };
 
 struct ParallelConfig {
-  int expert = 1;          ///< EP: ranks that share one set of experts. Divides moe.experts and the world.
-  int expert_shard = 1;    ///< ESP: ranks that share one expert's hidden width (1 for now).
-  int sequence_heads = 1;  ///< Ranks that share a sequence and exchange attention heads (1 for now).
-  int sequence_ring = 1;   ///< Ranks that share a sequence and pass keys and values around (1 for now).
-  bool zero = true;        ///< ZeRO-1: AdamW states sharded over each parameter's replicas.
+  int expert = 1;        ///< EP: ranks that share one set of experts. Divides moe.experts and the world.
+  int expert_shard = 1;  ///< ESP: ranks that share one expert's hidden width; divides expert_hidden_dim.
+  /// Ranks that share a sequence and exchange attention heads for tokens (Ulysses). Divides model.heads.
+  int sequence_heads = 1;
+  /// Ranks, or groups of sequence_heads ranks, that share a sequence and pass keys and values round (ring attention).
+  int sequence_ring = 1;
+  bool zero = true;  ///< ZeRO-1: AdamW states sharded over each parameter's replicas.
   friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };
 
@@ -72,14 +72,31 @@ struct CheckpointConfig {
   friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
 };
 
+/// kManual: the cuts of the config in the order of emission; the others are scheduler::PolicyKind.
+enum class SchedulePolicy : std::uint8_t {
+  kManual,
+  kSequential,
+  kTutel,
+  kTutelImproved,
+  kPipeMoeLina,
+  kFsMoeNoIio,
+  kFsMoe,
+  kFlowMoe,
+  kWeft
+};
+/// kAuto: streams, unless the plan has one stream for all.
+enum class ExecutorChoice : std::uint8_t { kAuto, kInline, kStreams };
+
 struct ScheduleConfig {
-  PolicyKind policy = PolicyKind::kSequential;
-  ExecutorKind executor = ExecutorKind::kInline;
-  int forward_chunks = 1;      ///< r of every MoE layer, forward.
-  int backward_chunks = 1;     ///< r of every MoE layer, backward.
-  int weight_grad_pieces = 0;  ///< 0: expert dW inside the expert tasks; p: p tasks of their own per layer.
-  int gradient_slices = 1;     ///< Pieces of each bucket's gradient reduction.
-  std::string profile;         ///< Costs to plan and predict with (configs/cluster.proto); empty: nominal ones.
+  SchedulePolicy policy = SchedulePolicy::kManual;
+  ExecutorChoice executor = ExecutorChoice::kAuto;
+  std::string plan;               ///< A plan file to run instead (configs/plan.proto, `weft plan --out`); empty: none.
+  double memory_limit_mib = 0.0;  ///< Of one rank's step: plans that need more are left out; 0: no limit.
+  int forward_chunks = 1;         ///< kManual: r of every MoE layer, forward.
+  int backward_chunks = 1;        ///< r of every MoE layer, backward.
+  int weight_grad_pieces = 0;     ///< 0: expert dW inside the expert tasks; p: p tasks of their own per layer.
+  int gradient_slices = 1;        ///< Pieces of each bucket's gradient reduction.
+  std::string profile;            ///< Costs to plan and predict with (configs/cluster.proto); empty: nominal ones.
   double profile_min_r_squared = scheduler::kMinRSquared;  ///< A profile with a worse fit is refused.
   int replan = 0;  ///< Steps between looks for a faster plan by measured times; 0: never.
   friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;

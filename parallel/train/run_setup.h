@@ -3,6 +3,7 @@
 
 #include "parallel/data/batch.h"
 #include "parallel/train/trainer.h"
+#include "scheduler/policy.h"
 
 namespace weft::parallel {
 
@@ -10,7 +11,11 @@ namespace weft::parallel {
 [[nodiscard]] StepSpec training_spec(const RunConfig& config, const Mesh& mesh);
 /// One micro-batch, forward alone.
 [[nodiscard]] StepSpec validation_spec(const RunConfig& config, const Mesh& mesh);
-[[nodiscard]] scheduler::Shape training_shape(const RunConfig& config);
+[[nodiscard]] scheduler::Shape training_shape(const RunConfig& config);  ///< Of SchedulePolicy::kManual.
+/// policy: not kManual.
+[[nodiscard]] scheduler::PolicyKind policy_of(SchedulePolicy policy);
+[[nodiscard]] scheduler::PolicyOptions policy_options(const RunConfig& config);
+[[nodiscard]] scheduler::ExecutorKind executor_of(const RunConfig& config, const scheduler::Plan& plan);
 
 [[nodiscard]] TokenDatasetOptions dataset_options(const RunConfig& config, const std::vector<std::string>& paths);
 [[nodiscard]] AttendAcrossDocuments attend_mode(const RunConfig& config);

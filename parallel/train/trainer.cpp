@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "parallel/data/batch.h"
+#include "parallel/data/shard.h"
 #include "parallel/step/update.h"
 #include "parallel/train/checkpoint.h"
 #include "parallel/train/lr_schedule.h"
@@ -59,8 +60,8 @@ class Training {
   void require_same_plan();
   void bind();
   [[nodiscard]] bool should_stop(std::int64_t valid_here, std::int64_t& valid_all);
-  StepReport one_step(std::int64_t step, const std::vector<Batch>& batches, std::int64_t valid);
-  [[nodiscard]] std::vector<Batch> load_batches() const;
+  StepReport one_step(std::int64_t step, const std::vector<LocalBatch>& batches, std::int64_t valid);
+  [[nodiscard]] std::vector<LocalBatch> load_batches() const;
   void save(std::int64_t step);
   void replan(std::int64_t step);
   void bind_step();
@@ -153,11 +154,10 @@ void Training<T>::start_from_checkpoint() {
 /// The checkpoint's plan where it fits, so that a resumed run keeps its bits; else a new one. The same on every rank.
 template <class T>
 void Training<T>::make_plan() {
-  plan_ = plan_run(config_, world_.size(), world_.rank(), options_.ranks_per_node, options_.cost);
-  // Ranks own uneven shares, so their prices differ by a little: rank 0's order is everybody's.
-  std::vector<scheduler::TaskId>& order = plan_.plan.issue_order;
-  world_.broadcast(comm::as_buffer(order.data(), static_cast<std::int64_t>(order.size())), 0, *stream_);
-  plan_ = take_plan(config_, mesh_, options_.cost, std::move(plan_.plan));
+  // Ranks own uneven shares, so their prices differ by a little: rank 0's plan is everybody's.
+  plan_ = take_plan(config_, mesh_, options_.cost, agree_on_plan(world_, [this] {
+                      return options_.plan ? *options_.plan : parallel::make_plan(config_, mesh_, options_.cost);
+                    }));
   if (resume_ && options_.plan_from_text && !resume_->state().plan_text.empty()) {
     try {
       scheduler::Plan stored = options_.plan_from_text(resume_->state().plan_text);
@@ -206,7 +206,7 @@ void Training<T>::bind() {
   }
   bind_step();
   if (config_.schedule.replan > 0)
-    replanner_ = std::make_unique<Replanner>(config_, world_, options_, std::move(replans));
+    replanner_ = std::make_unique<Replanner>(config_, world_, options_.cost, std::move(replans));
   state_.clip_norm = config_.train.optimizer.clip_norm;
   state_.num_tokens = double(config_.train.global_batch) * config_.train.sequence_length;
   state_.num_groups = double(config_.train.global_batch) / config_.model.moe.group_sequences;
@@ -222,7 +222,7 @@ void Training<T>::bind_step() {
   step_.reset();  // its memory first
   step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_), plan_.plan,
                                          Runtime<T>{store_.get(), &comms_, &state_, nullptr}, Device{},
-                                         config_.schedule.executor);
+                                         executor_of(config_, plan_.plan));
   state_.statistics = StepStatistics(config_.model, step_->num_units(), world_.size());
 }
 
@@ -239,16 +239,18 @@ void Training<T>::replan(std::int64_t step) {
   observer_.on_replan(plan_);
 }
 
+/// This rank's rows of its micro-batches. Ranks that share sequences read all of them and keep their part.
 template <class T>
-std::vector<Batch> Training<T>::load_batches() const {
+std::vector<LocalBatch> Training<T>::load_batches() const {
   const TrainConfig& t = config_.train;
   const BatchLayout layout{t.global_batch, t.micro_batch, mesh_.dp_size(), mesh_.dp_rank()};
-  std::vector<Batch> out;
+  std::vector<LocalBatch> out;
   for (std::int64_t m = 0; m < layout.num_micro_batches(); ++m) {
     std::vector<std::int64_t> places(static_cast<std::size_t>(t.micro_batch)), samples(places.size());
     std::iota(places.begin(), places.end(), samples_ + layout.first_place(0, m));
     std::transform(places.begin(), places.end(), samples.begin(), [&](std::int64_t place) { return order_(place); });
-    out.push_back(make_batch(data_, samples, places, attend_mode(config_)));
+    const Batch batch = make_batch(data_, samples, places, attend_mode(config_));
+    out.push_back(shard(batch, mesh_.sequence_group(), mesh_.sp_rank()));
   }
   return out;
 }
@@ -264,13 +266,12 @@ bool Training<T>::should_stop(std::int64_t valid_here, std::int64_t& valid_all) 
 }
 
 template <class T>
-StepReport Training<T>::one_step(std::int64_t step, const std::vector<Batch>& batches, std::int64_t valid) {
+StepReport Training<T>::one_step(std::int64_t step, const std::vector<LocalBatch>& batches, std::int64_t valid) {
   state_.step = step;
   state_.num_valid_tokens = static_cast<double>(std::max<std::int64_t>(1, valid));
   state_.optimizer.lr = learning_rate(config_.train.optimizer, step, config_.train.steps);
   state_.batches.clear();
-  for (const Batch& b : batches)
-    state_.batches.push_back({b.tokens.data(), b.targets.data(), b.positions.data(), b.segments.data()});
+  for (const LocalBatch& b : batches) state_.batches.push_back(b.view());
   const std::int64_t grows = step_->arena().num_grows();
   const Clock::time_point start = Clock::now();
   const scheduler::Timeline timeline = step_->run();
@@ -366,9 +367,9 @@ TrainOutcome Training<T>::run() {
   observer_.on_start(plan_, first_step_);
   const TrainConfig& t = config_.train;
   for (std::int64_t step = first_step_; step <= t.steps; ++step) {
-    const std::vector<Batch> batches = load_batches();
+    const std::vector<LocalBatch> batches = load_batches();
     std::int64_t valid_here = 0, valid = 0;
-    for (const Batch& b : batches) valid_here += count_valid_targets(b);
+    for (const LocalBatch& b : batches) valid_here += count_valid_targets(b.targets);
     if (should_stop(valid_here, valid)) {
       save(step - 1);
       return TrainOutcome::kStopped;

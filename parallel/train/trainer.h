@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,10 +45,15 @@ struct RunPlan {
 /// Emits and plans a step of `config` as rank `world_rank` of `world_size` would: no device, communicator or memory.
 [[nodiscard]] RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ranks_per_node,
                                const scheduler::CostModel& cost);
+/// The plan of config.schedule.policy for the step of a rank, which a job's rank 0 decides for all.
+[[nodiscard]] scheduler::Plan make_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost);
 /// The same with a plan made before. Throws kInvalidArgument with what does not fit when it is for another model,
-/// layout or batch.
+/// layout or batch, by the lines of Plan::made_for that differ.
 [[nodiscard]] RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost,
                                 scheduler::Plan plan);
+
+/// `decide` runs on rank 0 alone; every rank gets its plan, or throws its error. Collective.
+[[nodiscard]] scheduler::Plan agree_on_plan(comm::Communicator& world, const std::function<scheduler::Plan()>& decide);
 
 /// Told what happens, on every rank; what is shown is the observer's business. All calls come from the training thread.
 class TrainObserver {
@@ -76,6 +82,7 @@ struct TrainOptions {
   /// null.
   std::function<std::string(const scheduler::Plan&)> plan_to_text;
   std::function<scheduler::Plan(const std::string&)> plan_from_text;
+  std::optional<scheduler::Plan> plan;  ///< To run instead of planning (schedule.plan).
   scheduler::CostModel cost;
   int ranks_per_node = 1;
   /// Polled before every step on every rank; true anywhere: save and stop. May be null.

@@ -4,9 +4,10 @@
 
 #include "kernels/cross_entropy.h"
 #include "parallel/data/batch.h"
+#include "parallel/data/shard.h"
 #include "parallel/step/update.h"
 #include "parallel/train/run_setup.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 
 namespace weft::parallel {
 namespace {
@@ -52,12 +53,13 @@ double Validator<T>::run(ParameterStore<T>& store) {
         gather_weights<T>(store, b, comms_, *stream);
   double sums[2] = {0.0, 0.0};
   for (std::int64_t round = 0; round < layout_.num_rounds(); ++round) {
-    const Batch batch =
+    const Batch whole =
         padded(validation_batch(data_, layout_, round, attend_mode(config_)), config_.train.micro_batch);
-    state_.batches = {{batch.tokens.data(), batch.targets.data(), batch.positions.data(), batch.segments.data()}};
+    const LocalBatch batch = shard(whole, mesh_.sequence_group(), mesh_.sp_rank());
+    state_.batches = {batch.view()};
     step_->run();
     sums[0] += state_.statistics.loss_sum(0);
-    sums[1] += static_cast<double>(count_valid_targets(batch));
+    sums[1] += static_cast<double>(count_valid_targets(batch.targets));
   }
   comms_.world().all_reduce(comm::as_buffer(sums, 2), comm::as_buffer(sums, 2), comm::ReduceOp::kSum, *stream);
   return sums[0] / std::max(1.0, sums[1]);

@@ -170,6 +170,64 @@ TEST_CASE("attention's gradients pass the gradient check", "[attention][gradchec
   }
 }
 
+TEMPLATE_TEST_CASE("attention over keys in pieces, merged, is attention over all keys", "[attention]", float, double) {
+  using T = TestType;
+  for (std::uint64_t seed = 200; seed < 220; ++seed) {
+    Random random(seed);
+    const std::int64_t kv_heads = random.pick({1, 2}), heads = kv_heads * random.pick({1, 2}),
+                       dim = random.pick({3, 16});
+    const auto rows = random_rows(random, 1, 90, 2);
+    const Case<T> c(random, shape_of(heads, kv_heads, dim), rows, rows, random.below(2));
+    const Outputs<T> whole = run(c);
+    const std::int64_t n = c.q.rows(), pieces = random.pick({1, 2, 3, 7});
+    Grid<T> out(n, c.q.cols(), 1), lse(n, heads), part(n, c.q.cols()), part_lse(n, heads), dq(n, c.q.cols(), 1);
+    Grid<T> dk(n, c.k.cols()), dv(n, c.k.cols());
+    for (std::int64_t p = 0; p < pieces; ++p) {  // from the last keys on, which the first queries do not see
+      const std::int64_t first = n * (pieces - 1 - p) / pieces, count = n * (pieces - p) / pieces - first;
+      auto in = c.inputs();
+      for (Matrix<const T>* m : {&in.k, &in.v}) *m = m->row_range(first, count);
+      in.k_rows = {in.k_rows.segment + first, in.k_rows.position + first};
+      attention_forward<T>(inline_stream(), p == 0 ? out.view() : part.view(), p == 0 ? lse.view() : part_lse.view(),
+                           in, c.shape);
+      if (p > 0)
+        attention_merge<T>(inline_stream(), out.view(), lse.view(), std::as_const(part).view(),
+                           std::as_const(part_lse).view());
+      attention_backward<T>(inline_stream(),
+                            {dq.view(), dk.view().row_range(first, count), dv.view().row_range(first, count),
+                             p == 0 ? Accumulate::kOverwrite : Accumulate::kAdd},
+                            c.dout.view(), std::as_const(whole.out).view(), std::as_const(whole.lse).view(), in,
+                            c.shape);
+    }
+    INFO("seed " << seed << ": " << n << " rows in " << pieces << " pieces");
+    const std::int64_t terms = dim + n * heads;
+    CHECK(difference(out, reference::Dense(whole.out.view()), terms) == "");
+    CHECK(difference(lse, reference::Dense(whole.lse.view()), terms, 1.0) == "");
+    CHECK(difference(dq, reference::Dense(whole.dq.view()), terms, 1.0) == "");
+    CHECK(difference(dk, reference::Dense(whole.dk.view()), terms, 1.0) == "");
+    CHECK(difference(dv, reference::Dense(whole.dv.view()), terms, 1.0) == "");
+  }
+}
+
+TEST_CASE("merging: who saw nothing changes nothing, and the larger side of a wide gap wins", "[attention]") {
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  const auto merged = [](float out_a, float lse_a, float out_b, float lse_b) {
+    Matrix<float> out(&out_a, 1, 1), lse(&lse_a, 1, 1);
+    attention_merge<float>(inline_stream(), out, lse, Matrix<const float>(&out_b, 1, 1),
+                           Matrix<const float>(&lse_b, 1, 1));
+    return std::pair(out_a, lse_a);
+  };
+  CHECK(merged(0.0F, kNone, 0.0F, kNone) == std::pair(0.0F, kNone));
+  CHECK(merged(0.0F, kNone, 3.0F, 2.0F) == std::pair(3.0F, 2.0F));
+  CHECK(merged(3.0F, 2.0F, 0.0F, kNone) == std::pair(3.0F, 2.0F));
+  for (const float gap : {89.0F, 1e4F, 1e30F}) {
+    CHECK(merged(3.0F, gap, 5.0F, 0.0F) == std::pair(3.0F, gap));
+    CHECK(merged(3.0F, 0.0F, 5.0F, gap) == std::pair(5.0F, gap));
+  }
+  const auto [out, lse] = merged(1.0F, 0.0F, 3.0F, 0.0F);  // equal weights
+  CHECK(out == Approx(2.0));
+  CHECK(lse == Approx(std::log(2.0)));
+}
+
 TEST_CASE("large scores do not overflow, and NaN is not lost", "[attention]") {
   Random random(9);
   const auto rows = one_sequence(70);
@@ -269,4 +327,10 @@ TEST_CASE("attention refuses what does not fit", "[attention]") {
   CHECK_THAT(backward(dq, dk, dv, dout, wrong, lse), says("attention_backward", "out is"));
   CHECK_THAT(backward(dq, dk, dv, dout, out, wrong), says("attention_backward", "lse is"));
   CHECK(backward(dq, dk, dv, dout, out, lse) == "");
+  const auto merge = [&](Grid<float>& o, Grid<float>& l, Grid<float>& po, Grid<float>& pl) {
+    return error_of([&] { attention_merge<float>(s, o.view(), l.view(), po.view(), pl.view()); });
+  };
+  CHECK_THAT(merge(out, wrong, out, lse), says("attention_merge", "do not divide"));
+  CHECK_THAT(merge(out, lse, wrong, lse), says("attention_merge", "part_out is"));
+  CHECK_THAT(merge(out, lse, out, wrong), says("attention_merge", "part_lse is"));
 }

@@ -60,6 +60,21 @@ TEMPLATE_TEST_CASE("fill, axpy and copy do what they say", "[reduce]", float, do
   }
 }
 
+TEMPLATE_TEST_CASE("rows are copied or added between matrices of any strides", "[reduce]", float, double) {
+  for (const std::int64_t cols : {0, 1, 7, 32}) {
+    Random random(static_cast<std::uint64_t>(cols) + 3);
+    const auto x = test::Grid<TestType>::normal(random, 5, cols, 2);
+    auto y = test::Grid<TestType>::normal(random, 5, cols, 1), sum = y;
+    copy_rows<TestType>(inline_stream(), sum.view(), x.view(), Accumulate::kAdd);
+    for (std::int64_t i = 0; i < 5; ++i)
+      for (std::int64_t j = 0; j < cols; ++j) CHECK(sum(i, j) == y(i, j) + x(i, j));
+    copy_rows<TestType>(inline_stream(), y.view(), x.view());
+    for (std::int64_t i = 0; i < 5; ++i)
+      for (std::int64_t j = 0; j < cols; ++j) CHECK(y(i, j) == x(i, j));
+    CHECK((y.guards_intact() && sum.guards_intact()));
+  }
+}
+
 TEST_CASE("passes over arrays refuse null and negative counts", "[reduce]") {
   Stream& s = inline_stream();
   std::vector<float> x(4);
@@ -73,4 +88,9 @@ TEST_CASE("passes over arrays refuse null and negative counts", "[reduce]") {
   CHECK_THAT(error_of([&] { axpy<float>(s, p, nullptr, 4, 0.0F); }), says("axpy", "x is null"));
   CHECK_THAT(error_of([&] { copy<float>(s, nullptr, p, 4); }), says("copy", "y is null"));
   CHECK_THAT(error_of([&] { copy<float>(s, p, nullptr, 4); }), says("copy", "x is null"));
+  const auto rows = [&](Matrix<float> to, Matrix<const float> from) {
+    return error_of([&] { copy_rows<float>(s, to, from); });
+  };
+  CHECK_THAT(rows({p, 2, 2}, {p, 2, 1}), says("copy_rows", "x is"));
+  CHECK_THAT(rows({nullptr, 2, 2}, {p, 2, 2}), says("copy_rows", "y is null"));
 }

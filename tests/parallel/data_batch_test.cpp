@@ -48,7 +48,7 @@ TEST_CASE("a batch without documents counts each sequence as one segment", "[dat
     CHECK(batch.positions == Ids{0, 1, 2, 3, 0, 1, 2, 3});
     CHECK(batch.segments == Ids{0, 0, 0, 0, 1, 1, 1, 1});
     CHECK(batch.sample_ids == ids);
-    CHECK(count_valid_targets(batch) == 8);
+    CHECK(parallel::count_valid_targets(batch.targets) == 8);
   }
 }
 
@@ -62,7 +62,7 @@ TEST_CASE("documents in llm.c form: each is a segment, end-of-text is a target",
   CHECK(apart.targets == Ids{1, 2, 9, 9, 3, 4, 5, 9, 6, 7, 8, 1});
   CHECK(apart.positions == Ids{0, 1, 2, 0, 0, 1, 0, 1, 0, 1, 2, 3});
   CHECK(apart.segments == Ids{0, 0, 0, 1, 2, 2, 3, 3, 4, 4, 4, 4});
-  CHECK(count_valid_targets(apart) == 12);
+  CHECK(parallel::count_valid_targets(apart.targets) == 12);
   const Batch across = make_batch(data, both, both, AttendAcrossDocuments::kYes);
   CHECK(across.targets == apart.targets);
   CHECK(across.positions == Ids{0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5});
@@ -78,10 +78,10 @@ TEST_CASE("a document that nothing announces is no target of the one before", "[
   CHECK(apart.tokens == Ids{1, 2, 9, 3, 4, 9});
   CHECK(apart.targets == Ids{2, 9, -1, 4, 9, -1});
   CHECK(apart.segments == Ids{0, 0, 0, 1, 1, 1});
-  CHECK(count_valid_targets(apart) == 4);
+  CHECK(parallel::count_valid_targets(apart.targets) == 4);
   const Batch across = make_batch(data, one, one, AttendAcrossDocuments::kYes);
   CHECK(across.targets == Ids{2, 9, 3, 4, 9, 5});
-  CHECK(count_valid_targets(across) == 6);
+  CHECK(parallel::count_valid_targets(across.targets) == 6);
 }
 
 TEST_CASE("a batch may be empty", "[data]") {
@@ -91,7 +91,7 @@ TEST_CASE("a batch may be empty", "[data]") {
   CHECK(batch.num_tokens() == 0);
   CHECK(batch.sequence_length == 4);
   CHECK(batch.tokens.empty());
-  CHECK(count_valid_targets(batch) == 0);
+  CHECK(parallel::count_valid_targets(batch.targets) == 0);
   const Places one{0};
   check_error(ErrorCode::kInvalidArgument, "1 samples, 0 sample ids",
               [&] { (void)make_batch(data, one, {}, AttendAcrossDocuments::kNo); });

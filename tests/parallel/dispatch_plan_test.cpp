@@ -15,28 +15,31 @@ namespace {
 struct Case {
   std::int64_t rows, top_k;
   int experts, ranks, forward, backward;
+  int shards = 1;  // ESP
+  [[nodiscard]] int sources() const { return ranks * shards; }
 };
 
-/// Every rank's choices, and the plans after the exchange of counts.
+/// Every source's choices, and the plans after the exchange of counts. Source q = ESP rank * EP + EP rank.
 struct World {
-  std::vector<std::vector<std::int32_t>> kept;  // [ranks] of [T, K]
+  std::vector<std::vector<std::int32_t>> kept;  // [sources] of [T, K]
   std::vector<DispatchPlan> plans;
 };
 
 World make_world(const Case& c, std::uint64_t seed) {
   World w;
-  for (int r = 0; r < c.ranks; ++r) {
+  for (int r = 0; r < c.sources(); ++r) {
     const Rng rng(seed, RngPurpose::kTest, static_cast<std::uint64_t>(r));
     std::vector<std::int32_t>& kept = w.kept.emplace_back();
     for (std::int64_t i = 0; i < c.rows * c.top_k; ++i)
       kept.push_back(static_cast<std::int32_t>(
                          rng.below(static_cast<std::uint64_t>(c.experts) + 1, static_cast<std::uint64_t>(i))) -
                      1);
-    DispatchPlan& plan = w.plans.emplace_back(c.rows, c.experts, c.ranks, c.forward, c.backward);
+    DispatchPlan& plan =
+        w.plans.emplace_back(DispatchDims{c.rows, c.experts, c.ranks, c.shards, r / c.ranks, c.forward, c.backward});
     plan.count_choices({kept.data(), c.rows, c.top_k});
   }
-  for (int dst = 0; dst < c.ranks; ++dst)
-    for (int src = 0; src < c.ranks; ++src) {
+  for (int dst = 0; dst < c.sources(); ++dst)
+    for (int src = 0; src < c.sources(); ++src) {
       const auto n = static_cast<std::size_t>(w.plans[dst].counts_per_peer());
       std::copy_n(w.plans[src].counts_to_send().begin() + static_cast<std::ptrdiff_t>(n * dst), n,
                   w.plans[dst].counts_to_receive().begin() + static_cast<std::ptrdiff_t>(n * src));
@@ -45,13 +48,15 @@ World make_world(const Case& c, std::uint64_t seed) {
   return w;
 }
 
-using Row = std::tuple<int, int, std::int64_t, std::int64_t>;  // expert, source rank, token, choice
+using Row = std::tuple<int, int, std::int64_t, std::int64_t>;  // expert, source, token, choice
 
-/// The rows of chunk c that rank `dst` gets, in arrival order, as all-to-all-v delivers them.
+/// The rows of chunk c that the experts of `dst` compute, in gathered order: as all-to-all-v and all-gather-v deliver
+/// them.
 std::vector<Row> arrivals(const World& w, const Case& c, bool backward, int chunk, int dst) {
   std::vector<Row> out;
   const int local = c.experts / c.ranks;
-  for (int src = 0; src < c.ranks; ++src) {
+  dst %= c.ranks;
+  for (int src = 0; src < c.sources(); ++src) {
     const auto cuts = w.plans[src].cuts(backward);
     for (int e = dst * local; e < (dst + 1) * local; ++e)
       for (std::int64_t t = cuts[chunk]; t < cuts[chunk + 1]; ++t)
@@ -62,17 +67,20 @@ std::vector<Row> arrivals(const World& w, const Case& c, bool backward, int chun
 }
 
 void check_chunk(World& w, const Case& c, bool backward, int chunk) {
-  for (int rank = 0; rank < c.ranks; ++rank) {
+  for (int rank = 0; rank < c.sources(); ++rank) {
     const ChunkRows& rows = w.plans[rank].chunk(backward, chunk);
     const std::vector<Row> arrived = arrivals(w, c, backward, chunk, rank);
-    REQUIRE(rows.num_recv == static_cast<std::int64_t>(arrived.size()));
+    REQUIRE(rows.num_rows == static_cast<std::int64_t>(arrived.size()));
+    for (int s = 0; s < c.shards; ++s)
+      CHECK(rows.shard_rows[s] == w.plans[s * c.ranks + rank % c.ranks].chunk(backward, chunk).num_recv);
+    const int first = rank / c.ranks * c.ranks;  // of the EP group
     for (int peer = 0; peer < c.ranks; ++peer)
-      CHECK(rows.send_rows[peer] == w.plans[peer].chunk(backward, chunk).recv_rows[rank]);
+      CHECK(rows.send_rows[peer] == w.plans[first + peer].chunk(backward, chunk).recv_rows[rank - first]);
     std::vector<Row> sorted = arrived;  // expert order: by (expert, source, token, choice)
     std::sort(sorted.begin(), sorted.end());
     for (std::size_t i = 0; i < sorted.size(); ++i) {
-      CHECK(arrived[rows.arrival_of[i]] == sorted[i]);
-      CHECK(rows.expert_of[rows.arrival_of[i]] == static_cast<std::int32_t>(i));
+      CHECK(arrived[rows.gathered_of[i]] == sorted[i]);
+      CHECK(rows.expert_of[rows.gathered_of[i]] == static_cast<std::int32_t>(i));
       const int local_expert = std::get<0>(sorted[i]) % (c.experts / c.ranks);
       CHECK(rows.expert_offsets[local_expert] <= static_cast<std::int64_t>(i));
       CHECK(static_cast<std::int64_t>(i) < rows.expert_offsets[local_expert + 1]);
@@ -99,10 +107,11 @@ void check_chunk(World& w, const Case& c, bool backward, int chunk) {
 
 TEST_CASE("Rows are counted, placed and ordered as they travel", "[dispatch]") {
   const Case c = GENERATE(Case{13, 2, 4, 1, 1, 1}, Case{13, 2, 4, 2, 3, 3}, Case{13, 3, 8, 4, 2, 5},
-                          Case{1, 1, 4, 4, 1, 3}, Case{0, 2, 4, 2, 2, 1}, Case{7, 4, 4, 4, 16, 2});
+                          Case{1, 1, 4, 4, 1, 3}, Case{0, 2, 4, 2, 2, 1}, Case{7, 4, 4, 4, 16, 2},
+                          Case{13, 2, 4, 1, 2, 3, 2}, Case{9, 2, 4, 2, 3, 1, 4}, Case{5, 1, 3, 3, 1, 1, 2});
   for (std::uint64_t seed = 0; seed < 5; ++seed) {
     INFO("seed " << seed << ", T " << c.rows << " K " << c.top_k << " E " << c.experts << " P " << c.ranks << " r "
-                 << c.forward << "/" << c.backward);
+                 << c.forward << "/" << c.backward << " ESP " << c.shards);
     World w = make_world(c, seed);
     for (const bool backward : {false, true})
       for (int chunk = 0; chunk < (backward ? c.backward : c.forward); ++chunk) check_chunk(w, c, backward, chunk);
@@ -110,10 +119,10 @@ TEST_CASE("Rows are counted, placed and ordered as they travel", "[dispatch]") {
 }
 
 TEST_CASE("Rows of forward chunks find their place in backward chunks", "[dispatch]") {
-  const Case c =
-      GENERATE(Case{13, 2, 4, 2, 3, 5}, Case{24, 3, 8, 4, 1, 4}, Case{24, 1, 8, 4, 6, 2}, Case{5, 2, 4, 2, 8, 3});
+  const Case c = GENERATE(Case{13, 2, 4, 2, 3, 5}, Case{24, 3, 8, 4, 1, 4}, Case{24, 1, 8, 4, 6, 2},
+                          Case{5, 2, 4, 2, 8, 3}, Case{11, 2, 4, 2, 3, 4, 2});
   World w = make_world(c, 3);
-  for (int rank = 0; rank < c.ranks; ++rank)
+  for (int rank = 0; rank < c.sources(); ++rank)
     for (int b = 0; b < c.backward; ++b) {
       std::vector<Row> wanted = arrivals(w, c, true, b, rank);
       std::sort(wanted.begin(), wanted.end());

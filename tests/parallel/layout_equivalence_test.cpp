@@ -1,4 +1,6 @@
 // Any layout gives the losses, norms, balance losses and weights of the one-rank run: in f64 to 1e-10.
+#include <tuple>
+
 #include "tests/support/catch.h"
 #include "tests/support/step_harness.h"
 
@@ -15,10 +17,11 @@ void check_same(const StepOutcome& reference, const StepCase& c) {
   std::string where;
   const StepOutcome outcome = test::run_steps<double>(c);
   const double difference = test::max_difference(reference, outcome, where);
-  INFO("world " << c.world_size << ", EP " << c.ep_size << ", ZeRO " << c.sharded << ", micro-batch " << c.micro_batch
-                << ", chunks " << c.shape.forward_chunks << "/" << c.shape.backward_chunks << ", deferred dW "
-                << c.shape.weight_grad_pieces << ", recompute " << to_string(c.shape.recompute) << ", sub-batches "
-                << c.shape.sub_batches << ", slices " << c.shape.gradient_slices << "; worst: " << where);
+  INFO("world " << c.world_size << ", EP " << c.ep_size << ", ESP " << c.esp_size << ", ZeRO " << c.sharded
+                << ", micro-batch " << c.micro_batch << ", chunks " << c.shape.forward_chunks << "/"
+                << c.shape.backward_chunks << ", deferred dW " << c.shape.weight_grad_pieces << ", recompute "
+                << to_string(c.shape.recompute) << ", sub-batches " << c.shape.sub_batches << ", slices "
+                << c.shape.gradient_slices << "; worst: " << where);
   CHECK(difference <= kTolerance);
 }
 
@@ -52,6 +55,27 @@ TEST_CASE("Chunks, deferred dW, recompute, sub-batches and slices change no resu
         StepCase c = one;
         c.world_size = c.ep_size = world;
         c.shape = {forward, backward, backward == 3 ? 2 : backward == 5 ? 5 : 0, recompute, 1 + forward % 2, backward};
+        check_same(reference, c);
+      }
+}
+
+TEST_CASE("Experts cut over ESP ranks train the same model", "[layout][esp]") {
+  StepCase one;
+  one.model = GENERATE(test::small_mixtral(), test::small_gpt2_moe());
+  one.model.moe.capacity_factor = GENERATE(0.0, 0.75);
+  one.micro_batch = 1;
+  const StepOutcome reference = test::run_steps<double>(one);
+  int runs = 0;
+  for (const int world : {2, 4, 8})
+    for (const int esp : {2, 4})
+      for (int ep = 1; ep <= 4 && ep * esp <= world; ep *= 2) {
+        StepCase c = one;
+        c.world_size = world;
+        c.ep_size = ep;
+        c.esp_size = esp;
+        c.sharded = ++runs % 2 == 0;
+        const auto recompute = static_cast<scheduler::Recompute>(runs % 3);
+        c.shape = {1 + runs % 3, 1 + runs % 2, runs % 2, recompute, 1, 1 + runs % 2};
         check_same(reference, c);
       }
 }
@@ -106,8 +130,7 @@ TEST_CASE("The same run twice gives the same bits", "[layout]") {
 TEST_CASE("Any order, on one thread or on streams, gives the bits of the sequential step", "[layout][streams]") {
   StepCase c;
   c.model = GENERATE(test::small_mixtral(), test::small_gpt2_moe());
-  c.world_size = GENERATE(1, 4);
-  c.ep_size = c.world_size / 2 + 1 > 2 ? 2 : 1;
+  std::tie(c.world_size, c.ep_size, c.esp_size) = GENERATE(table<int, int, int>({{1, 1, 1}, {4, 2, 1}, {4, 2, 2}}));
   c.shape = {3, 2, 2, scheduler::Recompute::kSelective, 1, 2};
   c.steps = 2;
   c.micro_batch = 1;

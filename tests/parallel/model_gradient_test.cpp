@@ -5,7 +5,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "parallel/step/step_builder.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 #include "tests/support/catch.h"
 #include "tests/support/step_harness.h"
 
@@ -79,13 +79,13 @@ double worst_error(GradientProbe& probe, std::string& where) {
   double worst = 0.0;
   for (const LocalParameter& p : store.table().parameters()) {
     double squares = 0.0;
-    for (std::int64_t i = 0; i < p.spec.count(); ++i) squares += gradient[p.offset + i] * gradient[p.offset + i];
+    for (std::int64_t i = 0; i < p.count(); ++i) squares += gradient[p.offset + i] * gradient[p.offset + i];
     const double norm = std::sqrt(squares);
     if (norm < 1e-12) continue;  // key biases: zero but for rounding
     constexpr double kStep = 1e-5;
-    const std::vector<double> saved(store.weights() + p.offset, store.weights() + p.offset + p.spec.count());
+    const std::vector<double> saved(store.weights() + p.offset, store.weights() + p.offset + p.count());
     const auto moved_loss = [&](double sign) {
-      for (std::int64_t i = 0; i < p.spec.count(); ++i)
+      for (std::int64_t i = 0; i < p.count(); ++i)
         store.weights()[p.offset + i] = saved[i] + sign * kStep * gradient[p.offset + i] / norm;
       return probe.loss();
     };

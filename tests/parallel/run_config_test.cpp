@@ -20,6 +20,13 @@ struct Wrong {
   std::function<void(RunConfig&)> change;
 };
 
+/// Sequences shared by heads * ring ranks, and a balance loss that allows it.
+void share(RunConfig& c, int heads, int ring) {
+  c.parallel.sequence_heads = heads;
+  c.parallel.sequence_ring = ring;
+  c.model.moe.balance_scope = BalanceScope::kGlobalPrevious;
+}
+
 const std::vector<Wrong> kWrong{
     {"name", 1, [](RunConfig& c) { c.name = ""; }},
     {"name", 1, [](RunConfig& c) { c.name = "../x"; }},
@@ -78,9 +85,22 @@ const std::vector<Wrong> kWrong{
     {"parallel.expert", 1, [](RunConfig& c) { c.parallel.expert = 0; }},
     {"parallel.expert", 1, [](RunConfig& c) { c.parallel.expert = 2; }},  // one rank
     {"parallel.expert", 2, [](RunConfig& c) { c.model.moe.experts = 7, c.parallel.expert = 2; }},
-    {"parallel.expert_shard", 2, [](RunConfig& c) { c.parallel.expert_shard = 2; }},
-    {"parallel.sequence_heads", 2, [](RunConfig& c) { c.parallel.sequence_heads = 2; }},
-    {"parallel.sequence_ring", 2, [](RunConfig& c) { c.parallel.sequence_ring = 2; }},
+    {"parallel.expert_shard", 1, [](RunConfig& c) { c.parallel.expert_shard = 0; }},
+    {"parallel.expert_shard", 2, [](RunConfig& c) { c.parallel.expert = c.parallel.expert_shard = 2; }},
+    {"parallel.expert_shard", 3, [](RunConfig& c) { c.parallel.expert_shard = 3, c.train.global_batch = 12; }},
+    {"parallel.sequence_heads", 1, [](RunConfig& c) { c.parallel.sequence_heads = 0; }},
+    {"parallel.sequence_ring", 1, [](RunConfig& c) { c.parallel.sequence_ring = -1; }},
+    {"parallel.sequence_heads", 3, [](RunConfig& c) { share(c, 3, 1), c.train.sequence_length = 120; }},
+    {"parallel.sequence_heads", 3, [](RunConfig& c) { share(c, 2, 1); }},
+    {"parallel.sequence_ring", 6, [](RunConfig& c) { share(c, 2, 2); }},
+    {"train.sequence_length", 4, [](RunConfig& c) { share(c, 2, 2), c.train.sequence_length = 124; }},
+    {"train.global_batch", 4, [](RunConfig& c) { share(c, 1, 2), c.train.global_batch = 6; }},
+    {"schedule.forward_chunks", 4, [](RunConfig& c) { share(c, 2, 2), c.schedule.forward_chunks = 65; }},
+    {"model.moe.capacity_factor", 2, [](RunConfig& c) { share(c, 2, 1), c.model.moe.capacity_factor = 1.0; }},
+    {"model.moe.balance_scope", 2,
+     [](RunConfig& c) { share(c, 1, 2), c.model.moe.balance_scope = BalanceScope::kRoutingGroup; }},
+    {"model.moe.balance_form", 2,
+     [](RunConfig& c) { share(c, 1, 2), c.model.moe.balance_form = BalanceForm::kHuggingFace; }},
     {"data.train", 1,
      [](RunConfig& c) {
        c.data.train = {"a.bin", ""};
@@ -98,6 +118,15 @@ const std::vector<Wrong> kWrong{
 
 TEST_CASE("the default config can run on 1, 2, 4 and 8 ranks") {
   for (int ranks : {1, 2, 4, 8}) CHECK(validate(RunConfig{}, ranks).empty());
+}
+
+TEST_CASE("ranks can share sequences") {
+  RunConfig config;
+  share(config, 2, 2);
+  for (const int ranks : {4, 8, 16}) CHECK(validate(config, ranks).empty());
+  config.model.moe.balance_scope = BalanceScope::kRoutingGroup;
+  config.model.moe.balance_loss_coef = 0.0;
+  CHECK(validate(config, 4).empty());
 }
 
 TEST_CASE("each wrong value is one problem that begins with its path") {
@@ -128,11 +157,13 @@ TEST_CASE("sizes at the limits of their types are judged without overflow") {
        {&config.model.layers, &config.model.model_dim, &config.model.expert_hidden_dim, &config.model.heads,
         &config.model.kv_heads, &config.model.head_dim, &config.model.vocab_size, &config.model.moe.experts,
         &config.model.moe.top_k, &config.train.global_batch, &config.train.micro_batch, &config.train.sequence_length,
-        &config.model.dense_hidden_dim, &config.model.moe.group_sequences})
+        &config.model.dense_hidden_dim, &config.model.moe.group_sequences, &config.parallel.sequence_heads,
+        &config.parallel.sequence_ring})
     *field = kMax;
   CHECK(!validate(config, kMax).empty());
   for (int* field : {&config.model.model_dim, &config.model.heads, &config.model.kv_heads, &config.train.micro_batch,
-                     &config.parallel.expert, &config.model.moe.experts, &config.model.moe.group_sequences})
+                     &config.parallel.expert, &config.parallel.sequence_heads, &config.parallel.sequence_ring,
+                     &config.model.moe.experts, &config.model.moe.group_sequences})
     *field = std::numeric_limits<int>::min();
   CHECK(!validate(config, 1).empty());
 }

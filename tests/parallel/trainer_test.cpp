@@ -89,6 +89,29 @@ TEST_CASE("Stopped and resumed, a run ends with the bits of an unbroken one", "[
   }
 }
 
+TEST_CASE("Checkpoints of cut experts are read by any layout", "[trainer][esp]") {
+  const test::TempFolder folder;
+  RunConfig config = test::tiny_run(folder.path());
+  config.model.family = GENERATE(ModelFamily::kMixtral, ModelFamily::kGpt2Moe);
+  config.parallel.expert = 2;
+  config.parallel.expert_shard = 2;
+  run_training(config, {4, folder.path() / "whole"});
+  run_training(config, {4, folder.path() / "broken", Resume::kAuto, {}, 4});
+  struct Layout {
+    int expert, shard, world;
+    bool zero;
+  };
+  const auto layout =
+      GENERATE(Layout{2, 2, 8, true}, Layout{1, 1, 1, false}, Layout{1, 4, 4, true}, Layout{8, 1, 8, true});
+  config.parallel.expert = layout.expert;
+  config.parallel.expert_shard = layout.shard;
+  config.parallel.zero = layout.zero;
+  const auto resumed = run_training(config, {layout.world, folder.path() / "broken"});
+  REQUIRE(!resumed.notes.empty());
+  CHECK(resumed.notes.front().find("resumed from") != std::string::npos);
+  check_same_training(folder.path() / "whole", folder.path() / "broken");
+}
+
 TEST_CASE("1 to 8 ranks with every EP, ZeRO on and off: one run of 20 steps", "[trainer][layout]") {
   const test::TempFolder folder;
   RunConfig config = test::tiny_run(folder.path());

@@ -7,7 +7,7 @@
 #include "core/error.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/executor.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 #include "scheduler/simulator.h"
 #include "scheduler/stream_executor.h"
 #include "tests/support/catch.h"
@@ -172,7 +172,6 @@ TEST_CASE("Every order of a program, in every executor, gives the same numbers",
     for (std::uint64_t order = 0; order < 3; ++order)
       for (const ExecutorKind executor : {ExecutorKind::kInline, ExecutorKind::kStreams})
         CHECK(run_on_numbers(graph, {"random", {}, random_order(graph, 100 * seed + order)}, executor) == expected);
-    CHECK(run_on_numbers(graph, list_plan(graph, {}, costs()), ExecutorKind::kStreams) == expected);
   }
 }
 
@@ -196,21 +195,6 @@ TEST_CASE("A simulated step lies between its bounds", "[simulator]") {
     CHECK(single.total_us == Approx(sum));
     CHECK(streams.total_us <= sum * (1 + 1e-12));
     CHECK(streams.total_us >= *std::max_element(loads, loads + 3) * (1 - 1e-12));
-  }
-}
-
-TEST_CASE("List scheduling gives a valid order, no slower than one task after the other", "[policy]") {
-  for (std::uint64_t seed = 0; seed < 30; ++seed) {
-    INFO("seed " << seed);
-    const Graph graph = random_graph(seed, 80);
-    const Plan list = list_plan(graph, {}, costs()), sequential = sequential_plan(graph, {});
-    CHECK(validate(graph, list).empty());
-    CHECK(list.issue_order == list_plan(graph, {}, costs()).issue_order);
-    const auto total = [&](const Plan& plan, bool single) {
-      return simulate(graph, plan, {std::vector<std::int32_t>(graph.buffers.size(), kNoId), {}, {}}, costs(), single)
-          .total_us;
-    };
-    CHECK(total(list, false) <= total(sequential, true) * (1 + 1e-12));
   }
 }
 
@@ -304,7 +288,7 @@ TEST_CASE("An elastic buffer grows and is counted", "[arena]") {
 
 TEST_CASE("The digest tells plans apart", "[plan]") {
   const Graph graph = random_graph(5, 30);
-  const Plan plan = sequential_plan(graph, {{LayerShape{}}, 1});
+  const Plan plan = sequential_plan(graph, {{LayerShape{}}, {1}});
   Plan other = plan;
   CHECK(digest(plan) == digest(other));
   other.shape.layers[0].forward_chunks = 2;

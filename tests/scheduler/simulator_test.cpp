@@ -4,7 +4,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 #include "tests/support/catch.h"
 #include "tests/support/random_plan.h"
 

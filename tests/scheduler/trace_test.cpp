@@ -5,7 +5,7 @@
 #include <set>
 
 #include "core/error.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 #include "scheduler/simulator.h"
 #include "tests/support/catch.h"
 #include "tests/support/random_plan.h"

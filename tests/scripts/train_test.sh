@@ -26,9 +26,11 @@ values() {
 }
 keys=(loss grad_norm aux_loss z_loss lr)
 
-# close RUN_A RUN_B: equal numbers of steps, and every value equal to 1e-10 relative.
+# close RUN_A RUN_B [KEY...]: equal numbers of steps, and every value of the keys equal to 1e-10 relative.
 close() {
-  values "$1" "${keys[@]}" > "$TMP/a.txt" && values "$2" "${keys[@]}" > "$TMP/b.txt"
+  local names=("${@:3}")
+  ((${#names[@]})) || names=("${keys[@]}")
+  values "$1" "${names[@]}" > "$TMP/a.txt" && values "$2" "${names[@]}" > "$TMP/b.txt"
   paste "$TMP/a.txt" "$TMP/b.txt"
   [[ $(wc -l < "$TMP/a.txt") == "$(wc -l < "$TMP/b.txt")" && -s $TMP/a.txt ]] || return 1
   paste "$TMP/a.txt" "$TMP/b.txt" | awk '
@@ -51,6 +53,16 @@ if "$WEFT" version --json | grep -q '"mpi": true'; then
     name="$ranks ranks, $expert, $zero, micro_batch $micro"
     check "$name" train "$ranks" "$TMP/layout" "${short[@]}" --set train.dtype=F64 --set "parallel.$expert" --set "parallel.$zero" --set train.micro_batch="$micro" --resume none
     check "$name: the numbers of one rank" close "$TMP/f64" "$TMP/layout"
+    rm -rf "$TMP/layout"
+  done
+  check 'F64 on one rank, balance over all ranks' train 1 "$TMP/previous" "${short[@]}" --set train.dtype=F64 --set model.moe.balance_scope=GLOBAL_PREVIOUS
+  for layout in '2 2 1 1 INLINE' '2 1 2 2 STREAMS' '4 2 2 4 STREAMS' '4 2 1 2 INLINE'; do
+    read -r ranks heads ring expert executor <<< "$layout"
+    name="$ranks ranks, sequences shared by $heads heads x $ring ring, expert=$expert, $executor"
+    check "$name" train "$ranks" "$TMP/layout" "${short[@]}" --set train.dtype=F64 --set model.moe.balance_scope=GLOBAL_PREVIOUS --set parallel.expert="$expert" \
+      --set parallel.sequence_heads="$heads" --set parallel.sequence_ring="$ring" --set schedule.executor="$executor" --resume none
+    check "$name: the numbers of one rank" close "$TMP/previous" "$TMP/layout"
+    check "$name: the validation of one rank" close "$TMP/previous" "$TMP/layout" val_loss
     rm -rf "$TMP/layout"
   done
   check 'two ranks' train 2 "$TMP/two" "${short[@]}" --set parallel.expert=2

@@ -11,3 +11,14 @@
     SUCCEED();                   \
     return;                      \
   } while (false)
+
+namespace weft::test {
+
+/// This build is many times slower than a release build: long figures are left to the latter.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
+}  // namespace weft::test

@@ -17,10 +17,12 @@ struct StepCase {
   int esp_size = 1;
   int sequence_heads = 1;
   int sequence_ring = 1;
+  int ranks_per_node = 0;  ///< 0: all ranks on one node.
   bool sharded = true;
   int global_batch = 8;  ///< Sequences.
   int micro_batch = 2;
   int sequence_length = 8;
+  bool documents = false;  ///< Sequences hold several documents each, of uneven lengths.
   int steps = 3;
   parallel::ShapeOptions shape;
   scheduler::ExecutorKind executor = scheduler::ExecutorKind::kInline;

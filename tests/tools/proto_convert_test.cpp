@@ -92,8 +92,8 @@ RunConfig random_config(std::uint64_t seed) {
   c.data.val = d.list();
   c.data.attend_across_documents = d.boolean();
   c.data.end_of_text = d.integer();
-  c.schedule.policy = d.choice<PolicyKind>(2);
-  c.schedule.executor = d.choice<ExecutorKind>(2);
+  c.schedule.policy = d.choice<SchedulePolicy>(9);
+  c.schedule.executor = d.choice<ExecutorChoice>(3);
   return c;
 }
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 #include "scheduler/simulator.h"
 #include "scheduler/stream_executor.h"
 #include "tools/exit_status.h"

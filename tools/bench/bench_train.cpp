@@ -12,7 +12,7 @@
 #include "core/rng.h"
 #include "kernels/gemm.h"
 #include "parallel/step/step_builder.h"
-#include "scheduler/policy.h"
+#include "scheduler/order.h"
 #include "tools/train/text.h"
 
 namespace weft::tools {

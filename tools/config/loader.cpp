@@ -115,6 +115,7 @@ parallel::RunConfig load_config(const std::string& path, std::span<const std::st
   for (auto* files : {&config.data.train, &config.data.val})
     for (std::string& file : *files) file = find_data_file(file, path);
   config.schedule.profile = find_data_file(config.schedule.profile, path);
+  config.schedule.plan = find_data_file(config.schedule.plan, path);
   return config;
 }
 

@@ -24,8 +24,9 @@ constexpr std::string_view kBalanceForms[] = {"PER_LAYER", "HUGGING_FACE"};
 constexpr std::string_view kLrSchedules[] = {"CONSTANT", "COSINE", "LINEAR", "WSD"};
 constexpr std::string_view kDTypes[] = {"F32", "F64"};
 constexpr std::string_view kRecomputes[] = {"NONE", "SELECTIVE", "FULL"};
-constexpr std::string_view kPolicies[] = {"SEQUENTIAL", "LIST"};
-constexpr std::string_view kExecutors[] = {"INLINE", "STREAMS"};
+constexpr std::string_view kPolicies[] = {
+    "MANUAL", "SEQUENTIAL", "TUTEL", "TUTEL_IMPROVED", "PIPEMOE_LINA", "FSMOE_NO_IIO", "FSMOE", "FLOWMOE", "WEFT"};
+constexpr std::string_view kExecutors[] = {"AUTO", "INLINE", "STREAMS"};
 
 // The fields of each struct, once, for both directions: `visit` is a Reader or a Writer.
 template <class Visit>
@@ -118,6 +119,8 @@ template <class Visit>
 void fields(Visit visit, parallel::ScheduleConfig& c) {
   visit("policy", c.policy, kPolicies);
   visit("executor", c.executor, kExecutors);
+  visit("plan", c.plan);
+  visit("memory_limit_mib", c.memory_limit_mib);
   visit("forward_chunks", c.forward_chunks);
   visit("backward_chunks", c.backward_chunks);
   visit("weight_grad_pieces", c.weight_grad_pieces);

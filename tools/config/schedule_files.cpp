@@ -3,6 +3,7 @@
 #include <google/protobuf/text_format.h>
 
 #include "configs/plan.pb.h"
+#include "core/atomic_file.h"
 #include "core/checksum.h"
 #include "core/error.h"
 #include "tools/config/loader.h"
@@ -27,10 +28,13 @@ std::string plan_to_text(const scheduler::Plan& plan) {
     out.mutable_gradient_share()->Assign(layer.gradient_shares.begin(), layer.gradient_shares.end());
     out.set_recompute(std::string(to_string(layer.recompute)));
   }
-  message.set_sub_batches(plan.shape.sub_batches);
+  message.mutable_sub_batches()->Assign(plan.shape.sub_batches.begin(), plan.shape.sub_batches.end());
+  message.mutable_stream_of_resource()->Assign(plan.shape.stream_of_resource.begin(),
+                                               plan.shape.stream_of_resource.end());
   message.set_micro_batches_in_flight(plan.shape.micro_batches_in_flight);
   message.set_imbalance_limit(plan.shape.imbalance_limit);
   message.mutable_issue_order()->Assign(plan.issue_order.begin(), plan.issue_order.end());
+  for (const std::string& line : plan.made_for) message.add_made_for(line);
   message.set_digest(checksum_to_text(scheduler::digest(plan)));
   google::protobuf::TextFormat::Printer printer;
   printer.SetUseShortRepeatedPrimitives(true);
@@ -60,14 +64,29 @@ scheduler::Plan plan_from_text(const std::string& text, const std::string& origi
       }
     WEFT_CHECK(known, origin, ": recompute is '", layer.recompute(), "', not none, selective or full");
   }
-  plan.shape.sub_batches = message.sub_batches();
+  plan.shape.sub_batches.assign(message.sub_batches().begin(), message.sub_batches().end());
+  WEFT_CHECK(message.stream_of_resource_size() == scheduler::kNumResources, origin, ": stream_of_resource has ",
+             message.stream_of_resource_size(), " entries, not ", scheduler::kNumResources);
+  for (int r = 0; r < scheduler::kNumResources; ++r) {
+    WEFT_CHECK(message.stream_of_resource(r) >= 0 && message.stream_of_resource(r) < scheduler::kNumResources, origin,
+               ": stream_of_resource ", message.stream_of_resource(r), " is none of 0 to 3");
+    plan.shape.stream_of_resource[static_cast<std::size_t>(r)] =
+        static_cast<std::uint8_t>(message.stream_of_resource(r));
+  }
   plan.shape.micro_batches_in_flight = message.micro_batches_in_flight();
   plan.shape.imbalance_limit = message.imbalance_limit();
   plan.issue_order.assign(message.issue_order().begin(), message.issue_order().end());
+  plan.made_for.assign(message.made_for().begin(), message.made_for().end());
   if (message.digest() != checksum_to_text(scheduler::digest(plan)))
     throw Error(ErrorCode::kInvalidArgument, str(origin, ": the digest does not hold: the plan was changed by hand"),
                 "make it again instead of editing it");
   return plan;
+}
+
+std::optional<scheduler::Plan> plan_of(const parallel::RunConfig& config) {
+  const std::string& path = config.schedule.plan;
+  if (path.empty()) return std::nullopt;
+  return plan_from_text(read_file(path), path);
 }
 
 }  // namespace weft::tools

@@ -1,6 +1,7 @@
 // tools/config/schedule_files.h - plans and cluster costs as text files.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,5 +39,7 @@ struct Measurement {
 /// digest that does not hold.
 [[nodiscard]] std::string plan_to_text(const scheduler::Plan& plan);
 [[nodiscard]] scheduler::Plan plan_from_text(const std::string& text, const std::string& origin);
+/// schedule.plan of `config`, when there is one. Throws kIo as well.
+[[nodiscard]] std::optional<scheduler::Plan> plan_of(const parallel::RunConfig& config);
 
 }  // namespace weft::tools

@@ -36,6 +36,11 @@ std::string memory_line(const scheduler::MemoryUse& use, std::int64_t validation
   return line.substr(0, line.size() - 2) + ")";
 }
 
+/// ", SP 2 heads x 2 ring" when ranks share sequences.
+std::string sequence_text(const parallel::Mesh& mesh) {
+  return mesh.sp_size() == 1 ? "" : str(", SP ", mesh.sequence_heads, " heads x ", mesh.sequence_ring, " ring");
+}
+
 }  // namespace
 
 Console::Console(const parallel::RunConfig& config, int rank, Progress progress, int log_every)
@@ -75,10 +80,10 @@ void Console::on_start(const parallel::RunPlan& plan, std::int64_t first_step) {
   print(str("model: ", human_count(double(count.total)), " parameters, ", human_count(double(count.active)),
             " active per token; ", config_.model.layers, " layers, ", config_.model.moe.experts, " experts, top-",
             config_.model.moe.top_k));
-  print(str("layout: ", plan.mesh.world_size, " ranks, DP ", plan.mesh.dp_size(), ", EP ", plan.mesh.ep_size, " x EDP ",
-            plan.mesh.edp_size(), ", ZeRO-1 ", config_.parallel.zero ? "on" : "off", "; ", t.global_batch, " x ",
-            t.sequence_length, " tokens a step in ", t.global_batch / (plan.mesh.dp_size() * t.micro_batch),
-            " micro-batches of ", t.micro_batch));
+  print(str("layout: ", plan.mesh.world_size, " ranks, DP ", plan.mesh.dp_size(), ", EP ", plan.mesh.ep_size, " x ESP ",
+            plan.mesh.esp_size, " x EDP ", plan.mesh.edp_size(), sequence_text(plan.mesh), ", ZeRO-1 ",
+            config_.parallel.zero ? "on" : "off", "; ", t.global_batch, " x ", t.sequence_length, " tokens a step in ",
+            t.global_batch / (plan.mesh.dp_size() * t.micro_batch), " micro-batches of ", t.micro_batch));
   print(memory_line(plan.memory, plan.validation_bytes));
   print(str("schedule: ", plan.plan.policy, ", ", plan.num_tasks, " tasks, ", fixed(plan.predicted_ms, 1),
             " ms a step predicted from ", plan.cost_source));

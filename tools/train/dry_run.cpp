@@ -77,7 +77,7 @@ void print_table(const nlohmann::ordered_json& facts) {
   std::cout << "predicted step   " << fixed(facts["predicted_ms"].get<double>(), 1) << " ms, policy "
             << facts["policy"].get<std::string>() << ", costs from " << facts["cost_source"].get<std::string>() << "\n";
   for (const auto& [name, ms] : facts["predicted_stage_ms"].items())
-    std::cout << "  " << name << std::string(17 - name.size(), ' ') << fixed(ms.get<double>(), 2) << " ms\n";
+    std::cout << "  " << name << std::string(19 - name.size(), ' ') << fixed(ms.get<double>(), 2) << " ms\n";
 }
 
 }  // namespace

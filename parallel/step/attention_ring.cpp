@@ -1,0 +1,139 @@
+// parallel/step/attention_ring.cpp - the ring as tasks: each hop is a task of its own with a buffer of its own, so that
+// it runs while the block before it is computed.
+#include "comm/communicator.h"
+#include "comm/cost.h"
+#include "kernels/reduce.h"
+#include "parallel/step/attention_core.h"
+
+namespace weft::parallel {
+template <class T>
+TaskSpec AttentionCore<T>::ring_task(const Unit& unit, Phase phase, int step, double flops_per_pair) const {
+  const double pairs = (*steps_)[static_cast<std::size_t>(step)].pairs * static_cast<double>(sequences(unit));
+  TaskSpec spec = compute_task(Stage::kAttention, phase, "core", layer_, unit, WorkKind::kAttention,
+                               flops_per_pair * pairs * static_cast<double>(split_.q_width()));
+  if (circulates()) {
+    spec.chunk = static_cast<std::int16_t>(step);
+    spec.work.operations = static_cast<double>(sequences(unit));  // a tile of each: their rows lie apart
+  }
+  return spec;
+}
+
+/// Sends `from` to the next rank of the ring and receives `to` from the one before: [R, 2 Hkv d].
+template <class T>
+void AttentionCore<T>::emit_hop(const Unit& unit, Phase phase, const char* label, int step, BufferId from,
+                                BufferId to) const {
+  const int size = ctx_.mesh.sequence_ring;
+  const std::int64_t count = core_rows(unit) * 2 * split_.kv_width();
+  TaskSpec spec = comm_task(
+      Stage::kSequenceRing, phase, label, layer_, group_links(ctx_.mesh, size, ctx_.mesh.sequence_heads),
+      WorkKind::kSendRecv, comm::wire_bytes(comm::Collective::kSendRecv, size, static_cast<double>(count) * sizeof(T)));
+  spec.micro_batch = static_cast<std::int16_t>(unit.micro_batch);
+  spec.sub_batch = static_cast<std::int16_t>(unit.sub_batch);
+  spec.chunk = static_cast<std::int16_t>(step);
+  const Runtime<T>* runtime = ctx_.runtime;
+  ctx_.out.task(spec, {from}, {to}, [=, rank = ctx_.mesh.ring_rank()](TaskContext& c) {
+    const comm::SendOp send{comm::as_buffer(static_cast<const T*>(c.arena.get<T>(from)), count), (rank + 1) % size};
+    const comm::RecvOp recv{comm::as_buffer(c.arena.get<T>(to), count), (rank + size - 1) % size};
+    runtime->comms->ring().send_recv({&send, 1}, {&recv, 1}, c.stream);
+  });
+}
+
+template <class T>
+void AttentionCore<T>::emit_ring_forward(const Unit& unit, Phase phase, const CoreSaved& s) const {
+  const std::int64_t rows = core_rows(unit), q_width = split_.q_width(), kv = split_.kv_width();
+  const int size = ctx_.mesh.sequence_ring;
+  BufferId message = s.in.k.buffer;
+  for (int step = 0; step < size; ++step) {
+    const bool last = step + 1 == size;
+    const BufferId next = last ? kNoBuffer : ctx_.buffer("ring k and v", rows * 2 * kv, MemoryClass::kCommunication);
+    if (!last) emit_hop(unit, phase, "k and v", step, message, next);
+    const bool first = step == 0;
+    const BufferId part = first ? kNoBuffer : ctx_.buffer("ring part", rows * q_width, MemoryClass::kWorkspace);
+    const BufferId part_lse =
+        first ? kNoBuffer : ctx_.buffer("ring part", rows * split_.heads, MemoryClass::kWorkspace);
+    ctx_.out.task(ring_task(unit, phase, step, kForwardFlops), {s.in.q.buffer, message},
+                  {s.context, s.lse, part, part_lse},
+                  [=, steps = steps_, at = rows_of(unit), shape = shape_, rank = ctx_.mesh.ring_rank(),
+                   n = sequences(unit)](TaskContext& c) {
+                    const RingStep& this_step = (*steps)[static_cast<std::size_t>(step)];
+                    const auto place = [&](BufferId id, std::int64_t cols) {
+                      return Matrix<T>(id == kNoBuffer ? nullptr : c.arena.get<T>(id), rows, cols);
+                    };
+                    const Matrix<const T> keys(c.arena.get<T>(message), rows, 2 * kv);
+                    ring_forward<T>(c.stream,
+                                    {place(s.context, q_width), place(s.lse, shape.num_heads), place(part, q_width),
+                                     place(part_lse, shape.num_heads)},
+                                    {columns<T>(c, s.in.q, rows, q_width), keys.col_range(0, kv),
+                                     keys.col_range(kv, kv), at.of(rank), at.of(this_step.source)},
+                                    shape, {&this_step, n, rows / n, first});
+                  });
+    message = next;
+  }
+}
+
+/// One block: adds to dq; the part of the keys and values that are here goes to d.k's buffer.
+template <class T>
+void AttentionCore<T>::emit_ring_block_backward(const Unit& unit, const CoreSaved& s, BufferId d_context,
+                                                const CoreTensors& d, int step) const {
+  const std::int64_t rows = core_rows(unit), q_width = split_.q_width(), kv = split_.kv_width();
+  const BufferId message = s.in.k.buffer, part = d.k.buffer;
+  ctx_.out.task(ring_task(unit, Phase::kBackward, step, kBackwardFlops),
+                {d_context, s.in.q.buffer, message, s.context, s.lse}, {d.q.buffer, part},
+                [=, steps = steps_, at = rows_of(unit), shape = shape_, rank = ctx_.mesh.ring_rank(),
+                 n = sequences(unit)](TaskContext& c) {
+                  const RingStep& this_step = (*steps)[static_cast<std::size_t>(step)];
+                  const Matrix<const T> keys(c.arena.get<T>(message), rows, 2 * kv);
+                  const Matrix<T> d_keys(c.arena.get<T>(part), rows, 2 * kv);
+                  ring_backward<T>(
+                      c.stream, {columns<T>(c, d.q, rows, q_width), d_keys.col_range(0, kv), d_keys.col_range(kv, kv)},
+                      {Matrix<const T>(c.arena.get<T>(d_context), rows, q_width),
+                       Matrix<const T>(c.arena.get<T>(s.context), rows, q_width),
+                       Matrix<const T>(c.arena.get<T>(s.lse), rows, shape.num_heads)},
+                      {columns<T>(c, s.in.q, rows, q_width), keys.col_range(0, kv), keys.col_range(kv, kv), at.of(rank),
+                       at.of(this_step.source)},
+                      shape, {&this_step, n, rows / n, step == 0});
+                });
+}
+
+/// Keys and values go round once more. The gradient of a rank's keys travels one hop behind them, taking up each rank's
+/// part, and after as many hops as there are ranks it is where they belong: d.k and d.v.
+template <class T>
+void AttentionCore<T>::emit_ring_backward(const Unit& unit, const CoreSaved& saved, BufferId d_context,
+                                          CoreTensors& d) const {
+  const std::int64_t kv = split_.kv_width(), count = core_rows(unit) * 2 * kv;
+  const int size = ctx_.mesh.sequence_ring;
+  const auto message_buffer = [&](const char* label) { return ctx_.buffer(label, count, MemoryClass::kCommunication); };
+  const BufferId final_gradient = d.k.buffer != d.q.buffer ? d.k.buffer : message_buffer("dk and dv");
+  CoreSaved here = saved;
+  BufferId travelling = kNoBuffer;
+  for (int step = 0; step < size; ++step) {
+    const bool last = step + 1 == size;
+    const BufferId next = last ? kNoBuffer : message_buffer("ring k and v");
+    if (!last) emit_hop(unit, Phase::kBackward, "k and v", step, here.in.k.buffer, next);
+    const BufferId part = message_buffer("ring dk and dv");
+    emit_ring_block_backward(unit, here, d_context, {d.q, {part, 2 * kv, 0}, {part, 2 * kv, kv}}, step);
+    if (step > 0)
+      ctx_.out.task(copy_task(unit, Phase::kBackward, "add dk and dv", count), {travelling}, {part},
+                    [=](TaskContext& c) {
+                      kernels::axpy<T>(c.stream, c.arena.get<T>(part), c.arena.get<T>(travelling), count, T(1));
+                    });
+    travelling = last ? final_gradient : message_buffer("ring dk and dv");
+    emit_hop(unit, Phase::kBackward, "dk and dv", step, part, travelling);
+    here.in.k.buffer = next;
+  }
+  d.k = {final_gradient, 2 * kv, 0};
+  d.v = {final_gradient, 2 * kv, kv};
+}
+
+#define WEFT_INSTANTIATE(T)                                                                                 \
+  template TaskSpec AttentionCore<T>::ring_task(const Unit&, Phase, int, double) const;                     \
+  template void AttentionCore<T>::emit_hop(const Unit&, Phase, const char*, int, BufferId, BufferId) const; \
+  template void AttentionCore<T>::emit_ring_forward(const Unit&, Phase, const CoreSaved&) const;            \
+  template void AttentionCore<T>::emit_ring_block_backward(const Unit&, const CoreSaved&, BufferId,         \
+                                                           const CoreTensors&, int) const;                  \
+  template void AttentionCore<T>::emit_ring_backward(const Unit&, const CoreSaved&, BufferId, CoreTensors&) const;
+WEFT_INSTANTIATE(float)
+WEFT_INSTANTIATE(double)
+#undef WEFT_INSTANTIATE
+
+}  // namespace weft::parallel

@@ -1,0 +1,138 @@
+#include "scheduler/bound.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <map>
+#include <queue>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "scheduler/instance.h"
+
+namespace weft::scheduler {
+namespace {
+
+/// All pieces of one stage of one layer, direction and micro-batch.
+using OperationKey = std::tuple<Stage, Phase, std::string_view, int, int>;
+
+OperationKey key_of(const TaskSpec& t) { return {t.stage, t.phase, t.label, t.layer, t.micro_batch}; }
+
+struct Operation {
+  double head = std::numeric_limits<double>::infinity();
+  double tail = std::numeric_limits<double>::infinity();  // after the operation
+  double load = 0.0;
+  std::uint8_t resources = 0;
+};
+using Operations = std::map<OperationKey, Operation>;
+
+Shape coarsest(const ShapeSpace& space, bool defer) {
+  Shape shape = space.base;
+  shape.sub_batches.clear();
+  for (LayerShape& layer : shape.layers) {
+    layer.forward_chunks = layer.backward_chunks = 1;
+    layer.weight_grad_pieces = defer && space.has_weight_grads ? 1 : 0;
+    layer.gradient_shares.clear();
+  }
+  return shape;
+}
+
+Shape finest(const ShapeSpace& space) {
+  Shape shape = space.base;
+  shape.sub_batches = {space.max_sub_batches};
+  for (LayerShape& layer : shape.layers) {
+    layer.forward_chunks = space.max_forward_chunks;
+    layer.backward_chunks = space.max_backward_chunks;
+    layer.weight_grad_pieces = space.has_weight_grads ? space.max_backward_chunks : 0;
+    layer.gradient_shares.assign(static_cast<std::size_t>(space.max_gradient_slices), 1.0 / space.max_gradient_slices);
+  }
+  return shape;
+}
+
+void add_loads(const Graph& graph, const CostModel& cost, Operations& operations) {
+  for (const Task& task : graph.tasks) {
+    Operation& o = operations[key_of(task)];
+    o.load += cost.cost_us(task);
+    o.resources = task.resources.bits();
+  }
+}
+
+/// Expert and dW together cost no more than the cheaper of fused and deferred: what a fused plan saves is taken off dW.
+void spare_fused(const Graph& fused, const CostModel& cost, Operations& operations) {
+  Operations whole;
+  add_loads(fused, cost, whole);
+  for (auto& [key, dw] : operations) {
+    if (std::get<0>(key) != Stage::kExpertDw) continue;
+    OperationKey expert_key = key;
+    std::get<0>(expert_key) = Stage::kExpert;
+    double deferred = 0.0, together = 0.0;
+    for (const auto& [other, o] : operations)
+      if (std::get<0>(other) == Stage::kExpert && std::get<1>(other) == std::get<1>(key) &&
+          std::get<3>(other) == std::get<3>(key) && std::get<4>(other) == std::get<4>(key)) {
+        deferred += o.load;
+        if (const auto at = whole.find(other); at != whole.end()) together += at->second.load;
+      }
+    dw.load = std::max(0.0, std::min(dw.load, together - deferred));
+  }
+}
+
+double take_heads_and_tails(const Graph& graph, const Instance& instance, Operations& operations) {
+  const std::vector<double> head = heads(instance), tail = tails(instance);
+  double longest = 0.0;
+  for (TaskId t = 0; t < graph.num_tasks(); ++t) {
+    longest = std::max(longest, head[t] + tail[t]);
+    const auto at = operations.find(key_of(graph.tasks[t]));
+    if (at == operations.end()) continue;
+    at->second.head = std::min(at->second.head, head[t]);
+    at->second.tail = std::min(at->second.tail, tail[t] - instance.duration[t]);
+  }
+  return longest;
+}
+
+}  // namespace
+
+double one_machine_bound(std::span<const BoundJob> jobs) {
+  std::vector<BoundJob> by_head(jobs.begin(), jobs.end());
+  std::sort(by_head.begin(), by_head.end(), [](const BoundJob& a, const BoundJob& b) { return a.head < b.head; });
+  std::priority_queue<std::pair<double, double>> ready;  // tail, what is left
+  double now = 0.0, bound = 0.0;
+  std::size_t next = 0;
+  while (next < by_head.size() || !ready.empty()) {
+    if (ready.empty()) now = std::max(now, by_head[next].head);
+    for (; next < by_head.size() && by_head[next].head <= now; ++next)
+      ready.emplace(by_head[next].tail, by_head[next].load);
+    const auto [tail, left] = ready.top();
+    ready.pop();
+    const double until = next < by_head.size() ? std::min(now + left, by_head[next].head) : now + left;
+    if (until < now + left)
+      ready.emplace(tail, left - (until - now));
+    else
+      bound = std::max(bound, until + tail);
+    now = until;
+  }
+  return bound;
+}
+
+double lower_bound_us(const Emitter& emitter, const CostModel& cost) {
+  const ShapeSpace& space = emitter.space();
+  Operations operations;
+  add_loads(emitter.emit(coarsest(space, true)), cost, operations);
+  if (space.has_weight_grads) spare_fused(emitter.emit(coarsest(space, false)), cost, operations);
+  const Shape fine = finest(space);
+  const Graph graph = emitter.emit(fine);
+  double bound = take_heads_and_tails(graph, Instance(graph, fine, cost), operations);
+  for (const Resource resource : {Resource::kCompute, Resource::kIntra, Resource::kInter}) {
+    std::vector<BoundJob> jobs;
+    for (const auto& [key, o] : operations) {
+      const bool uses = (o.resources >> static_cast<unsigned>(resource) & 1U) != 0;
+      const bool placed = o.head < std::numeric_limits<double>::infinity();
+      if (uses && o.load > 0.0) jobs.push_back({placed ? o.head : 0.0, o.load, placed ? o.tail : 0.0});
+    }
+    bound = std::max(bound, one_machine_bound(jobs));
+  }
+  return bound;
+}
+
+}  // namespace weft::scheduler

@@ -1,0 +1,75 @@
+// Layouts, shapes, orders and executors drawn at random: every one trains the model of the one-rank run, f64, 1e-10.
+#include <string>
+
+#include "core/error.h"
+#include "tests/support/catch.h"
+#include "tests/support/generators.h"
+#include "tests/support/step_harness.h"
+
+using namespace weft;
+using namespace weft::parallel;
+using test::Random;
+using test::StepCase;
+using test::StepOutcome;
+
+namespace {
+
+/// A power of two that divides n.
+int divisor(Random& random, int n) {
+  int d = 1;
+  while (n % 2 == 0 && random.below(2) == 0) n /= 2, d *= 2;
+  return d;
+}
+
+/// How the work of `one` is laid out and ordered; what it computes stays.
+StepCase draw(const StepCase& one, Random& random) {
+  StepCase c = one;
+  c.world_size = static_cast<int>(random.pick({1, 2, 4, 4, 8}));
+  c.sequence_heads = divisor(random, std::min(c.world_size, c.model.heads));
+  c.sequence_ring = divisor(random, std::min(c.world_size / c.sequence_heads, 4));
+  c.ep_size = divisor(random, std::min(c.world_size, c.model.moe.experts));
+  c.esp_size = divisor(random, std::min(c.world_size / c.ep_size, 4));
+  c.sharded = random.below(2) == 0;
+  const int dp = c.world_size / (c.sequence_heads * c.sequence_ring);
+  while (c.global_batch % (dp * c.micro_batch) != 0) c.micro_batch /= 2;
+  c.micro_batch = std::max(1, static_cast<int>(random.pick({c.micro_batch, c.micro_batch / 2})));
+  c.ranks_per_node = static_cast<int>(random.pick({1, 2, 4, 8}));
+  c.shape.forward_chunks = static_cast<int>(random.pick({1, 2, 3}));
+  c.shape.backward_chunks = static_cast<int>(random.pick({1, 2, 3}));
+  c.shape.weight_grad_pieces = static_cast<int>(random.pick({0, 1, 2}));
+  c.shape.recompute = static_cast<scheduler::Recompute>(random.below(3));
+  c.shape.sub_batches = static_cast<int>(random.pick({1, c.micro_batch}));
+  c.shape.gradient_slices = static_cast<int>(random.pick({1, 2}));
+  c.order_seed = static_cast<std::uint64_t>(random.below(3) == 0 ? 0 : 1 + random.below(1000));
+  c.executor = random.below(2) == 0 ? scheduler::ExecutorKind::kInline : scheduler::ExecutorKind::kStreams;
+  return c;
+}
+
+std::string describe(const StepCase& c) {
+  return str("world ", c.world_size, ", SP ", c.sequence_heads, " x ", c.sequence_ring, ", EP ", c.ep_size, ", ESP ",
+             c.esp_size, ", ZeRO ", c.sharded, ", micro-batch ", c.micro_batch, " in ", c.shape.sub_batches, ", ",
+             c.ranks_per_node, " ranks a node, chunks ", c.shape.forward_chunks, "/", c.shape.backward_chunks, ", dW ",
+             c.shape.weight_grad_pieces, ", recompute ", to_string(c.shape.recompute), ", slices ",
+             c.shape.gradient_slices, ", order ", c.order_seed,
+             c.executor == scheduler::ExecutorKind::kStreams ? ", streams" : "");
+}
+
+}  // namespace
+
+TEST_CASE("Layouts and plans drawn at random train the model of one rank", "[layout][sequence][streams]") {
+  StepCase one;
+  one.model = GENERATE(test::small_mixtral(), test::small_gpt2_moe());
+  one.model.moe.balance_scope = BalanceScope::kGlobalPrevious;  // shared sequences allow no other
+  one.documents = GENERATE(false, true);
+  one.sequence_length = 32;
+  one.steps = 2;
+  const StepOutcome reference = test::run_steps<double>(one);
+  Random random(one.documents ? 1 : 2);
+  for (int i = 0; i < 50; ++i) {
+    const StepCase c = draw(one, random);
+    std::string where;
+    const double difference = test::max_difference(reference, test::run_steps<double>(c), where);
+    INFO("draw " << i << ": " << describe(c) << "; worst: " << where);
+    CHECK(difference <= 1e-10);
+  }
+}

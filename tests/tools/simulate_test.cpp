@@ -1,0 +1,211 @@
+// weft simulate: the published clusters and tables, the figures it must reach, and the documents it writes.
+#include <cmath>
+#include <filesystem>
+#include <iterator>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+
+#include "core/atomic_file.h"
+#include "core/error.h"
+#include "scheduler/bound.h"
+#include "scheduler/policy.h"
+#include "tests/support/catch.h"
+#include "tests/support/skip.h"
+#include "tests/support/temp_folder.h"
+#include "tests/tools/run_weft.h"
+#include "tools/simulate/testbed.h"
+
+using namespace weft;
+using namespace weft::scheduler;
+using tools::GridCase;
+using tools::TestbedModel;
+
+namespace {
+
+test::CommandResult weft_command(const std::string& line) {
+  std::istringstream words(line);
+  const test::TempFolder scratch;
+  return test::run_weft({std::istream_iterator<std::string>(words), {}}, scratch.path().string());
+}
+
+std::string cluster(const std::string& name) {
+  return std::string(WEFT_SOURCE_DIR) + "/configs/clusters/" + name + ".textproto";
+}
+
+nlohmann::json json_of(const std::string& arguments) {
+  const test::CommandResult result = weft_command(arguments + " --json");
+  INFO(result.errors);
+  REQUIRE(result.status == 0);
+  return nlohmann::json::parse(result.output);
+}
+
+/// The schedule of a document is one that can run: precedence, one task at a time on a stream, no negative time.
+void check_schedule(const nlohmann::json& document) {
+  std::map<std::int64_t, std::pair<double, double>> times;
+  std::map<std::string, std::vector<std::pair<double, double>>> streams;
+  double last = 0.0;
+  for (const auto& task : document["tasks"]) {
+    const double start = task["start_ms"], end = task["end_ms"];
+    times[task["id"]] = {start, end};
+    streams[task["stream"]].emplace_back(start, end);
+    last = std::max(last, end);
+  }
+  CHECK(last == Approx(document["total_ms"].get<double>()));
+  bool holds = !times.empty();
+  for (const auto& task : document["tasks"])
+    for (const std::int64_t d : task["deps"])
+      holds = holds && times.contains(d) && times[d].second <= task["start_ms"].get<double>() + 1e-9;
+  for (auto& [name, busy] : streams) {
+    CHECK(std::set<std::string>{"compute", "intra", "inter"}.contains(name));
+    std::sort(busy.begin(), busy.end());
+    for (std::size_t i = 1; i < busy.size(); ++i) holds = holds && busy[i - 1].second <= busy[i].first + 1e-9;
+  }
+  CHECK(holds);
+}
+
+}  // namespace
+
+TEST_CASE("FSMoE's plans on the published testbeds take the closed form's time") {
+  for (const std::string name :
+       {"fsmoe_testbed_a", "fsmoe_testbed_a_gemm", "fsmoe_testbed_b", "fsmoe_testbed_b_gemm"}) {
+    const TestbedModel testbed = tools::load_testbed(cluster(name));
+    int exact = 0, between = 0, other = 0, place = 0;
+    for (const GridCase& c : tools::grid_cases(testbed)) {
+      if (c.heads != 8 || ++place % 3 != 0) continue;  // heads are no part of the time; a third of the rest
+      for (const Phase phase : {Phase::kForward, Phase::kBackward})
+        for (const int r : {1, 2, 4, 8}) {
+          const LayerWork work = testbed.work(c, false);
+          const LayerEmitter emitter(work, phase, 8);
+          PolicyOptions options;
+          options.degrees = {r};
+          const double simulated = make_plan(PolicyKind::kFsMoe, emitter, testbed.cost(c), options).price.total_us;
+          const double closed = fsmoe_layer_us(work, phase, r, testbed.cost(c));
+          const auto time = [&](const Work& w, Resource resource) {
+            TaskSpec spec;
+            spec.resources = {resource};
+            spec.work = {w.kind, w.amount / r, w.operations};
+            return testbed.cost(c).cost_us(spec);
+          };
+          const double ta = time(work.all_to_all, Resource::kInter);
+          const bool lies_between =
+              (ta > time(work.all_gather, Resource::kIntra)) != (ta > time(work.reduce_scatter, Resource::kIntra));
+          INFO(name << " L " << c.sequence_length << " M " << c.model_dim << " r " << r);
+          CHECK(std::abs(simulated / closed - 1.0) <= 0.015);
+          if (lies_between)
+            ++between;
+          else if (std::abs(simulated / closed - 1.0) <= 1e-9)
+            ++exact;
+          else
+            ++other;
+        }
+    }
+    INFO(name << ": " << exact << " exact, " << between << " between, " << other << " other");
+    CHECK(other <= 2);
+    CHECK(exact > 4 * between);
+  }
+}
+
+TEST_CASE("The grid reaches its figures, and weft is never above another policy") {
+  if (test::kSanitized) WEFT_SKIP("takes minutes under sanitizers; the release build checks the figures");
+  for (const auto& [name, least] :
+       {std::pair<std::string, double>{"fsmoe_testbed_a", 1.15}, {"fsmoe_testbed_b", 1.10}}) {
+    INFO(name);
+    const nlohmann::json document = json_of("simulate --grid fsmoe --policy all --cluster " + cluster(name));
+    REQUIRE(document["cases"].size() == 1458);
+    double speedup = 0.0, tutel = 0.0, gap = 0.0, worst = 0.0;
+    bool never_above = true, keys = true;
+    for (const auto& c : document["cases"]) {
+      const auto total = [&](const char* policy) { return c["policies"][policy]["total_ms"].get<double>(); };
+      keys = keys && c["policies"].size() == 8;
+      for (const auto& [policy, figures] : c["policies"].items()) {
+        never_above = never_above && total("weft") <= figures["total_ms"].get<double>() * (1 + 1e-12);
+        keys = keys && figures["total_ms"].get<double>() ==
+                           Approx(figures["forward_ms"].get<double>() + figures["backward_ms"].get<double>());
+      }
+      speedup += total("fsmoe") / total("weft") / 1458;
+      tutel += total("tutel") / total("fsmoe") / 1458;
+      const double own = total("weft") / c["lower_bound_ms"].get<double>() - 1.0;
+      gap += own / 1458;
+      worst = std::max(worst, own);
+      keys = keys && own >= -1e-9;
+    }
+    CHECK(keys);
+    CHECK(never_above);
+    CHECK(speedup >= least);
+    CHECK(gap <= 0.015);
+    CHECK(worst <= 0.055);
+    CHECK(tutel >= 1.03);
+    CHECK(tutel <= 1.30);
+    CHECK(document["summary"]["mean_gap"].get<double>() == Approx(gap));
+  }
+}
+
+TEST_CASE("Whole steps from Table 2 reach their figures") {
+  if (test::kSanitized) WEFT_SKIP("takes minutes under sanitizers; the release build checks the figures");
+  struct Bar {
+    const char* table;
+    double four, one, cap;  // speedup over fsmoe with 4 and 1 micro-batches; what the loads alone allow
+  };
+  for (const Bar& bar :
+       {Bar{"fsmoe_table2_a_gpt2", 1.50, 1.25, 1.746}, Bar{"fsmoe_table2_a_mixtral", 1.45, 1.16, 1.563},
+        Bar{"fsmoe_table2_b_gpt2", 1.27, 1.24, 1.296}, Bar{"fsmoe_table2_b_mixtral", 1.31, 1.24, 1.344}})
+    for (const int micro_batches : {4, 1}) {
+      INFO(bar.table << ", " << micro_batches << " micro-batches");
+      const test::TempFolder folder;
+      const std::string out = (folder.path() / "schedule.json").string();
+      const nlohmann::json policies =
+          json_of(str("simulate --layers 8 --policy all --micro_batches ", micro_batches, " --schedule_out ", out,
+                      " --stages ", cluster(bar.table)))["policies"];
+      CHECK(policies.size() == 8);
+      const double fsmoe = policies["fsmoe"]["total_ms"], weft = policies["weft"]["total_ms"];
+      CHECK(fsmoe / weft >= (micro_batches == 4 ? bar.four : bar.one));
+      for (const auto& [name, figures] : policies.items()) {
+        INFO(name);
+        CHECK(weft <= figures["total_ms"].get<double>());
+        CHECK(figures["lower_bound_ms"].get<double>() <= weft);
+      }
+      if (micro_batches == 4) CHECK(fsmoe / policies["weft"]["lower_bound_ms"].get<double>() <= bar.cap + 1e-3);
+      const nlohmann::json schedule = nlohmann::json::parse(read_file(out));
+      CHECK(schedule["policy"] == "weft");
+      CHECK(schedule["total_ms"].get<double>() == Approx(weft));
+      check_schedule(schedule);
+    }
+}
+
+TEST_CASE("A schedule document names stages, streams and places") {
+  const test::TempFolder folder;
+  const std::string out = (folder.path() / "s.json").string();
+  json_of("simulate --grid fsmoe --policy fsmoe --case 7 --schedule_out " + out + " --cluster " +
+          cluster("fsmoe_testbed_b"));
+  const nlohmann::json schedule = nlohmann::json::parse(read_file(out));
+  check_schedule(schedule);
+  std::set<std::string> stages, phases;
+  for (const auto& task : schedule["tasks"]) {
+    stages.insert(task["stage"]);
+    phases.insert(task["phase"]);
+    for (const char* key : {"id", "name", "layer", "micro_batch", "sub_batch", "chunk"}) CHECK(task.contains(key));
+  }
+  CHECK(stages == std::set<std::string>{"dispatch", "all_gather", "expert", "reduce_scatter", "combine"});
+  CHECK(phases == std::set<std::string>{"forward", "backward"});
+}
+
+TEST_CASE("simulate refuses what it cannot do") {
+  const std::string grid = "simulate --grid fsmoe --cluster " + cluster("fsmoe_testbed_a");
+  for (const auto& [arguments, says] :
+       {std::pair<std::string, std::string>{"simulate", "one of --grid"},
+        {"simulate --grid fsmoe", "--cluster"},
+        {"simulate --grid other --cluster x", "no grid 'other'"},
+        {grid + " --policy wefd", "did you mean weft"},
+        {grid + " --case 1458", "cases 0 to 1457"},
+        {grid + " --schedule_out /tmp/x", "--case"},
+        {"simulate --grid fsmoe --cluster " + cluster("nominal_cpu"), "nominal_cpu.textproto"},
+        {"simulate --stages " + cluster("fsmoe_testbed_a"), "fsmoe_testbed_a.textproto"}}) {
+    const test::CommandResult result = weft_command(arguments);
+    INFO(arguments << ": " << result.errors);
+    CHECK(result.status == 2);
+    CHECK_THAT(result.errors, Catch::Contains(says));
+  }
+  CHECK(weft_command("simulate --stages /nowhere").status == 74);
+}

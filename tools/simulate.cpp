@@ -1,0 +1,64 @@
+// tools/simulate.cpp - weft simulate
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "core/error.h"
+#include "tools/command.h"
+#include "tools/simulate/grid.h"
+#include "tools/simulate/stages.h"
+
+namespace weft::tools {
+namespace {
+
+struct Arguments {
+  std::string grid, stages, cluster, policy = "all", schedule_out;
+  int layers = 8, micro_batches = 4;
+  int only_case = -1;
+  bool gradients = false, json = false;
+};
+
+int run(const Arguments& a) {
+  if (a.grid.empty() == a.stages.empty())
+    throw Error(ErrorCode::kInvalidArgument, "one of --grid and --stages is needed", "see weft simulate --help");
+  if (!a.stages.empty())
+    return simulate_stages({a.stages, a.layers, a.micro_batches, a.policy, a.json, a.schedule_out});
+  if (a.grid != "fsmoe")
+    throw Error(ErrorCode::kInvalidArgument, "there is no grid '" + a.grid + "'", "the grid is called fsmoe");
+  if (a.cluster.empty())
+    throw Error(ErrorCode::kInvalidArgument, "--grid needs --cluster FILE",
+                "for example configs/clusters/fsmoe_testbed_a.textproto");
+  GridOptions options{a.cluster, a.policy, a.gradients, a.json, {}, a.schedule_out};
+  if (a.only_case >= 0) options.only_case = a.only_case;
+  return simulate_grid(options);
+}
+
+}  // namespace
+
+void add_simulate(CLI::App& app, Action& action) {
+  CLI::App* command = app.add_subcommand("simulate", "Plan and price steps on clusters you do not have");
+  auto a = std::make_shared<Arguments>();
+  command->add_option("--grid", a->grid, "fsmoe: the 3^6 x 2 MoE layers of FSMoE's evaluation, forward then backward");
+  command->add_option("--cluster", a->cluster, "With --grid: a testbed, configs/clusters/fsmoe_testbed_*.textproto");
+  command->add_option("--stages", a->stages,
+                      "A whole step from measured stage times, configs/clusters/fsmoe_table2_*.textproto");
+  command->add_option("--layers", a->layers, "With --stages: transformer blocks")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--micro_batches", a->micro_batches, "With --stages: micro-batches of the step, two in flight")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  command
+      ->add_option("--policy", a->policy,
+                   "sequential, tutel, tutel_improved, pipemoe_lina, fsmoe_no_iio, fsmoe, flowmoe, weft, or all")
+      ->capture_default_str();
+  command->add_flag("--gradients", a->gradients, "With --grid: a gradient all-reduce runs in the backward");
+  command->add_option("--case", a->only_case, "With --grid: only this case, counted from 0")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--schedule_out", a->schedule_out,
+                      "Write the schedule (of weft, with all) as JSON: every task with its start and end in "
+                      "milliseconds. --grid needs --case with it");
+  command->add_flag("--json", a->json, "Print one JSON document");
+  command->callback([a, &action] { action = [a] { return run(*a); }; });
+}
+
+}  // namespace weft::tools
