@@ -19,7 +19,8 @@ StepEmitter::StepEmitter(StepSpec spec, scheduler::Recompute recompute, DType dt
   space_.max_forward_chunks = space_.max_backward_chunks = moe ? rows : 1;
   space_.max_gradient_slices = spec_.mesh.world_size > 1 ? 8 : 1;
   space_.has_weight_grads = moe;
-  for (const Bucket& bucket : ParameterTable(spec_.model, spec_.mesh).buckets())
+  const ParameterTable table(spec_.model, spec_.mesh);  // outlives the loop over its buckets
+  for (const Bucket& bucket : table.buckets())
     if (bucket.layer >= 0 && bucket.num_replicas > 1)
       gradient_bytes_[static_cast<std::size_t>(bucket.layer)] +=
           static_cast<double>(bucket.count) * static_cast<double>(size_of(dtype_));
