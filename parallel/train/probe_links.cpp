@@ -191,7 +191,7 @@ std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, con
         scheduler::FamilyKey key;
         key.work = kind;
         key.link = group.link;
-        out.emplace_back(key, scheduler::Sample{1.0, collective.wire_bytes(), scheduler::quantile(ends, 0.5)});
+        out.emplace_back(key, scheduler::Sample{1.0, collective.wire_bytes(), scheduler::quantile(ends, 0.25)});
       }
   return out;
 }
