@@ -121,6 +121,7 @@ struct Load {
   }
 };
 
+constexpr double kStandstill = 50.0;  // a slow-down beyond this is: practically nothing happens meanwhile
 constexpr double kLoadUs = 60e3;  // several time slices of the operating system
 
 /// Time alone, with as many pieces as make up kLoadUs; the mean over ranks.
@@ -161,7 +162,7 @@ std::pair<double, double> run_pair(comm::Communicator& world, const Load& a, con
   const double a_us = times[0] / world.size(), b_us = times[1] / world.size(), both = std::min(a_us, b_us);
   const auto factor = [both](double us, double alone) {
     const double done_in_both = std::max(0.02 * alone, alone - (us - both));
-    return std::max(1.0, both / done_in_both);
+    return std::clamp(both / done_in_both, 1.0, kStandstill);
   };
   return {factor(a_us, alone_a), factor(b_us, alone_b)};
 }
