@@ -71,15 +71,17 @@ template <class T>
 void StepProbe<T>::take_tokens(const ProbeTokens& from) {
   const StepGeometry& g = spec_.geometry;
   const std::int64_t first = std::int64_t{spec_.mesh.dp_rank()} * g.micro_batch;
+  Batch batch;
   if (from.data != nullptr) {
     std::vector<std::int64_t> samples(static_cast<std::size_t>(g.micro_batch));
     std::iota(samples.begin(), samples.end(), first);
     for (std::int64_t& s : samples) s %= from.data->num_samples();
-    batch_ = make_batch(*from.data, samples, samples, from.attend);
+    batch = make_batch(*from.data, samples, samples, from.attend);
   } else {
-    batch_ = made_up_batch(spec_, first);
+    batch = made_up_batch(spec_, first);
   }
-  state_.batches = {{batch_.tokens.data(), batch_.targets.data(), batch_.positions.data(), batch_.segments.data()}};
+  batch_ = shard(batch, spec_.mesh.sequence_group(), spec_.mesh.sp_rank());
+  state_.batches = {batch_.view()};
 }
 
 template <class T>

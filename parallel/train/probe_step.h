@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "parallel/data/batch.h"
+#include "parallel/data/shard.h"
 #include "parallel/step/step_builder.h"
 #include "parallel/train/probe_clock.h"
 #include "parallel/train/run_config.h"
@@ -59,7 +59,7 @@ class StepProbe {
   StepSpec spec_;
   const MeshComms& comms_;
   StepState state_;
-  Batch batch_;
+  LocalBatch batch_;
   std::unique_ptr<BoundStep<T>> step_;
 };
 

@@ -53,7 +53,7 @@ class Measurement {
       tokens_ = {&*data_, attend_mode(config_)};
     }
     note("bare collectives");
-    const std::vector<scheduler::TaskSample> collectives = probe_collectives(comms_, mesh_, clock_, 5);
+    const std::vector<scheduler::TaskSample> collectives = probe_collectives(comms_, mesh_, clock_, 9);
     note("steps of the model");
     probe_steps(8, 0.8);
     probe_steps(2, 1.0);  // what grows with the number of layers (gradient norm) gets a second size

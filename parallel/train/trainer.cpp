@@ -206,7 +206,7 @@ void Training<T>::bind() {
   }
   bind_step();
   if (config_.schedule.replan > 0)
-    replanner_ = std::make_unique<Replanner>(config_, world_, options_, std::move(replans));
+    replanner_ = std::make_unique<Replanner>(config_, world_, options_.cost, std::move(replans));
   state_.seed = config_.train.seed;
   state_.gate_noise = true;
   state_.clip_norm = config_.train.optimizer.clip_norm;
