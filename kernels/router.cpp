@@ -1,6 +1,7 @@
 #include "kernels/router.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "core/error.h"
@@ -103,10 +104,78 @@ void router_z_backward(Stream&, Matrix<T> dlogits, Matrix<const T> probs, const 
   }
 }
 
+template <class T>
+void router_sigmoid(Stream&, Matrix<T> weight, Matrix<const T> logits, Matrix<const std::int32_t> expert) {
+  check_choices(weight, expert, "weight");
+  for (std::int64_t t = 0; t < weight.rows; ++t)
+    for (std::int64_t k = 0; k < weight.cols; ++k)
+      weight.row(t)[k] = T(1) / (T(1) + std::exp(-logits.row(t)[expert.row(t)[k]]));
+}
+
+template <class T>
+void router_sigmoid_backward(Stream&, Matrix<T> dlogits, Matrix<const T> weight, Matrix<const T> d_weight,
+                             Matrix<const std::int32_t> expert) {
+  check_choices(weight, expert, "weight");
+  check_choices(d_weight, expert, "d_weight");
+  for (std::int64_t t = 0; t < weight.rows; ++t)
+    for (std::int64_t k = 0; k < weight.cols; ++k) {
+      const T w = weight.row(t)[k];
+      dlogits.row(t)[expert.row(t)[k]] += d_weight.row(t)[k] * w * (T(1) - w);
+    }
+}
+
+template <class T>
+void router_noise(Stream&, Matrix<T> logits, Matrix<T> noise, Matrix<const T> raw) {
+  for (std::int64_t t = 0; t < logits.rows; ++t)
+    for (std::int64_t e = 0; e < logits.cols; ++e) {
+      const T r = raw.row(t)[e], n = noise.row(t)[e];
+      logits.row(t)[e] += n * (std::max(r, T(0)) + std::log1p(std::exp(-std::abs(r))));  // softplus, no overflow
+      noise.row(t)[e] = n / (T(1) + std::exp(-r));
+    }
+}
+
+template <class T>
+void normalize_rows(Stream&, Matrix<T> y, T* n, Matrix<const T> x) {
+  for (std::int64_t t = 0; t < x.rows; ++t) {
+    T squares = 0;
+    for (std::int64_t j = 0; j < x.cols; ++j) squares += x.row(t)[j] * x.row(t)[j];
+    n[t] = std::max(std::sqrt(squares), T(1e-12));
+    for (std::int64_t j = 0; j < x.cols; ++j) y.row(t)[j] = x.row(t)[j] / n[t];
+  }
+}
+
+template <class T>
+void normalize_rows_backward(Stream&, Matrix<T> dx, Matrix<const T> dy, Matrix<const T> y, const T* n) {
+  for (std::int64_t t = 0; t < y.rows; ++t) {
+    T dot = 0;
+    for (std::int64_t j = 0; j < y.cols; ++j) dot += dy.row(t)[j] * y.row(t)[j];
+    for (std::int64_t j = 0; j < y.cols; ++j) dx.row(t)[j] = (dy.row(t)[j] - dot * y.row(t)[j]) / n[t];
+  }
+}
+
+template <class T>
+void multiply(Stream&, T* z, const T* x, const T* y, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) z[i] = x[i] * y[i];
+}
+
+template <class T>
+T inner_product(Stream&, const T* x, const T* y, std::int64_t n) {
+  T sum = 0;
+  for (std::int64_t i = 0; i < n; ++i) sum += x[i] * y[i];
+  return sum;
+}
+
 #define WEFT_INSTANTIATE(T)                                                                            \
   template void router_weights(Stream&, Matrix<T>, Matrix<const T>, Matrix<const std::int32_t>, bool); \
   template void router_mean_probs(Stream&, Matrix<double>, Matrix<const T>);                           \
   template void router_backward(Stream&, Matrix<T>, const RouterGradient<T>&);                         \
+  template decltype(router_sigmoid<T>) router_sigmoid<T>;                                              \
+  template decltype(router_sigmoid_backward<T>) router_sigmoid_backward<T>;                            \
+  template decltype(router_noise<T>) router_noise<T>;                                                  \
+  template decltype(normalize_rows<T>) normalize_rows<T>;                                              \
+  template decltype(normalize_rows_backward<T>) normalize_rows_backward<T>;                            \
+  template decltype(multiply<T>) multiply<T>;                                                          \
+  template decltype(inner_product<T>) inner_product<T>;                                                \
   template void router_z_backward(Stream&, Matrix<T>, Matrix<const T>, const T*, double);
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)

@@ -44,6 +44,32 @@ struct RouterGradient {
 template <class T>
 void router_backward(Stream& stream, Matrix<T> dprobs, const RouterGradient<T>& in);
 
+/// weight[t, k] = sigmoid(logits[t, expert[t, k]]). weight, expert: [T, K]; logits: [T, E].
+template <class T>
+void router_sigmoid(Stream& stream, Matrix<T> weight, Matrix<const T> logits, Matrix<const std::int32_t> expert);
+/// dlogits[t, expert[t, k]] += d_weight[t, k] * w (1 - w), w = weight[t, k].
+template <class T>
+void router_sigmoid_backward(Stream& stream, Matrix<T> dlogits, Matrix<const T> weight, Matrix<const T> d_weight,
+                             Matrix<const std::int32_t> expert);
+
+/// logits += noise * softplus(raw), then noise *= sigmoid(raw): the derivative of the sum by raw. All [T, E].
+template <class T>
+void router_noise(Stream& stream, Matrix<T> logits, Matrix<T> noise, Matrix<const T> raw);
+
+/// y[t] = x[t] / n[t], n[t] = max(|x[t]|, 1e-12). y, x: [T, W]; n: [T]. y may be the memory of x.
+template <class T>
+void normalize_rows(Stream& stream, Matrix<T> y, T* n, Matrix<const T> x);
+/// dx[t] = (dy[t] - <dy[t], y[t]> y[t]) / n[t]; dx may be the memory of dy.
+template <class T>
+void normalize_rows_backward(Stream& stream, Matrix<T> dx, Matrix<const T> dy, Matrix<const T> y, const T* n);
+
+/// z = x * y, element by element.
+template <class T>
+void multiply(Stream& stream, T* z, const T* x, const T* y, std::int64_t n);
+/// sum of x[i] * y[i].
+template <class T>
+[[nodiscard]] T inner_product(Stream& stream, const T* x, const T* y, std::int64_t n);
+
 /// dlogits[t, e] += scale * lse[t] * probs[t, e]: the z-loss. Source: ST-MoE, arXiv:2202.08906, eq. 5.
 template <class T>
 void router_z_backward(Stream& stream, Matrix<T> dlogits, Matrix<const T> probs, const T* lse, double scale);

@@ -29,6 +29,9 @@ Mesh make_mesh(int world_size, int world_rank, const MeshOptions& options) {
 
 MeshComms::MeshComms(comm::Communicator& world, const Mesh& mesh) : world_(&world) {
   ep_ = world.split(mesh.edp_rank() * mesh.esp_size + mesh.esp_rank(), mesh.ep_rank());
+  const int ep_group = mesh.edp_rank() * mesh.esp_size + mesh.esp_rank();
+  ep_inside_ = world.split(ep_group * mesh.ep_size + mesh.ep_rank() / mesh.ep_lanes(), mesh.ep_rank());
+  ep_across_ = world.split(ep_group * mesh.ep_size + mesh.ep_rank() % mesh.ep_lanes(), mesh.ep_rank());
   esp_ = world.split(mesh.edp_rank() * mesh.ep_size + mesh.ep_rank(), mesh.esp_rank());
   experts_ = world.split(mesh.edp_rank(), mesh.esp_rank() * mesh.ep_size + mesh.ep_rank());
   edp_ = world.split(mesh.ep_rank() * mesh.esp_size + mesh.esp_rank(), mesh.edp_rank());
@@ -36,8 +39,8 @@ MeshComms::MeshComms(comm::Communicator& world, const Mesh& mesh) : world_(&worl
   heads_ = world.split(mesh.dp_rank() * mesh.sequence_ring + mesh.ring_rank(), mesh.head_rank());
   ring_ = world.split(mesh.dp_rank() * mesh.sequence_heads + mesh.head_rank(), mesh.ring_rank());
   const auto stream = make_inline_stream();
-  for (comm::Communicator* group :
-       {world_, ep_.get(), esp_.get(), experts_.get(), edp_.get(), sp_.get(), heads_.get(), ring_.get()})
+  for (comm::Communicator* group : {world_, ep_.get(), ep_inside_.get(), ep_across_.get(), esp_.get(), experts_.get(),
+                                    edp_.get(), sp_.get(), heads_.get(), ring_.get()})
     comm::barrier(*group, *stream);
 }
 

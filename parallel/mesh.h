@@ -5,6 +5,7 @@
 // hold slices of the same experts, as in FSMoE (arXiv:2501.10714, section 2.2).
 #pragma once
 
+#include <algorithm>
 #include <memory>
 
 #include "comm/communicator.h"
@@ -38,6 +39,8 @@ struct Mesh : MeshOptions {
   [[nodiscard]] int ep_rank() const { return world_rank / esp_size % ep_size; }
   [[nodiscard]] int edp_size() const { return world_size / (ep_size * esp_size); }  ///< Replicas of each expert slice.
   [[nodiscard]] int edp_rank() const { return world_rank / (ep_size * esp_size); }
+  /// Ranks of an EP group that share a node, where the group lies evenly on its nodes.
+  [[nodiscard]] int ep_lanes() const { return std::clamp(ranks_per_node / esp_size, 1, ep_size); }
   [[nodiscard]] int num_local_experts(int num_experts) const { return num_experts / ep_size; }
   [[nodiscard]] int first_local_expert(int num_experts) const { return ep_rank() * num_local_experts(num_experts); }
   /// True when a group of `size` ranks, every `stride`-th from some rank on, reaches beyond one node.
@@ -56,7 +59,11 @@ class MeshComms {
   MeshComms(comm::Communicator& world, const Mesh& mesh);
 
   [[nodiscard]] comm::Communicator& world() const noexcept { return *world_; }
-  [[nodiscard]] comm::Communicator& ep() const noexcept { return *ep_; }    ///< Size EP: dispatch and combine.
+  [[nodiscard]] comm::Communicator& ep() const noexcept { return *ep_; }  ///< Size EP: dispatch and combine.
+  /// The EP group's ranks on this rank's node, and its ranks with this one's place on every node: hierarchical
+  /// dispatch.
+  [[nodiscard]] comm::Communicator& ep_inside() const noexcept { return *ep_inside_; }
+  [[nodiscard]] comm::Communicator& ep_across() const noexcept { return *ep_across_; }
   [[nodiscard]] comm::Communicator& esp() const noexcept { return *esp_; }  ///< Size ESP: gather and reduce rows.
   /// Size EP * ESP, in order of (esp_rank, ep_rank): who holds one whole set of experts; exchanges row counts.
   [[nodiscard]] comm::Communicator& experts() const noexcept { return *experts_; }
@@ -67,7 +74,7 @@ class MeshComms {
 
  private:
   comm::Communicator* world_;
-  std::unique_ptr<comm::Communicator> ep_, esp_, experts_, edp_, sp_, heads_, ring_;
+  std::unique_ptr<comm::Communicator> ep_, ep_inside_, ep_across_, esp_, experts_, edp_, sp_, heads_, ring_;
 };
 
 }  // namespace weft::parallel

@@ -15,8 +15,8 @@ void take(std::vector<std::int32_t>& to, const std::vector<std::int32_t>& from,
 }  // namespace
 
 MicroBatch LocalBatch::view() const {
-  return {tokens.data(),   targets.data(),        positions.data(),
-          segments.data(), core_positions.data(), core_segments.data()};
+  return {tokens.data(),         targets.data(),       positions.data(),  segments.data(),
+          core_positions.data(), core_segments.data(), sample_ids.data(), places.data()};
 }
 
 LocalBatch shard(const Batch& batch, SequenceGroup group, int sp_rank) {
@@ -28,6 +28,10 @@ LocalBatch shard(const Batch& batch, SequenceGroup group, int sp_rank) {
   take(out.targets, batch.targets, mine);
   take(out.positions, batch.positions, mine);
   take(out.segments, batch.segments, mine);
+  out.sample_ids = batch.sample_ids;
+  for (int r = 0; r < group.size(); ++r)
+    for (const std::int64_t t : tokens_of(layout, r, batch.sequence_length))
+      out.places.push_back(static_cast<std::int32_t>(t % batch.sequence_length));
   const Layout core = gather_heads(layout, group.heads);
   for (int r = 0; r < group.ring; ++r) {
     const std::vector<std::int64_t> rows = tokens_of(core, r, batch.sequence_length);

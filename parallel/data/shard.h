@@ -17,6 +17,8 @@ namespace weft::parallel {
 struct LocalBatch {
   std::vector<std::int32_t> tokens, targets, positions, segments;  ///< [T]
   std::vector<std::int32_t> core_positions, core_segments;         ///< [ring, T * heads], MicroBatch.
+  std::vector<std::int64_t> sample_ids;                            ///< [B]
+  std::vector<std::int32_t> places;                                ///< [SP, T], MicroBatch.
 
   [[nodiscard]] MicroBatch view() const;  ///< Valid as long as this object.
 };

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "parallel/moe/gate.h"
 #include "scheduler/order.h"
 
 namespace weft::parallel {
@@ -55,6 +56,10 @@ auto Evaluator<T>::run(const Batch& batch, const Wanted& wanted) -> Outputs {
     out.logits.resize(static_cast<std::size_t>(rows * vocab));
     capture.logits = {out.logits.data(), rows, vocab};
   }
+  if (wanted.routing && gate_needs(model_).form != RoutingForm::kTokenList)
+    throw Error(ErrorCode::kInvalidArgument,
+                str("gate ", gate_entry(model_.moe.gate).name, " has no list of each token's experts to show"),
+                "ask for the loss, logits or gradients instead");
   if (wanted.routing)
     for (int layer = 0; layer < model_.layers; ++layer) {
       const auto n = static_cast<std::size_t>(model_.is_moe_layer(layer) ? rows * k : 0);
@@ -80,6 +85,11 @@ auto Evaluator<T>::run(const Batch& batch, const Wanted& wanted) -> Outputs {
 template <class T>
 std::vector<T> Evaluator<T>::next_logits(std::span<const std::int32_t> tokens) {
   WEFT_CHECK(!tokens.empty(), "no token to go on from");
+  if (gate_needs(model_).later_tokens)
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        str("gate ", gate_entry(model_.moe.gate).name, " looks at later tokens, which a text to go on from lacks"),
+        "generate with a model whose gate chooses experts for each token by itself");
   const auto count = static_cast<std::int64_t>(tokens.size());
   const std::int64_t vocab = model_.vocab_size;
   if (!generation_ || generation_->length < count) {

@@ -11,8 +11,8 @@ namespace weft::parallel {
 /// kGpt2Moe: LayerNorm, learned positions, GELU feed-forward, biases (GPT-2 with MoE layers in place of some MLPs).
 enum class ModelFamily { kMixtral, kGpt2Moe };
 
-/// Routers. kSoftmaxTopK: softmax over all experts, then the K largest probabilities.
-enum class GateKind { kSoftmaxTopK };
+/// Routers: parallel/moe/gates, one file each.
+enum class GateKind { kSoftmaxTopK, kGShard, kSigmoid, kXmoe, kExpertChoice, kSoftMoe };
 
 /// Over which tokens f_i of the balance loss is counted (P_i always per routing group, mean over groups).
 /// kRoutingGroup: the group itself. kGlobalPrevious: the whole previous step (uniform in the first). kGlobalRunning:
@@ -33,10 +33,16 @@ struct MoeConfig {
   double balance_loss_coef = 0.01;
   BalanceScope balance_scope = BalanceScope::kRoutingGroup;
   BalanceForm balance_form = BalanceForm::kPerLayer;
-  double z_loss_coef = 0.0;  ///< Weight of mean over tokens of logsumexp(router logits)^2, summed over layers.
-  int group_sequences = 1;   ///< Consecutive sequences of one routing group (RG).
+  double z_loss_coef = 0.0;      ///< Weight of mean over tokens of logsumexp(router logits)^2, summed over layers.
+  int group_sequences = 1;       ///< Consecutive sequences of one routing group (RG).
+  int slots_per_expert = 1;      ///< kSoftMoe: slots of each expert in each routing group.
+  bool allow_noncausal = false;  ///< Gates whose routing looks at later tokens are allowed.
   friend bool operator==(const MoeConfig&, const MoeConfig&) = default;
 };
+
+/// How rows travel to the experts' ranks: parallel/moe/dispatchers. kAllToAll: one collective over the EP group.
+/// kHierarchical1d: through one leader a node. kHierarchical2d: inside nodes, then between ranks of equal place.
+enum class DispatcherKind { kAllToAll, kHierarchical1d, kHierarchical2d };
 
 struct ModelConfig {
   ModelFamily family = ModelFamily::kMixtral;

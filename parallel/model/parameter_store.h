@@ -11,6 +11,13 @@
 
 namespace weft::parallel {
 
+/// A weight and its gradient.
+template <class T>
+struct Parameter {
+  T* weight = nullptr;
+  T* grad = nullptr;
+};
+
 /// Weights and gradients: [table.count()]. Optimizer moments m and v: every element (sharded = false), or only those
 /// this rank owns, bucket after bucket (sharded = true, ZeRO-1). Padding between buckets is zero.
 template <class T>

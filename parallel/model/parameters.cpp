@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "parallel/moe/gate.h"
 
 namespace weft::parallel {
 namespace {
@@ -65,11 +66,14 @@ std::vector<ParameterSpec> dense_layer_specs(const ModelConfig& config, int laye
   list.matrix("attention.o", m, config.heads * d, Init::kScaledNormal);
   list.bias("attention.o", m);
   list.norm("ffn_norm", m);
-  if (config.is_moe_layer(layer))
-    list.matrix("moe.gate", config.moe.experts, m);
-  else
-    feed_forward(list, "ffn.", config, config.dense_width());
-  return list.take();
+  if (!config.is_moe_layer(layer)) feed_forward(list, "ffn.", config, config.dense_width());
+  std::vector<ParameterSpec> specs = list.take();
+  if (!config.is_moe_layer(layer)) return specs;
+  for (ParameterSpec& spec : gate_entry(config.moe.gate).parameters(config)) {
+    spec.name = str("layers.", layer, ".", spec.name);
+    specs.push_back(std::move(spec));
+  }
+  return specs;
 }
 
 std::vector<ParameterSpec> expert_specs(const ModelConfig& config, int layer, int first, int count) {
@@ -204,12 +208,16 @@ ParameterCount count_parameters(const ModelConfig& config) {
 }
 
 double flops_per_token(const ModelConfig& config, std::int64_t sequence_length) {
+  // Share of the experts that a token pays for: its choices, or its part of the slots that its group fills.
+  double active_experts = double(config.moe.top_k) / config.moe.experts;
+  if (gate_needs(config).form == RoutingForm::kSlotMatrix)
+    active_experts = double(config.moe.slots_per_expert) /
+                     (double(config.moe.group_sequences) * static_cast<double>(sequence_length));
   double active_matrices = 0.0;
   for (const ParameterSpec& spec : global_parameters(config)) {
     if (spec.is_vector || spec.name.starts_with("embed.")) continue;
     const bool expert = spec.name.find(".experts.") != std::string::npos;
-    active_matrices +=
-        static_cast<double>(spec.count()) * (expert ? double(config.moe.top_k) / config.moe.experts : 1.0);
+    active_matrices += static_cast<double>(spec.count()) * (expert ? active_experts : 1.0);
   }
   if (config.tie_embeddings) active_matrices += double(config.vocab_size) * config.model_dim;
   const double attention =

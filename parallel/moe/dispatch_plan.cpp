@@ -20,9 +20,11 @@ std::pair<std::int64_t, std::int64_t> chunk_overlap(std::span<const std::int64_t
 
 DispatchPlan::DispatchPlan(const DispatchDims& dims)
     : ep_size_(dims.ep_size),
+      ep_rank_(dims.ep_rank),
       esp_size_(dims.esp_size),
       esp_rank_(dims.esp_rank),
       num_sources_(dims.ep_size * dims.esp_size),
+      pair_counts_(dims.pair_counts),
       num_local_experts_(dims.num_experts / dims.ep_size),
       forward_cuts_(chunk_cuts(dims.rows, dims.forward_chunks)),
       backward_cuts_(chunk_cuts(dims.rows, dims.backward_chunks)) {
@@ -30,8 +32,9 @@ DispatchPlan::DispatchPlan(const DispatchDims& dims)
                  std::back_inserter(piece_cuts_));
   piece_cuts_.erase(std::unique(piece_cuts_.begin(), piece_cuts_.end()), piece_cuts_.end());
   if (piece_cuts_.size() == 1) piece_cuts_.push_back(piece_cuts_.front());  // no rows: one empty piece
-  send_counts_.resize(static_cast<std::size_t>(num_sources_ * counts_per_peer()));
-  recv_counts_.resize(send_counts_.size());
+  const std::int64_t to_all = ep_size_ * counts_per_peer();
+  send_counts_.resize(static_cast<std::size_t>(pair_counts_ ? to_all : esp_size_ * to_all));
+  recv_counts_.resize(static_cast<std::size_t>(pair_counts_ ? num_sources_ * to_all : esp_size_ * to_all));
   forward_.resize(static_cast<std::size_t>(dims.forward_chunks));
   if (!same_chunks()) backward_.resize(static_cast<std::size_t>(dims.backward_chunks));
 }
@@ -44,11 +47,20 @@ void DispatchPlan::count_choices(Matrix<const std::int32_t> kept) {
         const std::int32_t e = kept.row(t)[k];
         if (e < 0) continue;
         const std::int64_t dst = e / num_local_experts_, local = e % num_local_experts_;
-        ++send_counts_[static_cast<std::size_t>(dst * counts_per_peer() + piece * num_local_experts_ + local)];
+        ++send_counts_[cell(dst, piece, local)];
       }
   const auto one_shard = static_cast<std::ptrdiff_t>(ep_size_ * counts_per_peer());
-  for (int s = 1; s < esp_size_; ++s)
+  for (int s = 1; s < esp_size_ && !pair_counts_; ++s)
     std::copy_n(send_counts_.begin(), one_shard, send_counts_.begin() + s * one_shard);
+}
+
+void DispatchPlan::count_all_entries() {
+  for (auto* counts : {&send_counts_, &recv_counts_})
+    for (std::size_t i = 0; i < counts->size(); ++i) {
+      const std::size_t piece =
+          i / static_cast<std::size_t>(num_local_experts_) % static_cast<std::size_t>(num_pieces());
+      (*counts)[i] = piece_cuts_[piece + 1] - piece_cuts_[piece];
+    }
 }
 
 std::pair<std::int64_t, std::int64_t> DispatchPlan::pieces_of(std::int64_t begin, std::int64_t end) const {
@@ -60,7 +72,7 @@ std::pair<std::int64_t, std::int64_t> DispatchPlan::pieces_of(std::int64_t begin
 void DispatchPlan::finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64_t end) const {
   const auto [first, last] = pieces_of(begin, end);
   const std::int64_t num_local = num_local_experts_;
-  const auto cell = [&](int q, std::int64_t l) { return static_cast<std::size_t>(q * num_local + l); };
+  const auto at_source = [&](int q, std::int64_t l) { return static_cast<std::size_t>(q * num_local + l); };
   std::vector<std::int64_t> rows(static_cast<std::size_t>(num_sources_ * num_local), 0);  // [source, local expert]
   chunk.send_rows.assign(static_cast<std::size_t>(ep_size_), 0);
   chunk.recv_rows.assign(static_cast<std::size_t>(ep_size_), 0);
@@ -69,14 +81,14 @@ void DispatchPlan::finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64
     for (std::int64_t l = 0; l < num_local; ++l) {
       for (int q = 0; q < num_sources_; ++q) {
         const std::int64_t n = count(piece, q, l);
-        rows[cell(q, l)] += n;
+        rows[at_source(q, l)] += n;
         chunk.shard_rows[static_cast<std::size_t>(q / ep_size_)] += n;
         if (q / ep_size_ == esp_rank_) chunk.recv_rows[static_cast<std::size_t>(q % ep_size_)] += n;
       }
       for (int p = 0; p < ep_size_; ++p)
-        chunk.send_rows[static_cast<std::size_t>(p)] +=
-            send_counts_[static_cast<std::size_t>(p * counts_per_peer() + piece * num_local + l)];
+        chunk.send_rows[static_cast<std::size_t>(p)] += send_counts_[cell(p, piece, l)];
     }
+  if (pair_counts_) finish_pairs(chunk, first, last);
   chunk.num_send = std::accumulate(chunk.send_rows.begin(), chunk.send_rows.end(), std::int64_t{0});
   chunk.num_recv = std::accumulate(chunk.recv_rows.begin(), chunk.recv_rows.end(), std::int64_t{0});
   chunk.num_rows = std::accumulate(chunk.shard_rows.begin(), chunk.shard_rows.end(), std::int64_t{0});
@@ -89,12 +101,22 @@ void DispatchPlan::finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64
   std::int64_t at = 0;
   for (std::int64_t l = 0; l < num_local; ++l) {
     for (int q = 0; q < num_sources_; ++q)
-      for (std::int64_t i = 0; i < rows[cell(q, l)]; ++i, ++at) {
-        chunk.gathered_of[static_cast<std::size_t>(at)] = static_cast<std::int32_t>(gathered[cell(q, l)] + i);
-        chunk.expert_of[static_cast<std::size_t>(gathered[cell(q, l)] + i)] = static_cast<std::int32_t>(at);
+      for (std::int64_t i = 0; i < rows[at_source(q, l)]; ++i, ++at) {
+        chunk.gathered_of[static_cast<std::size_t>(at)] = static_cast<std::int32_t>(gathered[at_source(q, l)] + i);
+        chunk.expert_of[static_cast<std::size_t>(gathered[at_source(q, l)] + i)] = static_cast<std::int32_t>(at);
       }
     chunk.expert_offsets.push_back(at);
   }
+}
+
+void DispatchPlan::finish_pairs(ChunkRows& chunk, std::int64_t first_piece, std::int64_t last_piece) const {
+  chunk.pair_rows.assign(static_cast<std::size_t>(ep_size_) * static_cast<std::size_t>(ep_size_), 0);
+  for (int src = 0; src < ep_size_; ++src)
+    for (int dst = 0; dst < ep_size_; ++dst)
+      for (std::int64_t piece = first_piece; piece < last_piece; ++piece)
+        for (std::int64_t l = 0; l < num_local_experts_; ++l)
+          chunk.pair_rows[static_cast<std::size_t>(src * ep_size_ + dst)] +=
+              pair_count(piece, esp_rank_ * ep_size_ + src, dst, l);
 }
 
 void DispatchPlan::finish() {
@@ -109,8 +131,8 @@ std::int64_t DispatchPlan::num_rows() const {
   return n;
 }
 
-void DispatchPlan::place(bool backward, int c, Matrix<const std::int32_t> kept, Matrix<std::int32_t> row,
-                         std::span<std::int32_t> token) const {
+void DispatchPlan::place(bool backward, int c, Matrix<const std::int32_t> kept, Matrix<const std::int32_t> source,
+                         const Places& out) const {
   const std::int64_t begin = cuts(backward)[static_cast<std::size_t>(c)],
                      end = cuts(backward)[static_cast<std::size_t>(c) + 1];
   std::vector<std::int64_t> next(static_cast<std::size_t>(ep_size_ * num_local_experts_) + 1,
@@ -123,8 +145,10 @@ void DispatchPlan::place(bool backward, int c, Matrix<const std::int32_t> kept, 
     for (std::int64_t k = 0; k < kept.cols; ++k) {
       const std::int32_t e = kept.row(t)[k];
       const std::int64_t at = e < 0 ? -1 : next[static_cast<std::size_t>(e)]++;
-      row.row(t)[k] = static_cast<std::int32_t>(at);
-      if (at >= 0) token[static_cast<std::size_t>(at)] = static_cast<std::int32_t>(t);
+      out.row.row(t)[k] = static_cast<std::int32_t>(at);
+      if (at >= 0)
+        out.token[static_cast<std::size_t>(at)] =
+            source.data != nullptr ? source.row(t)[k] : static_cast<std::int32_t>(t);
     }
 }
 

@@ -36,6 +36,7 @@ struct ChunkRows {
   std::vector<std::int64_t> send_rows;       ///< [P] rows to each rank.
   std::vector<std::int64_t> recv_rows;       ///< [P] rows from each rank.
   std::vector<std::int64_t> shard_rows;      ///< [ESP] rows that arrive at each ESP peer.
+  std::vector<std::int64_t> pair_rows;       ///< [P, P] rows from rank to rank of the EP group; with pair counts only.
   std::vector<std::int64_t> expert_offsets;  ///< [L + 1] in expert order.
   std::vector<std::int32_t> gathered_of;     ///< [num_rows] gathered-order row of each expert-order row.
   std::vector<std::int32_t> expert_of;       ///< [num_rows] expert-order row of each gathered-order row.
@@ -45,8 +46,10 @@ struct DispatchDims {
   std::int64_t rows = 0;  ///< T
   int num_experts = 1;    ///< E
   int ep_size = 1;        ///< P
+  int ep_rank = 0;
   int esp_size = 1;
   int esp_rank = 0;
+  bool pair_counts = false;  ///< Every rank learns the counts between all pairs of ranks: hierarchical dispatch.
   int forward_chunks = 1;
   int backward_chunks = 1;
 };
@@ -59,9 +62,15 @@ class DispatchPlan {
   /// Counts this rank's choices per piece and expert. kept: [T, K] expert of each choice, -1 = dropped. Fills the send
   /// side.
   void count_choices(Matrix<const std::int32_t> kept);
-  /// The counts that source q must know, source after source: [Q, pieces * L]; all ESP peers need the same.
+  /// Counts for routing in which every entry of every source's table travels, so that nobody need tell: K = E, entry
+  /// (t, e) goes to expert e. Fills both sides.
+  void count_all_entries();
+  /// With pair counts: what every source must know, [P, pieces * L], to be gathered. Else what source q must know,
+  /// source after source: [Q, pieces * L], for an all-to-all; all ESP peers need the same.
   [[nodiscard]] std::span<const std::int64_t> counts_to_send() const { return send_counts_; }
+  /// With pair counts [Q, P, pieces * L], else [Q, pieces * L].
   [[nodiscard]] std::span<std::int64_t> counts_to_receive() { return recv_counts_; }
+  [[nodiscard]] bool pair_counts() const noexcept { return pair_counts_; }
   [[nodiscard]] std::int64_t counts_per_peer() const { return num_pieces() * num_local_experts_; }
   /// Works out all chunks, once counts_to_receive() is filled (with Q = 1: a copy of counts_to_send()).
   void finish();
@@ -77,27 +86,40 @@ class DispatchPlan {
   [[nodiscard]] std::int64_t num_rows() const;  ///< Rows this rank's experts compute, all chunks.
 
   /// For each choice of the chunk's tokens its row in send order (-1: dropped), and for each row in send order its
-  /// token. row: [T, K], the rows of the chunk's tokens are written; token: [num_send] of the chunk.
-  void place(bool backward, int c, Matrix<const std::int32_t> kept, Matrix<std::int32_t> row,
-             std::span<std::int32_t> token) const;
+  /// token. row: [T, K], the rows of the chunk's tokens are written; token: [num_send] of the chunk. source: [T, K],
+  /// the token that each entry stands for, where that is not its row (data may be nullptr).
+  struct Places {
+    Matrix<std::int32_t> row;
+    std::span<std::int32_t> token;
+  };
+  void place(bool backward, int c, Matrix<const std::int32_t> kept, Matrix<const std::int32_t> source,
+             const Places& out) const;
   /// Expert-order row of backward chunk `b` for each expert-order row of forward chunk `f`; -1 for tokens outside b.
   [[nodiscard]] std::vector<std::int32_t> forward_to_backward(int f, int b) const;
 
  private:
   [[nodiscard]] std::int64_t num_pieces() const { return static_cast<std::int64_t>(piece_cuts_.size()) - 1; }
   [[nodiscard]] std::int64_t count(std::int64_t piece, int src, std::int64_t local_expert) const {
-    return recv_counts_[static_cast<std::size_t>(src * counts_per_peer() + piece * num_local_experts_ + local_expert)];
+    return pair_counts_ ? pair_count(piece, src, ep_rank_, local_expert) : recv_counts_[cell(src, piece, local_expert)];
+  }
+  [[nodiscard]] std::int64_t pair_count(std::int64_t piece, int src, int dst_ep_rank, std::int64_t local_expert) const {
+    return recv_counts_[cell(src * ep_size_ + dst_ep_rank, piece, local_expert)];
+  }
+  [[nodiscard]] std::size_t cell(std::int64_t peer, std::int64_t piece, std::int64_t local_expert) const {
+    return static_cast<std::size_t>(peer * counts_per_peer() + piece * num_local_experts_ + local_expert);
   }
   [[nodiscard]] const std::vector<ChunkRows>& chunks(bool backward) const {
     return backward && !same_chunks() ? backward_ : forward_;
   }
   [[nodiscard]] std::pair<std::int64_t, std::int64_t> pieces_of(std::int64_t begin, std::int64_t end) const;
   void finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64_t end) const;
+  void finish_pairs(ChunkRows& chunk, std::int64_t first_piece, std::int64_t last_piece) const;
 
-  int ep_size_, esp_size_, esp_rank_, num_sources_;
+  int ep_size_, ep_rank_, esp_size_, esp_rank_, num_sources_;
+  bool pair_counts_;
   std::int64_t num_local_experts_;
   std::vector<std::int64_t> forward_cuts_, backward_cuts_, piece_cuts_;
-  std::vector<std::int64_t> send_counts_, recv_counts_;  // [Q, pieces, L]
+  std::vector<std::int64_t> send_counts_, recv_counts_;
   std::vector<ChunkRows> forward_, backward_;
 };
 

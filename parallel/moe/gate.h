@@ -1,27 +1,73 @@
-// parallel/moe/gate.h - routers: which experts each token goes to, and with what weight.
-// Letters: T rows of a sub-batch, E experts of the whole group (never the local ones), K choices, G routing groups.
+// parallel/moe/gate.h - the Gate: which experts each token goes to, and with what weight. An interface; the gates stand
+// in gates/, one file each, and gate_registry.cpp lists them. Source of the six sub-modules: FSMoE, arXiv:2501.10714,
+// section 3.1.
+//
+// A gate is a list of phases, each a task of its own: local ones compute, collective ones talk to other ranks. It says
+// which tensors it keeps, and which of them each phase reads and writes; the emission makes buffers and edges of that.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
+#include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "core/matrix.h"
 #include "core/stream.h"
-#include "parallel/model/model_config.h"
+#include "kernels/gemm.h"
+#include "parallel/mesh.h"
+#include "parallel/model/parameter_store.h"
+#include "parallel/moe/routing.h"
 #include "parallel/step/step_state.h"
+#include "scheduler/graph.h"
 
 namespace weft::parallel {
 
-/// What a gate makes of the logits of one sub-batch. Memory is the caller's.
-template <class T>
-struct Routing {
-  Matrix<T> probs;              ///< [T, E]
-  T* lse = nullptr;             ///< [T] logsumexp of the logits, for the z-loss.
-  Matrix<std::int32_t> expert;  ///< [T, K] choices, best first, distinct in a row; ties go to the lower expert.
-  Matrix<std::int32_t> kept;    ///< [T, K] the same, -1 past an expert's capacity.
-  Matrix<T> weight;             ///< [T, K] factor on the expert's output, before drops.
-  Matrix<double> fraction;      ///< [G, E] f_i of the balance loss as its gradient needs it.
+/// Tensors that the emission knows by name; a gate's own follow from kGateOwn on.
+enum GateTensorId : int {
+  kGateKept,    ///< [D, K] i32, expert of each entry; -1: the entry does not travel.
+  kGateWeight,  ///< Lists: [D, K], factor on the expert's output, before drops. kSlotMatrix: [T, E * C], slots to
+                ///< tokens.
+  kGateChoice,  ///< kTokenList: [T, K] i32, choices before drops, best first, distinct in a row.
+  kGateSource,  ///< kSlotList: [D, K] i32, the token of each slot.
+  kGateMix,     ///< kSlotMatrix: [T, E * C], tokens to slots.
+  kGateOwn
+};
+inline constexpr int kMaxGateTensors = 24;
+
+/// How long a tensor lives. kFirstPass: written by the first forward pass alone and kept, so that a recomputation in
+/// the backward finds it.
+enum class GateTensorLife : std::uint8_t { kSaved, kForward, kBackward, kFirstPass };
+enum class GateElement : std::uint8_t { kReal, kI32, kF64 };  ///< kReal: the step's own type.
+
+struct GateTensor {
+  int id = 0;
+  const char* label = "";
+  std::int64_t count = 0;
+  GateElement element = GateElement::kReal;
+  GateTensorLife life = GateTensorLife::kSaved;
+};
+
+/// Which sequence each row belongs to, and where in it it stands: the same on every layout.
+struct RowIds {
+  const std::int64_t* samples = nullptr;  ///< [B] of the micro-batch; null: numbered from 0.
+  const std::int32_t* places = nullptr;   ///< [SP, micro_batch_rows], as MicroBatch::places; null: rows in order.
+  std::int64_t micro_batch_rows = 0;
+  std::int64_t first_row = 0;          ///< Of the unit in the micro-batch.
+  std::int64_t rows_per_sequence = 1;  ///< On this rank.
+  int sp_rank = 0;
+  [[nodiscard]] std::int64_t sample(std::int64_t t) const {
+    const std::int64_t sequence = (first_row + t) / rows_per_sequence;
+    return samples != nullptr ? samples[sequence] : sequence;
+  }
+  /// Of row t of the unit on a rank of the group that shares the sequences.
+  [[nodiscard]] std::int64_t position(std::int64_t t, int rank) const {
+    return places != nullptr ? places[rank * micro_batch_rows + first_row + t] : (first_row + t) % rows_per_sequence;
+  }
+  [[nodiscard]] std::int64_t position(std::int64_t t) const { return position(t, sp_rank); }
 };
 
 /// Balance of one unit over all layers so far, for BalanceForm::kHuggingFace.
@@ -30,36 +76,129 @@ struct PooledBalance {
   int layers = 0;
 };
 
-/// The softmax top-k router: probs = softmax(x Wg^T); the K best; weights renormalised or not.
-/// Sources: top-k gating, arXiv:1701.06538; balance loss, arXiv:2101.03961 eq. 4-6; z-loss, arXiv:2202.08906 eq. 5.
+/// All that a phase sees when it runs.
 template <class T>
-class SoftmaxTopKGate {
+struct GateCall {
+  Stream& stream;
+  Matrix<const T> x;                              ///< [T, M] hidden states, normalised.
+  std::array<void*, kMaxGateTensors> tensors{};   ///< By id; null: not there.
+  std::span<const Parameter<T>> parameters = {};  ///< In the order of the gate's specs.
+  StepState* state = nullptr;
+  int layer = 0;
+  RowIds ids = {};
+  const MeshComms* comms = nullptr;        ///< For collective phases.
+  RouterStatistics* statistics = nullptr;  ///< Where counts and losses of the unit go; null: they are not counted.
+  PooledBalance* pooled = nullptr;         ///< Of the unit, over the layers so far.
+  // Backward:
+  Matrix<T> dx = {};  ///< [T, M]
+  kernels::Accumulate dx_accumulate = kernels::Accumulate::kOverwrite;
+  kernels::Accumulate accumulate = kernels::Accumulate::kOverwrite;  ///< Of the parameters' gradients.
+  const T* d_weight = nullptr;                                       ///< As kGateWeight.
+  const T* d_mix = nullptr;                                          ///< As kGateMix.
+
+  template <class U = T>
+  [[nodiscard]] U* tensor(int id) const {
+    return static_cast<U*>(tensors[static_cast<std::size_t>(id)]);
+  }
+};
+
+enum class GateGroup : std::uint8_t { kNone, kSequence, kWorld };  ///< Who takes part in a phase.
+
+template <class T>
+struct GatePhase {
+  const char* label = "";
+  scheduler::Work work;
+  GateGroup group = GateGroup::kNone;
+  bool reads_hidden = true;  ///< Reads x and the gate's parameters.
+  std::vector<int> reads, writes;
+  std::function<void(GateCall<T>&)> run;
+};
+
+/// What a gate is made from.
+struct GateOptions {
+  ModelConfig model;
+  std::int64_t group_rows = 1;    ///< Rows of a routing group on this rank.
+  std::int64_t group_tokens = 1;  ///< Tokens of a routing group, over all ranks that share it.
+  bool training = true;
+  GateLayout layout;
+};
+
+/// A row of a routing group that several ranks may share.
+struct GroupRow {
+  int rank = 0;          ///< Of the ranks that share the sequences.
+  std::int64_t row = 0;  ///< Of the unit on that rank.
+};
+/// The rows of routing group `group` in order of position: [group_tokens].
+[[nodiscard]] std::vector<GroupRow> rows_of_group(const GateOptions& options, const RowIds& ids, std::int64_t group);
+
+/// Stateless: the same inputs, keys and parameters give the same routing, bit for bit.
+template <class T>
+class Gate {
  public:
-  /// group_rows: of a routing group, all told; sequence_ranks: SP ranks that hold an equal part of them each.
-  SoftmaxTopKGate(const MoeConfig& config, std::int64_t group_rows, int sequence_ranks = 1)
-      : config_(config), group_rows_(group_rows), sequence_ranks_(sequence_ranks) {}
+  explicit Gate(const GateOptions& options) : options_(options) {}
+  virtual ~Gate() = default;
+  Gate(const Gate&) = delete;
+  Gate& operator=(const Gate&) = delete;
 
-  /// logits: [T, E]. Fills `out` but for `fraction`. Asynchronous on `stream`, as kernels are.
-  void route(Stream& stream, const Routing<T>& out, Matrix<const T> logits) const;
+  /// For the layout in the options; the emission follows from this alone.
+  [[nodiscard]] virtual GateNeeds needs() const = 0;
+  [[nodiscard]] virtual TableShape table(std::int64_t rows) const = 0;
+  [[nodiscard]] virtual std::vector<GateTensor> tensors(std::int64_t rows) const = 0;
+  /// counted: the pass whose figures enter the step's statistics and losses; a recomputation or evaluation is not.
+  [[nodiscard]] virtual std::vector<GatePhase<T>> forward(std::int64_t rows, bool counted) const = 0;
+  /// Gradients of x and of the parameters, from d_weight (and d_mix). For kSlotMatrix it runs after Order's backward.
+  [[nodiscard]] virtual std::vector<GatePhase<T>> backward(std::int64_t rows) const = 0;
+  /// The most rows that one expert gets from a unit of `rows` rows; 0: no bound but the rows themselves.
+  [[nodiscard]] virtual std::int64_t max_rows_per_expert(std::int64_t rows) const {
+    static_cast<void>(rows);
+    return 0;
+  }
+  /// Writes probabilities that BalanceScope and the balance losses apply to.
+  [[nodiscard]] virtual bool balances() const { return false; }
 
-  /// Counts and losses of the unit into `statistics` (when not null), and f_i into out.fraction, by the balance scope.
-  void balance(Stream& stream, const Routing<T>& out, const StepState& state, int layer, PooledBalance& pooled,
-               RouterStatistics* statistics) const;
-
-  /// d_logits: [T, E] from d_weight: [T, K], plus the gradients of balance loss and z-loss.
-  void backward(Stream& stream, Matrix<T> d_logits, const Routing<T>& routing, Matrix<const T> d_weight,
-                const StepState& state, const PooledBalance& pooled) const;
-
-  /// Choices an expert may keep per routing group: ceil(f * K * n / E); 0: all.
-  [[nodiscard]] std::int64_t capacity() const;
-  [[nodiscard]] bool needs_fraction() const { return config_.balance_loss_coef != 0.0; }
+ protected:
+  [[nodiscard]] const GateOptions& options() const { return options_; }
+  [[nodiscard]] const MoeConfig& moe() const { return options_.model.moe; }
 
  private:
-  [[nodiscard]] std::int64_t local_group_rows() const { return group_rows_ / sequence_ranks_; }
-
-  MoeConfig config_;
-  std::int64_t group_rows_;
-  int sequence_ranks_;
+  GateOptions options_;
 };
+
+/// ceil(f * K * n / E), at least 1 and at most n: GShard's capacity, arXiv:2006.16668, for the n tokens of a routing
+/// group.
+[[nodiscard]] std::int64_t gate_capacity(double factor, const MoeConfig& config, std::int64_t group_tokens);
+
+/// One line of the registry.
+struct GateEntry {
+  GateKind kind;
+  std::string_view name;  ///< As in configs: "SOFTMAX_TOP_K".
+  /// Tensors, named below "layers.N.": in this order GateCall::parameters has them.
+  std::vector<ParameterSpec> (*parameters)(const ModelConfig& config);
+  std::unique_ptr<Gate<float>> (*make_f32)(const GateOptions& options);
+  std::unique_ptr<Gate<double>> (*make_f64)(const GateOptions& options);
+};
+[[nodiscard]] std::span<const GateEntry> gate_registry();
+[[nodiscard]] const GateEntry& gate_entry(GateKind kind);
+
+template <class T>
+[[nodiscard]] std::unique_ptr<Gate<T>> make_gate(const GateOptions& options) {
+  const GateEntry& entry = gate_entry(options.model.moe.gate);
+  if constexpr (std::is_same_v<T, float>)
+    return entry.make_f32(options);
+  else
+    return entry.make_f64(options);
+}
+
+/// needs() of a model's gate where no sequence is shared.
+[[nodiscard]] GateNeeds gate_needs(const ModelConfig& model);
+
+/// The registry's entry of a gate class template.
+template <template <class> class Class>
+[[nodiscard]] GateEntry make_gate_entry(GateKind kind, std::string_view name,
+                                        std::vector<ParameterSpec> (*parameters)(const ModelConfig&)) {
+  return {kind, name, parameters,
+          [](const GateOptions& o) -> std::unique_ptr<Gate<float>> { return std::make_unique<Class<float>>(o); },
+          [](const GateOptions& o) -> std::unique_ptr<Gate<double>> { return std::make_unique<Class<double>>(o); }};
+}
 
 }  // namespace weft::parallel

@@ -117,6 +117,8 @@ BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const
       plan_(plan),
       runtime_(runtime),
       num_units_(static_cast<int>(make_units(spec.geometry, plan.shape).size())) {
+  WEFT_CHECK(spec.moe_hooks == (runtime.hooks != nullptr ? runtime.hooks->mask() : 0),
+             "the step was described with hooks ", spec.moe_hooks, ", but those of the run are others");
   Emission out(true);
   emit_all<T>(spec_, plan_.shape, out, &runtime_);
   graph_ = out.take_graph();

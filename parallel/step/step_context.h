@@ -8,6 +8,7 @@
 #include "parallel/mesh.h"
 #include "parallel/model/model_config.h"
 #include "parallel/model/parameter_store.h"
+#include "parallel/moe/hooks.h"
 #include "parallel/step/emission.h"
 #include "parallel/step/step_state.h"
 #include "scheduler/plan.h"
@@ -25,6 +26,8 @@ struct StepSpec {
   StepGeometry geometry;
   StepMode mode = StepMode::kTrain;
   bool sharded_optimizer = true;  ///< ZeRO-1.
+  DispatcherKind dispatcher = DispatcherKind::kAllToAll;
+  unsigned moe_hooks = 0;  ///< MoeHooks::mask() of the run's hooks: only those that are there become tasks.
 };
 
 /// Where evaluation puts what a caller asked to see. Null pointers: not wanted.
@@ -41,14 +44,8 @@ struct Runtime {
   ParameterStore<T>* store = nullptr;
   const MeshComms* comms = nullptr;
   StepState* state = nullptr;
-  Capture<T>* capture = nullptr;  ///< kEvaluate only; may be null.
-};
-
-/// A weight and its gradient.
-template <class T>
-struct Parameter {
-  T* weight = nullptr;
-  T* grad = nullptr;
+  Capture<T>* capture = nullptr;       ///< kEvaluate only; may be null.
+  const MoeHooks<T>* hooks = nullptr;  ///< May be null.
 };
 
 /// Which part of a bucket's gradient a task adds to: separate buffers, so that unrelated parts do not wait for each

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "parallel/moe/gate.h"
 
 namespace weft::parallel {
 
@@ -19,7 +20,7 @@ StepEmitter::StepEmitter(StepSpec spec, scheduler::Recompute recompute, DType dt
   space_.max_forward_chunks = space_.max_backward_chunks = moe ? rows : 1;
   space_.max_gradient_slices = spec_.mesh.world_size > 1 ? 8 : 1;
   space_.has_weight_grads = moe;
-  const ParameterTable table(spec_.model, spec_.mesh);  // outlives the loop over its buckets
+  const ParameterTable table(spec_.model, spec_.mesh);
   for (const Bucket& bucket : table.buckets())
     if (bucket.layer >= 0 && bucket.num_replicas > 1)
       gradient_bytes_[static_cast<std::size_t>(bucket.layer)] +=
@@ -41,6 +42,7 @@ std::vector<std::string> describe(const StepSpec& spec, DType dtype) {
   line("model.kv_heads", m.kv_heads);
   line("model.vocab_size", m.vocab_size);
   line("model.layer_pattern", m.layer_pattern);
+  line("model.moe.gate", gate_entry(m.moe.gate).name);
   line("model.moe.experts", m.moe.experts);
   line("model.moe.top_k", m.moe.top_k);
   line("model.moe.capacity_factor", m.moe.capacity_factor);
@@ -51,6 +53,8 @@ std::vector<std::string> describe(const StepSpec& spec, DType dtype) {
   line("parallel.expert_shard", spec.mesh.esp_size);
   line("parallel.sequence_heads", spec.mesh.sequence_heads);
   line("parallel.sequence_ring", spec.mesh.sequence_ring);
+  constexpr const char* kDispatchers[] = {"ALL_TO_ALL", "HIERARCHICAL_1D", "HIERARCHICAL_2D"};
+  line("parallel.dispatcher", kDispatchers[static_cast<int>(spec.dispatcher)]);
   line("parallel.zero", spec.sharded_optimizer);
   line("train.micro_batch", spec.geometry.micro_batch);
   line("train.sequence_length", spec.geometry.sequence_length);

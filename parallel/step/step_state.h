@@ -23,6 +23,10 @@ struct MicroBatch {
   /// the exchange of heads for tokens. Null where no sequence is shared: then these are `positions` and `segments`.
   const std::int32_t* core_positions = nullptr;
   const std::int32_t* core_segments = nullptr;
+  const std::int64_t* samples = nullptr;  ///< [B]: the sequences' ids, the key of their noise; null: numbered from 0.
+  /// [SP, T]: the place in its sequence of each row, of every rank that shares the sequences. Null: none is shared, and
+  /// rows stand in order.
+  const std::int32_t* places = nullptr;
 };
 
 /// How the rank's share of a step is cut.
@@ -100,6 +104,8 @@ struct StepResult {
 
 struct StepState {
   std::int64_t step = 1;            ///< Number of the update, from 1.
+  std::uint64_t seed = 1;           ///< Of the run: the key of the router's noise.
+  bool gate_noise = false;          ///< Training: gates that draw noise do. Evaluation: none.
   double num_valid_tokens = 1.0;    ///< Targets of the step over all ranks: the divisor of loss and gradient.
   double num_tokens = 1.0;          ///< Rows of the step over all ranks: the divisor of the z-loss.
   double num_groups = 1.0;          ///< Routing groups of the step over all ranks: the divisor of the balance loss.

@@ -24,7 +24,8 @@ StepSpec training_spec(const RunConfig& config, const Mesh& mesh) {
           mesh,
           {micro_batches, t.micro_batch, t.sequence_length, config.model.moe.group_sequences, mesh.sp_size()},
           StepMode::kTrain,
-          config.parallel.zero};
+          config.parallel.zero,
+          config.parallel.dispatcher};
 }
 
 StepSpec validation_spec(const RunConfig& config, const Mesh& mesh) {
@@ -106,6 +107,7 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
   const scheduler::SlotMap slots = scheduler::assign_slots(graph, out.plan.issue_order);
   out.memory = scheduler::memory_use(graph, slots);
   out.num_tasks = graph.num_tasks();
+  out.num_micro_batches = training_spec(config, mesh).geometry.num_micro_batches;
   out.predicted = scheduler::simulate(graph, out.plan, slots, cost,
                                       executor_of(config, out.plan) == scheduler::ExecutorKind::kInline);
   out.predicted_ms = out.predicted.total_us / 1e3;

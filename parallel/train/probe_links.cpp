@@ -122,7 +122,7 @@ struct Load {
 };
 
 constexpr double kStandstill = 50.0;  // a slow-down beyond this is: practically nothing happens meanwhile
-constexpr double kLoadUs = 60e3;  // several time slices of the operating system
+constexpr double kLoadUs = 60e3;      // several time slices of the operating system
 
 /// Time alone, with as many pieces as make up kLoadUs; the mean over ranks.
 double run_alone(comm::Communicator& world, Load& load, const std::function<void()>& barrier) {

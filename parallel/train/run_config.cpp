@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "parallel/moe/gate.h"
 
 namespace weft::parallel {
 namespace {
@@ -90,6 +91,19 @@ void check_moe(const MoeConfig& m, Problems& problems) {
   problems.not_negative("model.moe.balance_loss_coef", m.balance_loss_coef);
   problems.not_negative("model.moe.z_loss_coef", m.z_loss_coef);
   problems.positive("model.moe.group_sequences", m.group_sequences);
+  problems.positive("model.moe.slots_per_expert", m.slots_per_expert);
+}
+
+// What the gate says of itself decides what fits it.
+void check_gate(const ModelConfig& m, Problems& problems) {
+  const GateNeeds needs = gate_needs(m);
+  const std::string_view gate = gate_entry(m.moe.gate).name;
+  if (needs.later_tokens && !m.moe.allow_noncausal)
+    problems.add("model.moe.gate", gate,
+                 "looks at later tokens, so the loss of a decoder says little and it cannot generate; choose another "
+                 "gate, or set model.moe.allow_noncausal to true");
+  if (needs.form == RoutingForm::kSlotMatrix && m.moe.z_loss_coef != 0.0)
+    problems.add("model.moe.z_loss_coef", m.moe.z_loss_coef, "gate ", gate, " has no z-loss; set it to 0");
 }
 
 void check_optimizer(const OptimizerConfig& o, Problems& problems) {
@@ -130,21 +144,6 @@ void check_train(const RunConfig& config, Problems& problems) {
                  " is more than fits 32 bits; make one of them smaller");
 }
 
-/// What the router works out over a whole routing group, which ranks that share its sequences do not do yet.
-void check_shared_groups(const MoeConfig& m, Problems& problems) {
-  constexpr const char* kShared = "with parallel.sequence_heads * sequence_ring > 1 routing groups span ranks, and ";
-  if (m.capacity_factor > 0)
-    problems.add("model.moe.capacity_factor", m.capacity_factor, kShared,
-                 "a capacity over them is not there yet; set it to 0");
-  if (m.balance_loss_coef <= 0) return;
-  if (m.balance_scope == BalanceScope::kRoutingGroup)
-    problems.add("model.moe.balance_scope", "ROUTING_GROUP", kShared,
-                 "a balance loss within them is not there yet; use GLOBAL_PREVIOUS, or balance_loss_coef 0");
-  if (m.balance_form == BalanceForm::kHuggingFace)
-    problems.add("model.moe.balance_form", "HUGGING_FACE", kShared,
-                 "the pooled balance loss is not there yet; use PER_LAYER, or balance_loss_coef 0");
-}
-
 /// Returns the ranks that share a sequence, 0 when they cannot.
 std::int64_t check_sequence(const RunConfig& config, int world_size, Problems& problems) {
   const ParallelConfig& p = config.parallel;
@@ -163,7 +162,11 @@ std::int64_t check_sequence(const RunConfig& config, int world_size, Problems& p
     problems.add("train.sequence_length", length,
                  "must be a multiple of 2 * sequence_ring * sequence_heads = ", 2 * ranks,
                  ", so that each rank holds as much of a sequence as any other");
-  check_shared_groups(config.model.moe, problems);
+  if (!gate_needs(config.model).shared_groups)
+    problems.add(
+        "model.moe.gate", gate_entry(config.model.moe.gate).name,
+        "with parallel.sequence_heads * sequence_ring > 1 routing groups span ranks, over which this gate's slots "
+        "are not summed yet; set both to 1");
   if (world_size % ranks == 0) return ranks;
   problems.add(path, value, "sequence_heads * sequence_ring = ", ranks, " must divide the number of ranks, ",
                world_size, "; start a multiple of ", ranks, " ranks");
@@ -256,6 +259,7 @@ std::vector<std::string> validate(const RunConfig& config, int world_size) {
   Problems problems;
   check_model(config.model, problems);
   check_moe(config.model.moe, problems);
+  check_gate(config.model, problems);
   check_train(config, problems);
   check_layout(config, world_size, problems);
   check_tasks(config, world_size, problems);

@@ -54,6 +54,7 @@ struct ParallelConfig {
   /// Ranks, or groups of sequence_heads ranks, that share a sequence and pass keys and values round (ring attention).
   int sequence_ring = 1;
   bool zero = true;  ///< ZeRO-1: AdamW states sharded over each parameter's replicas.
+  DispatcherKind dispatcher = DispatcherKind::kAllToAll;
   friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };
 

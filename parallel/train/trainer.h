@@ -36,6 +36,7 @@ struct RunPlan {
   scheduler::MemoryUse memory;        ///< Of the training step, on this rank.
   std::int64_t validation_bytes = 0;  ///< Arena of the validation pass.
   std::int64_t num_tasks = 0;
+  int num_micro_batches = 1;
   double predicted_ms = 0.0;
   scheduler::Timeline predicted;  ///< The simulated step.
   std::array<double, scheduler::kNumStages> predicted_stage_ms{};

@@ -34,8 +34,8 @@ World make_world(const Case& c, std::uint64_t seed) {
       kept.push_back(static_cast<std::int32_t>(
                          rng.below(static_cast<std::uint64_t>(c.experts) + 1, static_cast<std::uint64_t>(i))) -
                      1);
-    DispatchPlan& plan =
-        w.plans.emplace_back(DispatchDims{c.rows, c.experts, c.ranks, c.shards, r / c.ranks, c.forward, c.backward});
+    DispatchPlan& plan = w.plans.emplace_back(
+        DispatchDims{c.rows, c.experts, c.ranks, r % c.ranks, c.shards, r / c.ranks, false, c.forward, c.backward});
     plan.count_choices({kept.data(), c.rows, c.top_k});
   }
   for (int dst = 0; dst < c.sources(); ++dst)
@@ -87,7 +87,8 @@ void check_chunk(World& w, const Case& c, bool backward, int chunk) {
     }
     // Send order: by (expert, token, choice); the table and its inverse agree.
     std::vector<std::int32_t> row(c.rows * c.top_k, -2), token(c.rows * c.top_k, -2);
-    w.plans[rank].place(backward, chunk, {w.kept[rank].data(), c.rows, c.top_k}, {row.data(), c.rows, c.top_k}, token);
+    w.plans[rank].place(backward, chunk, {w.kept[rank].data(), c.rows, c.top_k}, {},
+                        {{row.data(), c.rows, c.top_k}, token});
     const auto cuts = w.plans[rank].cuts(backward);
     std::vector<std::tuple<int, std::int64_t, std::int64_t>> sends;
     for (std::int64_t t = cuts[chunk]; t < cuts[chunk + 1]; ++t)

@@ -107,6 +107,21 @@ TEST_CASE("Capacity, balance scopes, groups and gate options keep to the one-ran
   }
 }
 
+TEST_CASE("The running balance scope counts micro-batches in their order, in any order of tasks", "[layout][streams]") {
+  StepCase c;
+  c.model = test::small_mixtral();
+  c.model.moe.balance_scope = BalanceScope::kGlobalRunning;
+  c.world_size = 2;
+  c.ep_size = 2;
+  c.micro_batch = 1;
+  const StepOutcome reference = test::run_steps<double>(c);
+  for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+    c.order_seed = seed;
+    std::string where;
+    CHECK(test::max_difference(reference, test::run_steps<double>(c), where) == 0.0);
+  }
+}
+
 TEST_CASE("The running balance scope sums over ranks: invariant to EP at equal micro-batches", "[layout]") {
   StepCase two;
   two.model = test::small_mixtral();

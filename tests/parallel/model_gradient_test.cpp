@@ -42,6 +42,7 @@ class GradientProbe {
     state_.num_valid_tokens = valid_;
     state_.num_tokens = kSequences * kLength;
     state_.num_groups = kSequences;
+    state_.gate_noise = true;
     state_.batches = {{tokens_.data(), targets_.data(), positions_.data(), segments_.data()}};
     const StepSpec spec{model, mesh_, {1, kSequences, kLength, 1}, StepMode::kGradients, false};
     const scheduler::Shape shape = uniform_shape(model.layers, shape_options);
@@ -118,6 +119,12 @@ TEST_CASE("The whole model's gradient is that of its loss", "[gradient]") {
   SECTION("untied, all layers MoE") {
     model.tie_embeddings = false;
     model.layer_pattern = "M";
+  }
+  SECTION("other gates") {
+    model.moe.gate =
+        GENERATE(GateKind::kGShard, GateKind::kSigmoid, GateKind::kXmoe, GateKind::kExpertChoice, GateKind::kSoftMoe);
+    model.moe.slots_per_expert = 2;
+    shape = {3, 2, 1, GENERATE(scheduler::Recompute::kNone, scheduler::Recompute::kFull)};
   }
   double worst = 1.0;
   std::string where;

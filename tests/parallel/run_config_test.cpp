@@ -88,6 +88,15 @@ const std::vector<Wrong> kWrong{
     {"parallel.expert_shard", 1, [](RunConfig& c) { c.parallel.expert_shard = 0; }},
     {"parallel.expert_shard", 2, [](RunConfig& c) { c.parallel.expert = c.parallel.expert_shard = 2; }},
     {"parallel.expert_shard", 3, [](RunConfig& c) { c.parallel.expert_shard = 3, c.train.global_batch = 12; }},
+    {"model.moe.gate", 1, [](RunConfig& c) { c.model.moe.gate = GateKind::kExpertChoice; }},
+    {"model.moe.gate", 1, [](RunConfig& c) { c.model.moe.gate = GateKind::kSoftMoe; }},
+    {"model.moe.z_loss_coef", 1,
+     [](RunConfig& c) {
+       c.model.moe.gate = GateKind::kSoftMoe;
+       c.model.moe.allow_noncausal = true;
+       c.model.moe.z_loss_coef = 0.1;
+     }},
+    {"model.moe.slots_per_expert", 1, [](RunConfig& c) { c.model.moe.slots_per_expert = 0; }},
     {"parallel.sequence_heads", 1, [](RunConfig& c) { c.parallel.sequence_heads = 0; }},
     {"parallel.sequence_ring", 1, [](RunConfig& c) { c.parallel.sequence_ring = -1; }},
     {"parallel.sequence_heads", 3, [](RunConfig& c) { share(c, 3, 1), c.train.sequence_length = 120; }},
@@ -96,11 +105,12 @@ const std::vector<Wrong> kWrong{
     {"train.sequence_length", 4, [](RunConfig& c) { share(c, 2, 2), c.train.sequence_length = 124; }},
     {"train.global_batch", 4, [](RunConfig& c) { share(c, 1, 2), c.train.global_batch = 6; }},
     {"schedule.forward_chunks", 4, [](RunConfig& c) { share(c, 2, 2), c.schedule.forward_chunks = 65; }},
-    {"model.moe.capacity_factor", 2, [](RunConfig& c) { share(c, 2, 1), c.model.moe.capacity_factor = 1.0; }},
-    {"model.moe.balance_scope", 2,
-     [](RunConfig& c) { share(c, 1, 2), c.model.moe.balance_scope = BalanceScope::kRoutingGroup; }},
-    {"model.moe.balance_form", 2,
-     [](RunConfig& c) { share(c, 1, 2), c.model.moe.balance_form = BalanceForm::kHuggingFace; }},
+    {"model.moe.gate", 2,
+     [](RunConfig& c) {
+       share(c, 2, 1);
+       c.model.moe.gate = GateKind::kSoftMoe;
+       c.model.moe.allow_noncausal = true;
+     }},
     {"data.train", 1,
      [](RunConfig& c) {
        c.data.train = {"a.bin", ""};

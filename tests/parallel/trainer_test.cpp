@@ -97,12 +97,11 @@ TEST_CASE("Checkpoints of cut experts are read by any layout", "[trainer][esp]")
   config.parallel.expert_shard = 2;
   run_training(config, {4, folder.path() / "whole"});
   run_training(config, {4, folder.path() / "broken", Resume::kAuto, {}, 4});
-  struct Layout {
+  struct Ranks {
     int expert, shard, world;
     bool zero;
   };
-  const auto layout =
-      GENERATE(Layout{2, 2, 8, true}, Layout{1, 1, 1, false}, Layout{1, 4, 4, true}, Layout{8, 1, 8, true});
+  const auto layout = GENERATE(Ranks{2, 2, 8, true}, Ranks{1, 1, 1, false}, Ranks{1, 4, 4, true}, Ranks{8, 1, 8, true});
   config.parallel.expert = layout.expert;
   config.parallel.expert_shard = layout.shard;
   config.parallel.zero = layout.zero;

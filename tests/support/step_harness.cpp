@@ -29,6 +29,7 @@ LocalBatch make_batch(const StepCase& c, const Mesh& mesh, int step, int micro_b
   for (int i = 0; i < c.micro_batch; ++i, ++segment) {
     const auto sample =
         static_cast<std::uint64_t>((mesh.dp_rank() * num_micro_batches + micro_batch_index) * c.micro_batch + i);
+    b.sample_ids.push_back(static_cast<std::int64_t>(sample));
     std::int32_t position = 0;
     for (int p = 0; p < c.sequence_length; ++p, ++position) {
       const auto token = [&](int at) {
@@ -71,16 +72,20 @@ class Run {
                         mesh_,
                         {num_micro_, c.micro_batch, c.sequence_length, c.model.moe.group_sequences, mesh_.sp_size()},
                         StepMode::kTrain,
-                        c.sharded};
+                        c.sharded,
+                        c.dispatcher,
+                        c.hooks != nullptr ? c.hooks->mask() : 0};
     const scheduler::Shape shape = uniform_shape(c.model.layers, c.shape);
     const scheduler::Graph graph = emit_step(spec, shape, dtype_of<T>);
-    step_ = std::make_unique<BoundStep<T>>(spec, plan_of(c, graph, shape),
-                                           Runtime<T>{&store_, &comms_, &state_, nullptr}, Device{}, c.executor);
+    step_ = std::make_unique<BoundStep<T>>(
+        spec, plan_of(c, graph, shape), Runtime<T>{&store_, &comms_, &state_, nullptr, hooks()}, Device{}, c.executor);
     state_.statistics = StepStatistics(c.model, step_->num_units(), c.world_size);
     state_.previous_choices.assign(static_cast<std::size_t>(c.model.layers),
                                    std::vector<double>(c.model.moe.experts, 0.0));
     state_.running_choices = state_.previous_choices;
     state_.clip_norm = c.clip_norm;
+    state_.seed = c.seed;
+    state_.gate_noise = true;
     state_.optimizer.lr = c.lr;
     state_.optimizer.weight_decay = 0.1;
     state_.optimizer.eps =
@@ -121,8 +126,16 @@ class Run {
     }
   }
   [[nodiscard]] std::int64_t num_grows() const { return step_->arena().num_grows(); }
+  [[nodiscard]] std::int64_t num_tasks() const { return step_->graph().num_tasks(); }
 
  private:
+  [[nodiscard]] const MoeHooks<T>* hooks() const {
+    if constexpr (std::is_same_v<T, double>)
+      return case_.hooks;
+    else
+      return nullptr;
+  }
+
   StepCase case_;
   Mesh mesh_;
   MeshComms comms_;
@@ -153,6 +166,7 @@ StepOutcome run_steps(const StepCase& c) {
     run.collect_weights(mine);  // collective: before the lock
     const std::lock_guard lock(mutex);
     out.num_grows += run.num_grows();
+    out.num_tasks = run.num_tasks();
     if (out.steps.empty()) out.steps = steps;
     for (std::size_t s = 0; s < steps.size(); ++s)
       if (steps[s].loss != out.steps[s].loss || steps[s].gradient_norm != out.steps[s].gradient_norm)

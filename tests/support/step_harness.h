@@ -17,7 +17,8 @@ struct StepCase {
   int esp_size = 1;
   int sequence_heads = 1;
   int sequence_ring = 1;
-  int ranks_per_node = 0;  ///< 0: all ranks on one node.
+  int ranks_per_node = 0;  ///< 0: all on one node.
+  parallel::DispatcherKind dispatcher = parallel::DispatcherKind::kAllToAll;
   bool sharded = true;
   int global_batch = 8;  ///< Sequences.
   int micro_batch = 2;
@@ -29,6 +30,7 @@ struct StepCase {
   /// 0: sequential; else a random order of the step's tasks, by this seed.
   std::uint64_t order_seed = 0;
   std::uint64_t seed = 1;
+  const parallel::MoeHooks<double>* hooks = nullptr;  ///< Of f64 runs; the same on every rank.
   double lr = 1e-2;
   double clip_norm = 1.0;
 };
@@ -38,6 +40,7 @@ struct StepOutcome {
   std::vector<parallel::StepResult> steps;
   std::vector<std::pair<std::string, std::vector<double>>> weights;  ///< Sorted by name.
   std::int64_t num_grows = 0;
+  std::int64_t num_tasks = 0;  ///< Of one rank's step.
 };
 
 /// Runs in f64 (T = double) or f32. Every rank's figures must agree bit for bit, else it throws kInternal.

@@ -6,6 +6,7 @@
 #include "comm/factory.h"
 #include "core/safetensors.h"
 #include "core/token_shard.h"
+#include "parallel/eval/evaluator.h"
 #include "parallel/train/checkpoint.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
@@ -210,6 +211,26 @@ TEST_CASE("weft eval reports what evaluate found") {
   CHECK(f32["loss"] != json["loss"]);
   CHECK(f32["loss"].get<double>() == Approx(json["loss"].get<double>()).epsilon(1e-5));
   CHECK_THAT(t.command({}).output, Catch::Matchers::StartsWith("loss: "));
+}
+
+TEST_CASE("gates that look at later tokens have a loss, but no text and no list of experts") {
+  const auto gate = GENERATE(parallel::GateKind::kExpertChoice, parallel::GateKind::kSoftMoe);
+  const EvalTest t([&](RunConfig& c) {
+    c.model.moe.gate = gate;
+    c.model.moe.allow_noncausal = true;
+  });
+  EvalRequest request;
+  request.tokens = t.tokens();
+  CHECK(t.run(request).loss > 0.0);
+  const test::CommandResult routing = t.command({"--routing", t.file("routing.safetensors")});
+  CHECK(routing.status == 2);
+  CHECK_THAT(routing.errors, Catch::Matchers::Contains("no list of each token's experts"));
+  comm::run_local_ranks(1, [&](comm::Communicator& world) {
+    parallel::Evaluator<float> evaluator(t.config.model, parallel::Checkpoint(t.folder / "checkpoint"), world);
+    test::check_error(ErrorCode::kInvalidArgument, "looks at later tokens", [&] {
+      (void)evaluator.next_logits(std::vector<std::int32_t>{1, 2});
+    });
+  });
 }
 
 TEST_CASE("weft eval ends with the documented status") {

@@ -135,6 +135,10 @@ TEST_CASE("a model that Mixtral cannot be is not exported") {
     m.family = parallel::ModelFamily::kGpt2Moe;
     test::check_error(ErrorCode::kInvalidArgument, "model.family", [&] { (void)write_hf_config(m, -1); });
   }
+  SECTION("another gate") {
+    m.moe.gate = GENERATE(parallel::GateKind::kGShard, parallel::GateKind::kSoftMoe);
+    test::check_error(ErrorCode::kInvalidArgument, "model.moe.gate", [&] { (void)write_hf_config(m, -1); });
+  }
   SECTION("dense layers, and weights that are not normalised") {
     m.layer_pattern = "DM";
     m.moe.renormalize = false;

@@ -63,6 +63,9 @@ ModelConfig random_model(Draw& d) {
   c.tie_embeddings = d.boolean();
   c.layer_pattern = d.text();
   c.moe.renormalize = d.boolean();
+  c.moe.allow_noncausal = d.boolean();
+  c.moe.slots_per_expert = d.integer();
+  c.moe.gate = d.choice<GateKind>(6);
   c.moe.balance_scope = d.choice<BalanceScope>(3);
   c.moe.balance_form = d.choice<BalanceForm>(2);
   return c;
@@ -88,6 +91,7 @@ RunConfig random_config(std::uint64_t seed) {
   c.train.recompute = d.choice<Recompute>(3);
   o.schedule = d.choice<LrSchedule>(4);
   c.parallel.zero = d.boolean();
+  c.parallel.dispatcher = d.choice<DispatcherKind>(3);
   c.data.train = d.list();
   c.data.val = d.list();
   c.data.attend_across_documents = d.boolean();
@@ -142,6 +146,7 @@ TEST_CASE("every enum value of the schema has a counterpart") {
         if (type->name() == "MoeConfig") group = message.mutable_model()->mutable_moe();
         if (type->name() == "TrainConfig") group = message.mutable_train();
         if (type->name() == "OptimizerConfig") group = message.mutable_train()->mutable_optimizer();
+        if (type->name() == "ParallelConfig") group = message.mutable_parallel();
         if (type->name() == "ScheduleConfig") group = message.mutable_schedule();
         INFO(field->full_name() << " = " << field->enum_type()->value(k)->name());
         REQUIRE(group->GetDescriptor() == type);
@@ -152,12 +157,13 @@ TEST_CASE("every enum value of the schema has a counterpart") {
         if (type->name() == "MoeConfig") same = &back.model().moe();
         if (type->name() == "TrainConfig") same = &back.train();
         if (type->name() == "OptimizerConfig") same = &back.train().optimizer();
+        if (type->name() == "ParallelConfig") same = &back.parallel();
         if (type->name() == "ScheduleConfig") same = &back.schedule();
         CHECK(same->GetReflection()->GetEnum(*same, field) == field->enum_type()->value(k));
       }
     }
   }
-  CHECK(values == 2 + 1 + 3 + 2 + 4 + 2 + 3 + 9 + 3);
+  CHECK(values == 2 + 6 + 3 + 2 + 4 + 2 + 3 + 3 + 9 + 3);
 }
 
 TEST_CASE("a dtype that configs do not have cannot be written") {

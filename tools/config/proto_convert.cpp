@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "parallel/moe/gate.h"
 
 namespace weft::tools {
 namespace {
@@ -18,7 +19,6 @@ using google::protobuf::Message;
 // Names of an enum's values in the schema; the position is the value of our enum class.
 using Names = std::span<const std::string_view>;
 constexpr std::string_view kFamilies[] = {"MIXTRAL", "GPT2_MOE"};
-constexpr std::string_view kGates[] = {"SOFTMAX_TOP_K"};
 constexpr std::string_view kBalanceScopes[] = {"ROUTING_GROUP", "GLOBAL_PREVIOUS", "GLOBAL_RUNNING"};
 constexpr std::string_view kBalanceForms[] = {"PER_LAYER", "HUGGING_FACE"};
 constexpr std::string_view kLrSchedules[] = {"CONSTANT", "COSINE", "LINEAR", "WSD"};
@@ -27,6 +27,18 @@ constexpr std::string_view kRecomputes[] = {"NONE", "SELECTIVE", "FULL"};
 constexpr std::string_view kPolicies[] = {
     "MANUAL", "SEQUENTIAL", "TUTEL", "TUTEL_IMPROVED", "PIPEMOE_LINA", "FSMOE_NO_IIO", "FSMOE", "FLOWMOE", "WEFT"};
 constexpr std::string_view kExecutors[] = {"AUTO", "INLINE", "STREAMS"};
+constexpr std::string_view kDispatchers[] = {"ALL_TO_ALL", "HIERARCHICAL_1D", "HIERARCHICAL_2D"};
+
+// The gates' names, from their registry.
+Names gate_names() {
+  static const std::vector<std::string_view> names = [] {
+    std::vector<std::string_view> out(parallel::gate_registry().size());
+    for (const parallel::GateEntry& entry : parallel::gate_registry())
+      out.at(static_cast<std::size_t>(entry.kind)) = entry.name;
+    return out;
+  }();
+  return names;
+}
 
 // The fields of each struct, once, for both directions: `visit` is a Reader or a Writer.
 template <class Visit>
@@ -34,13 +46,15 @@ void fields(Visit visit, parallel::MoeConfig& c) {
   visit("experts", c.experts);
   visit("top_k", c.top_k);
   visit("capacity_factor", c.capacity_factor);
-  visit("gate", c.gate, kGates);
+  visit("gate", c.gate, gate_names());
   visit("renormalize", c.renormalize);
   visit("balance_loss_coef", c.balance_loss_coef);
   visit("balance_scope", c.balance_scope, kBalanceScopes);
   visit("balance_form", c.balance_form, kBalanceForms);
   visit("z_loss_coef", c.z_loss_coef);
   visit("group_sequences", c.group_sequences);
+  visit("slots_per_expert", c.slots_per_expert);
+  visit("allow_noncausal", c.allow_noncausal);
 }
 
 template <class Visit>
@@ -99,6 +113,7 @@ void fields(Visit visit, parallel::ParallelConfig& c) {
   visit("sequence_heads", c.sequence_heads);
   visit("sequence_ring", c.sequence_ring);
   visit("zero", c.zero);
+  visit("dispatcher", c.dispatcher, kDispatchers);
 }
 
 template <class Visit>

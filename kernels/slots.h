@@ -1,0 +1,56 @@
+// kernels/slots.h - routing where experts choose: slots that take tokens, or mixtures of them.
+// Letters: T rows in G groups of n = T / G consecutive rows, E experts, C slots of an expert and group, S = E * C
+// columns. A table [G * C, E] has slot j of expert e in group g at (g * C + j, e).
+#pragma once
+
+#include <cstdint>
+
+#include "core/matrix.h"
+#include "core/stream.h"
+#include "kernels/gemm.h"
+
+namespace weft::kernels {
+
+/// Each expert takes the C rows of each group with its largest scores, ties to the lower row; in its slots they stand
+/// in order of rows. Scores (not negative) are compared by the upper 40 of 52 bits of their mantissa (f32: 15 of 23):
+/// equal tokens must tie, and a layout that computes their rows in other places may round them differently.
+/// source, weight, kept: [G * C, E]: the row, its score, the expert. scores: [T, E]; C <= n.
+/// Source: expert choice routing, arXiv:2202.09368, section 3.
+template <class T>
+struct SlotTable {
+  Matrix<std::int32_t> source, kept;
+  Matrix<T> weight;
+};
+template <class T>
+void expert_choice(Stream& stream, const SlotTable<T>& table, Matrix<const T> scores, std::int64_t group_rows);
+
+/// Softmax down the columns of each group: out[t, s] = exp(z[t, s]) / sum over the group's rows. out, z: [T, S].
+template <class T>
+void column_softmax_forward(Stream& stream, Matrix<T> out, Matrix<const T> z, std::int64_t group_rows);
+/// dz += out * (dout - sum over the group's rows of dout * out).
+template <class T>
+void column_softmax_backward(Stream& stream, Matrix<T> dz, Matrix<const T> dout, Matrix<const T> out,
+                             std::int64_t group_rows);
+
+/// Entries of a table of slots whose rows travel. row: where the entry's row stands (-1: nowhere); source: its token.
+/// Both [N, E], weight: [N, E].
+struct SlotRows {
+  Matrix<const std::int32_t> row, source;
+};
+/// out[source] += weight * rows[row] over all entries, experts of a slot in ascending order, slots in ascending order.
+template <class T>
+void slots_scatter(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots, Matrix<const T> weight);
+/// Its backward: d_rows[d_row] = weight * dout[source] and d_weight = <dout[source], rows[row]> (0 where row is -1).
+template <class T>
+struct SlotsGradient {
+  Matrix<T> d_rows, d_weight;
+  Matrix<const std::int32_t> d_row;
+};
+template <class T>
+void slots_scatter_backward(Stream& stream, const SlotsGradient<T>& grad, Matrix<const T> dout, Matrix<const T> rows,
+                            const SlotRows& slots, Matrix<const T> weight);
+/// dx[source] += d_rows[row] over all entries: the backward of gathering tokens into slots.
+template <class T>
+void slots_gather_backward(Stream& stream, Matrix<T> dx, Matrix<const T> d_rows, const SlotRows& slots);
+
+}  // namespace weft::kernels

@@ -1,0 +1,27 @@
+// parallel/moe/gates/sigmoid.cpp - logits = x Wg^T; an expert's output is scaled by the sigmoid of its logit, each
+// choice by itself. Sources: BASE, arXiv:2103.16716, eq. 2; StableMoE, arXiv:2204.08396; as FSMoE's sigmoid gate.
+#include "parallel/moe/gates/top_k.h"
+
+namespace weft::parallel {
+namespace {
+
+template <class T>
+class SigmoidGate final : public TopKGate<T> {
+ public:
+  using TopKGate<T>::TopKGate;
+
+ protected:
+  [[nodiscard]] typename TopKGate<T>::Weighting weighting() const override { return TopKGate<T>::Weighting::kSigmoid; }
+  void logits(GateCall<T>& call, Matrix<T> z) const override { linear_logits<T>(call, 0, z); }
+  void logits_backward(GateCall<T>& call, Matrix<const T> dz) const override { linear_logits_backward<T>(call, 0, dz); }
+};
+
+}  // namespace
+
+GateEntry sigmoid_gate();
+GateEntry sigmoid_gate() {
+  return make_gate_entry<SigmoidGate>(GateKind::kSigmoid, "SIGMOID",
+                                      [](const ModelConfig& m) { return std::vector{router_weight(m)}; });
+}
+
+}  // namespace weft::parallel

@@ -1,0 +1,271 @@
+#include "parallel/moe/gates/top_k.h"
+
+#include <algorithm>
+
+#include "comm/communicator.h"
+#include "kernels/gemm.h"
+#include "kernels/router.h"
+#include "kernels/topk.h"
+
+namespace weft::parallel {
+
+using kernels::Accumulate;
+using scheduler::WorkKind;
+
+template <class T>
+GateNeeds TopKGate<T>::needs() const {
+  GateNeeds needs;
+  needs.collective = counts_running() || shares(true);
+  return needs;
+}
+
+template <class T>
+TableShape TopKGate<T>::table(std::int64_t rows) const {
+  return {rows, this->moe().top_k, this->options().group_rows};
+}
+
+template <class T>
+std::int64_t TopKGate<T>::capacity() const {
+  const double factor = this->moe().capacity_factor;
+  return factor > 0.0 ? gate_capacity(factor, this->moe(), this->options().group_tokens) : 0;
+}
+
+template <class T>
+std::int64_t TopKGate<T>::max_rows_per_expert(std::int64_t rows) const {
+  return capacity() * (rows / this->options().group_rows);
+}
+
+template <class T>
+std::vector<GateTensor> TopKGate<T>::tensors(std::int64_t rows) const {
+  using enum GateElement;
+  using enum GateTensorLife;
+  const std::int64_t experts = this->moe().experts, choices = rows * this->moe().top_k;
+  std::vector<GateTensor> out{{kGateKept, "router kept", choices, kI32},
+                              {kGateWeight, "router weight", choices},
+                              {kGateChoice, "router choice", choices, kI32},
+                              {kProbs, "router probs", rows * experts},
+                              {kLse, "router lse", rows},
+                              {kLogits, "router logits", rows * experts, kReal, kForward},
+                              {kDLogits, "d router logits", rows * experts, kReal, kBackward}};
+  if (const int ranks = this->options().layout.sequence_ranks; shares(true))
+    out.push_back({kShared, "router choices of the group", ranks * choices, kI32, kForward});
+  if (balances() && this->options().training)
+    out.push_back({kFraction, "balance fractions", rows / this->options().group_rows * experts, kF64, kFirstPass});
+  for (const GateTensor& tensor : own_tensors(rows)) out.push_back(tensor);
+  return out;
+}
+
+template <class T>
+BalanceInput<T> TopKGate<T>::balance_input(const GateCall<T>& call) const {
+  const std::int64_t rows = call.x.rows, experts = this->moe().experts, k = this->moe().top_k;
+  BalanceInput<T> in;
+  in.probs = {call.tensor(kProbs), rows, experts};
+  in.lse = call.tensor(kLse);
+  in.choice = {call.template tensor<std::int32_t>(kGateChoice), rows, k};
+  in.kept = {call.template tensor<std::int32_t>(kGateKept), rows, k};
+  in.fraction = {call.template tensor<double>(kFraction), rows / this->options().group_rows, experts};
+  in.group_tokens = this->options().group_tokens;
+  return in;
+}
+
+template <class T>
+void TopKGate<T>::count(GateCall<T>& call, std::vector<std::int64_t> group_counts) const {
+  BalanceInput<T> in = balance_input(call);
+  in.counts = std::move(group_counts);
+  count_balance(call, this->moe(), in);
+}
+
+template <class T>
+void TopKGate<T>::route(GateCall<T>& call, bool drops) const {
+  const std::int64_t rows = call.x.rows, experts = this->moe().experts, k = this->moe().top_k;
+  const Matrix<T> z(call.tensor(kLogits), rows, experts), probs(call.tensor(kProbs), rows, experts);
+  const Matrix<T> weight(call.tensor(kGateWeight), rows, k);
+  const Matrix<std::int32_t> choice(call.template tensor<std::int32_t>(kGateChoice), rows, k);
+  logits(call, z);
+  kernels::softmax_forward<T>(call.stream, probs, call.tensor(kLse), z);
+  kernels::top_k<T>(call.stream, choice, probs);
+  if (weighting() == Weighting::kSigmoid)
+    kernels::router_sigmoid<T>(call.stream, weight, z, choice);
+  else
+    kernels::router_weights<T>(call.stream, weight, probs, choice, this->moe().renormalize);
+  if (drops)
+    kernels::router_drop(call.stream, {call.template tensor<std::int32_t>(kGateKept), rows, k}, choice, experts,
+                         this->options().group_rows, capacity());
+}
+
+template <class T>
+bool TopKGate<T>::shares(bool counted) const {
+  if (this->options().layout.sequence_ranks == 1) return false;
+  return capacity() > 0 || (counted && balances() && this->moe().balance_scope == BalanceScope::kRoutingGroup);
+}
+
+/// kShared: [SP, T, K], the choices of every rank that shares the groups.
+template <class T>
+GatePhase<T> TopKGate<T>::share_phase(std::int64_t rows) const {
+  const int ranks = this->options().layout.sequence_ranks;
+  const std::int64_t count = rows * this->moe().top_k;
+  GatePhase<T> phase;
+  phase.label = "share choices";
+  phase.work = {WorkKind::kAllGather, double(count * (ranks - 1)) * sizeof(std::int32_t)};
+  phase.group = GateGroup::kSequence;
+  phase.reads_hidden = false;
+  phase.reads = {kGateChoice};
+  phase.writes = {kShared};
+  phase.run = [ranks, count](GateCall<T>& call) {
+    comm::all_gather(call.comms->sp(), comm::as_buffer(call.template tensor<std::int32_t>(kGateChoice), count),
+                     comm::as_buffer(call.template tensor<std::int32_t>(kShared), ranks * count), call.stream);
+  };
+  return phase;
+}
+
+/// Capacity over whole groups, in order of (choice, position in the group). Returns the groups' counts, [G * E].
+template <class T>
+std::vector<std::int64_t> TopKGate<T>::drop_shared(GateCall<T>& call) const {
+  const std::int64_t rows = call.x.rows, k = this->moe().top_k, n = this->options().group_tokens;
+  const std::int64_t groups = rows / this->options().group_rows, experts = this->moe().experts;
+  const std::int32_t* shared = call.template tensor<std::int32_t>(kShared);
+  std::int32_t* kept = call.template tensor<std::int32_t>(kGateKept);
+  std::vector<std::int32_t> choice(static_cast<std::size_t>(n * k)), left(choice.size());
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(groups * experts));
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::vector<GroupRow> order = rows_of_group(this->options(), call.ids, g);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const GroupRow& at = order[static_cast<std::size_t>(i)];
+      std::copy_n(shared + (at.rank * rows + at.row) * k, k, choice.data() + i * k);
+    }
+    const Matrix<const std::int32_t> all(choice.data(), n, k);
+    kernels::router_drop(call.stream, {left.data(), n, k}, all, experts, n, capacity());
+    kernels::router_count(call.stream, {counts.data() + g * experts, 1, experts}, all);
+    for (std::int64_t i = 0; i < n; ++i)
+      if (const GroupRow& at = order[static_cast<std::size_t>(i)]; at.rank == call.ids.sp_rank)
+        std::copy_n(left.data() + i * k, k, kept + at.row * k);
+  }
+  return counts;
+}
+
+template <class T>
+GatePhase<T> TopKGate<T>::drop_phase(bool counts_here) const {
+  GatePhase<T> phase;
+  phase.label = "drop";
+  phase.work = {WorkKind::kNothing, 0.0};
+  phase.reads_hidden = false;
+  phase.reads = {kShared, kProbs, kLse, kGateChoice};
+  phase.writes = {kGateKept};
+  if (counts_here && balances()) phase.writes.push_back(kFraction);
+  phase.run = [this, counts_here](GateCall<T>& call) {
+    std::vector<std::int64_t> counts = drop_shared(call);
+    if (counts_here) count(call, std::move(counts));
+  };
+  return phase;
+}
+
+/// Counts of this step so far, over all ranks: what BalanceScope::kGlobalRunning takes for f.
+template <class T>
+GatePhase<T> TopKGate<T>::running_phase() const {
+  GatePhase<T> phase;
+  phase.label = "running counts";
+  phase.work = {WorkKind::kAllReduce, 2.0 * double(this->moe().experts) * sizeof(std::int64_t)};
+  phase.group = GateGroup::kWorld;
+  phase.reads_hidden = false;
+  phase.reads = {kProbs, kLse, kGateChoice, kGateKept};
+  phase.writes = {kFraction};
+  phase.run = [this](GateCall<T>& call) {
+    const auto experts = static_cast<std::int64_t>(this->moe().experts);
+    std::vector<std::int64_t> counts(static_cast<std::size_t>(experts));
+    kernels::router_count(call.stream, {counts.data(), 1, experts}, balance_input(call).choice);
+    const comm::Buffer buffer = comm::as_buffer(counts.data(), experts);
+    call.comms->world().all_reduce(buffer, buffer, comm::ReduceOp::kSum, call.stream);
+    std::vector<double>& running = call.state->running_choices[static_cast<std::size_t>(call.layer)];
+    for (std::size_t e = 0; e < counts.size(); ++e) running[e] += static_cast<double>(counts[e]);
+    count(call, {});
+  };
+  return phase;
+}
+
+template <class T>
+std::vector<GatePhase<T>> TopKGate<T>::forward(std::int64_t rows, bool counted) const {
+  const bool counts_here = counted && !counts_running(), shared = shares(counted);
+  GatePhase<T> phase;
+  phase.label = "route";
+  phase.work = {WorkKind::kGemm, logits_flops(rows)};
+  phase.writes = {kLogits, kProbs, kLse, kGateWeight, kGateChoice};
+  if (!shared) phase.writes.push_back(kGateKept);
+  if (!shared && counts_here && balances()) phase.writes.push_back(kFraction);
+  for (const GateTensor& tensor : own_tensors(rows))
+    if (tensor.life != GateTensorLife::kBackward) phase.writes.push_back(tensor.id);
+  phase.run = [this, counts_here, shared](GateCall<T>& call) {
+    route(call, !shared);
+    if (counts_here && !shared) count(call, {});
+  };
+  std::vector<GatePhase<T>> phases{std::move(phase)};
+  if (shared) {
+    phases.push_back(share_phase(rows));
+    phases.push_back(drop_phase(counts_here));
+  }
+  if (counted && counts_running()) phases.push_back(running_phase());
+  return phases;
+}
+
+template <class T>
+void TopKGate<T>::route_backward(GateCall<T>& call) const {
+  const std::int64_t rows = call.x.rows, experts = this->moe().experts, k = this->moe().top_k;
+  const bool sigmoid = weighting() == Weighting::kSigmoid;
+  const BalanceInput<T> in = balance_input(call);
+  const Matrix<const T> weight(call.tensor(kGateWeight), rows, k), d_weight(call.d_weight, rows, k);
+  const Matrix<T> dz(call.tensor(kDLogits), rows, experts);
+  const BalanceGradient balance =
+      balance_gradient(this->moe(), in.fraction, *call.pooled, call.state->num_groups, in.group_tokens);
+  kernels::RouterGradient<T> gradient{
+      in.probs, in.choice, weight, d_weight, balance.fraction, balance.scale, this->moe().renormalize};
+  if (sigmoid) {  // the weights do not come from the probabilities: of these, the balance loss alone
+    gradient.expert.cols = gradient.weight.cols = gradient.d_weight.cols = 0;
+  }
+  kernels::router_backward<T>(call.stream, dz, gradient);
+  kernels::softmax_backward<T>(call.stream, dz, dz, in.probs);
+  if (sigmoid) kernels::router_sigmoid_backward<T>(call.stream, dz, weight, d_weight, in.choice);
+  if (this->moe().z_loss_coef != 0.0)
+    kernels::router_z_backward<T>(call.stream, dz, in.probs, in.lse,
+                                  2.0 * this->moe().z_loss_coef / call.state->num_tokens);
+  logits_backward(call, dz);
+}
+
+template <class T>
+std::vector<GatePhase<T>> TopKGate<T>::backward(std::int64_t rows) const {
+  GatePhase<T> phase;
+  phase.label = "route";
+  phase.work = {WorkKind::kGemm, 2.0 * logits_flops(rows)};
+  phase.reads = {kProbs, kLse, kGateChoice, kGateWeight, kFraction};
+  phase.writes = {kDLogits};
+  for (const GateTensor& tensor : own_tensors(rows))
+    (tensor.life == GateTensorLife::kBackward ? phase.writes : phase.reads).push_back(tensor.id);
+  phase.run = [this](GateCall<T>& call) { route_backward(call); };
+  return {std::move(phase)};
+}
+
+ParameterSpec router_weight(const ModelConfig& config) {
+  return {"moe.gate.weight", config.moe.experts, config.model_dim};
+}
+
+template <class T>
+void linear_logits(GateCall<T>& call, std::size_t index, Matrix<T> z) {
+  kernels::linear_forward<T>(call.stream, z, call.x,
+                             Matrix<const T>(call.parameters[index].weight, z.cols, call.x.cols));
+}
+
+template <class T>
+void linear_logits_backward(GateCall<T>& call, std::size_t index, Matrix<const T> dz) {
+  const Parameter<T>& w = call.parameters[index];
+  kernels::linear_backward_input<T>(call.stream, call.dx, dz, Matrix<const T>(w.weight, dz.cols, call.x.cols),
+                                    call.dx_accumulate);
+  kernels::linear_backward_weight<T>(call.stream, {w.grad, dz.cols, call.x.cols}, nullptr, dz, call.x, call.accumulate);
+}
+
+#define WEFT_INSTANTIATE(T)                                          \
+  template class TopKGate<T>;                                        \
+  template void linear_logits(GateCall<T>&, std::size_t, Matrix<T>); \
+  template void linear_logits_backward(GateCall<T>&, std::size_t, Matrix<const T>);
+WEFT_INSTANTIATE(float)
+WEFT_INSTANTIATE(double)
+#undef WEFT_INSTANTIATE
+
+}  // namespace weft::parallel

@@ -1,0 +1,111 @@
+// parallel/moe/gates/xmoe.cpp - cosine routing in a low dimension: logit = cos(Wp x, e_i) / tau, tau learned.
+// Source: X-MoE, arXiv:2204.09179, section 3.2. tau = kTemperature * exp(theta) stays positive; theta is the parameter.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/gemm.h"
+#include "kernels/reduce.h"
+#include "kernels/router.h"
+#include "parallel/moe/gates/top_k.h"
+
+namespace weft::parallel {
+namespace {
+
+constexpr double kTemperature = 0.3;
+
+/// d: E / 2, as the paper takes it, and at least 2: on a line there are only two directions.
+std::int64_t low_dimension(const ModelConfig& config) { return std::max<std::int64_t>(2, config.moe.experts / 2); }
+
+enum Index : std::size_t { kProjection, kExperts, kTheta };
+
+template <class T>
+class XmoeGate final : public TopKGate<T> {
+ public:
+  using TopKGate<T>::TopKGate;
+
+ protected:
+  static constexpr int kHidden = TopKGate<T>::kOwn, kHiddenNorm = kHidden + 1, kUnit = kHidden + 2,
+                       kUnitNorm = kHidden + 3, kCosine = kHidden + 4, kDCosine = kHidden + 5, kDHidden = kHidden + 6,
+                       kDUnit = kHidden + 7;
+
+  /// kHidden: [T, d] the normalised projections; kUnit: [E, d] the normalised expert vectors; kCosine: [T, E].
+  [[nodiscard]] std::vector<GateTensor> own_tensors(std::int64_t rows) const override {
+    using enum GateElement;
+    using enum GateTensorLife;
+    const std::int64_t experts = this->moe().experts, d = low_dimension(this->options().model);
+    return {{kHidden, "router projection", rows * d},
+            {kHiddenNorm, "router projection norm", rows},
+            {kUnit, "router expert directions", experts * d},
+            {kUnitNorm, "router expert norms", experts},
+            {kCosine, "router cosine", rows * experts},
+            {kDCosine, "d router cosine", rows * experts, kReal, kBackward},
+            {kDHidden, "d router projection", rows * d, kReal, kBackward},
+            {kDUnit, "d router expert directions", experts * d, kReal, kBackward}};
+  }
+  [[nodiscard]] double logits_flops(std::int64_t rows) const override {
+    const ModelConfig& m = this->options().model;
+    return 2.0 * static_cast<double>(rows * low_dimension(m) * (m.model_dim + m.moe.experts));
+  }
+
+  void logits(GateCall<T>& call, Matrix<T> z) const override {
+    const View v(call, low_dimension(this->options().model), z.cols);
+    linear_logits<T>(call, kProjection, v.hidden);
+    kernels::normalize_rows<T>(call.stream, v.hidden, call.tensor(kHiddenNorm), v.hidden);
+    kernels::normalize_rows<T>(call.stream, v.unit, call.tensor(kUnitNorm),
+                               Matrix<const T>(call.parameters[kExperts].weight, z.cols, v.unit.cols));
+    kernels::linear_forward<T>(call.stream, v.cosine, v.hidden, v.unit);
+    const T scale = inverse_temperature(call);
+    for (std::int64_t t = 0; t < z.rows; ++t)
+      for (std::int64_t e = 0; e < z.cols; ++e) z.row(t)[e] = scale * v.cosine.row(t)[e];
+  }
+
+  void logits_backward(GateCall<T>& call, Matrix<const T> dz) const override {
+    const View v(call, low_dimension(this->options().model), dz.cols);
+    const T scale = inverse_temperature(call);
+    const Matrix<T> d_cosine(call.tensor(kDCosine), dz.rows, dz.cols),
+        d_hidden(call.tensor(kDHidden), dz.rows, v.hidden.cols);
+    const Matrix<T> d_unit(call.tensor(kDUnit), dz.cols, v.unit.cols);
+    // z = cosine / tau and d tau / d theta = tau, so d theta = -sum dz * z.
+    const T d_theta = -scale * kernels::inner_product<T>(call.stream, dz.data, v.cosine.data, dz.rows * dz.cols);
+    T* theta = call.parameters[kTheta].grad;
+    *theta = call.accumulate == kernels::Accumulate::kAdd ? *theta + d_theta : d_theta;
+    for (std::int64_t i = 0; i < dz.rows * dz.cols; ++i) d_cosine.data[i] = scale * dz.data[i];
+    kernels::linear_backward_input<T>(call.stream, d_hidden, d_cosine, v.unit, kernels::Accumulate::kOverwrite);
+    kernels::linear_backward_weight<T>(call.stream, d_unit, nullptr, d_cosine, v.hidden,
+                                       kernels::Accumulate::kOverwrite);
+    kernels::normalize_rows_backward<T>(call.stream, d_unit, d_unit, v.unit, call.tensor(kUnitNorm));
+    T* experts = call.parameters[kExperts].grad;
+    if (call.accumulate == kernels::Accumulate::kAdd)
+      kernels::axpy<T>(call.stream, experts, d_unit.data, d_unit.rows * d_unit.cols, T(1));
+    else
+      kernels::copy<T>(call.stream, experts, d_unit.data, d_unit.rows * d_unit.cols);
+    kernels::normalize_rows_backward<T>(call.stream, d_hidden, d_hidden, v.hidden, call.tensor(kHiddenNorm));
+    linear_logits_backward<T>(call, kProjection, d_hidden);
+  }
+
+ private:
+  struct View {
+    View(const GateCall<T>& call, std::int64_t d, std::int64_t experts)
+        : hidden(call.tensor(kHidden), call.x.rows, d),
+          unit(call.tensor(kUnit), experts, d),
+          cosine(call.tensor(kCosine), call.x.rows, experts) {}
+    Matrix<T> hidden, unit, cosine;
+  };
+  static T inverse_temperature(const GateCall<T>& call) {
+    return T(1.0 / kTemperature) * std::exp(-*call.parameters[kTheta].weight);
+  }
+};
+
+std::vector<ParameterSpec> parameters(const ModelConfig& config) {
+  const std::int64_t d = low_dimension(config);
+  return {{"moe.gate.projection.weight", d, config.model_dim},
+          {"moe.gate.weight", config.moe.experts, d},
+          {"moe.gate.temperature", 1, 1, true, false, Init::kZeros}};
+}
+
+}  // namespace
+
+GateEntry xmoe_gate();
+GateEntry xmoe_gate() { return make_gate_entry<XmoeGate>(GateKind::kXmoe, "XMOE", parameters); }
+
+}  // namespace weft::parallel

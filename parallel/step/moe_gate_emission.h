@@ -1,0 +1,64 @@
+// parallel/step/moe_gate_emission.h - emission of a gate's phases, and of the tensors between them.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "parallel/moe/dispatch_plan.h"
+#include "parallel/moe/gate.h"
+#include "parallel/step/step_context.h"
+
+namespace weft::parallel {
+
+using GateBuffers = std::array<BufferId, kMaxGateTensors>;  ///< By tensor id; kNoBuffer: not there.
+
+/// Gradients that a gate's backward starts from; d_mix for kSlotMatrix alone.
+struct GateGradients {
+  BufferId d_weight = kNoBuffer, d_mix = kNoBuffer;
+};
+
+template <class T>
+class GateEmission {
+ public:
+  GateEmission(const StepContext<T>& ctx, int layer);
+
+  [[nodiscard]] const Gate<T>& gate() const { return *gate_; }
+  [[nodiscard]] const GateNeeds& needs() const { return needs_; }
+  [[nodiscard]] std::int64_t group_rows() const { return group_rows_; }
+  /// Buffers of a forward pass: new ones, but for what the first pass left in `before` for good.
+  [[nodiscard]] GateBuffers buffers(const Unit& unit, const GateBuffers& before, bool again) const;
+
+  /// x: [T, M]. The last phase that writes the table counts its entries into `plan` (null: they are known).
+  void forward(const Unit& unit, Phase phase, BufferId x, const GateBuffers& tensors,
+               const std::shared_ptr<DispatchPlan>& plan, const std::shared_ptr<PooledBalance>& pooled) const;
+  /// dx: [T, M].
+  void backward(const Unit& unit, BufferId x, const GateBuffers& tensors, const GateGradients& gradients, BufferId dx,
+                kernels::Accumulate dx_accumulate, const std::shared_ptr<PooledBalance>& pooled) const;
+
+ private:
+  struct Pass {  ///< What all phases of one pass share.
+    Unit unit;
+    Phase phase;
+    BufferId x, dx = kNoBuffer;
+    GateBuffers tensors;
+    GateGradients gradients = {};
+    kernels::Accumulate dx_accumulate = kernels::Accumulate::kOverwrite;
+    std::shared_ptr<PooledBalance> pooled = nullptr;
+    bool counted = false;
+  };
+  using After = std::function<void(GateCall<T>&)>;
+  void emit(const Pass& pass, const GatePhase<T>& phase, bool first, const After& after) const;
+  [[nodiscard]] After bookkeeping(const Unit& unit, const std::shared_ptr<DispatchPlan>& plan) const;
+
+  const StepContext<T>& ctx_;
+  int layer_, bucket_;
+  bool first_moe_layer_;
+  std::int64_t group_rows_;
+  std::shared_ptr<const Gate<T>> gate_;
+  GateNeeds needs_;
+  std::vector<Parameter<T>> parameters_;
+  BufferId world_state_ = kNoBuffer;  ///< What phases of all ranks add up from unit to unit: keeps these in order.
+};
+
+}  // namespace weft::parallel

@@ -1,0 +1,161 @@
+// Every gate trains the same model in any layout, with any dispatcher; its gradient is that of the whole model's loss;
+// and it learns real text.
+#include <cmath>
+#include <tuple>
+
+#include "core/error.h"
+#include "parallel/moe/gate.h"
+#include "tests/support/catch.h"
+#include "tests/support/step_harness.h"
+#include "tests/support/training.h"
+
+using namespace weft;
+using namespace weft::parallel;
+using test::StepCase;
+using test::StepOutcome;
+
+namespace {
+
+/// A small model with one of the gates, of either family.
+ModelConfig gated_model(GateKind kind, bool mixtral) {
+  ModelConfig m = mixtral ? test::small_mixtral() : test::small_gpt2_moe();
+  m.moe.gate = kind;
+  m.moe.allow_noncausal = true;
+  m.moe.slots_per_expert = 2;
+  if (kind == GateKind::kSoftMoe) m.moe.z_loss_coef = 0.0;
+  return m;
+}
+
+void check_same(const StepOutcome& reference, const StepCase& c, double tolerance = 1e-10) {
+  std::string where;
+  const StepOutcome outcome = test::run_steps<double>(c);
+  const double difference = test::max_difference(reference, outcome, where);
+  INFO("gate " << gate_entry(c.model.moe.gate).name << ", world " << c.world_size << ", EP " << c.ep_size << ", ESP "
+               << c.esp_size << ", chunks " << c.shape.forward_chunks << "/" << c.shape.backward_chunks
+               << ", recompute " << to_string(c.shape.recompute) << ", dispatcher " << static_cast<int>(c.dispatcher)
+               << ", " << c.ranks_per_node << " ranks a node; worst: " << where);
+  CHECK(difference <= tolerance);
+}
+
+}  // namespace
+
+TEST_CASE("Every gate: every layout trains the same model", "[layout][gate]") {
+  StepCase one;
+  one.model = gated_model(gate_registry()[GENERATE(range(0, 6))].kind, GENERATE(true, false));
+  one.model.moe.group_sequences = GENERATE(1, 2);
+  one.model.moe.capacity_factor = one.model.moe.group_sequences == 2 ? 0.75 : 0.0;
+  const StepOutcome reference = test::run_steps<double>(one);
+  int runs = 0;
+  for (const int world : {1, 2, 4})
+    for (int esp = 1; esp <= world; esp *= 2)
+      for (int ep = 1; ep * esp <= world; ep *= 2) {
+        StepCase c = one;
+        c.world_size = world;
+        c.ep_size = ep;
+        c.esp_size = esp;
+        c.sharded = ++runs % 2 == 0;
+        c.shape = {1 + runs % 3, 1 + runs % 2, runs % 2, static_cast<scheduler::Recompute>(runs % 3), 1, 1};
+        check_same(reference, c);
+      }
+}
+
+TEST_CASE("Every gate: any order, on one thread or on streams, gives the bits of the sequential step",
+          "[layout][gate][streams]") {
+  StepCase c;
+  c.model = gated_model(gate_registry()[GENERATE(range(0, 6))].kind, true);
+  c.model.moe.capacity_factor = 0.75;
+  c.world_size = 4;
+  c.ep_size = c.esp_size = 2;
+  c.micro_batch = 1;
+  c.steps = 2;
+  c.shape = {3, 2, 2, scheduler::Recompute::kSelective, 1, 2};
+  const StepOutcome reference = test::run_steps<double>(c);
+  for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+    c.order_seed = seed;
+    c.executor = seed % 2 == 0 ? scheduler::ExecutorKind::kInline : scheduler::ExecutorKind::kStreams;
+    check_same(reference, c, 0.0);
+  }
+}
+
+TEST_CASE("Every dispatcher gives the bits of the flat one", "[layout][dispatch]") {
+  StepCase c;
+  c.model = gated_model(GENERATE(GateKind::kSoftmaxTopK, GateKind::kExpertChoice), true);
+  c.model.moe.experts = 8;
+  c.world_size = 8;
+  c.micro_batch = 1;
+  std::tie(c.ep_size, c.esp_size, c.ranks_per_node) =
+      GENERATE(table<int, int, int>({{8, 1, 2}, {8, 1, 4}, {4, 2, 4}, {4, 1, 2}, {4, 1, 8}}));
+  c.shape = {3, 2, 1, scheduler::Recompute::kFull, 1, 1};
+  const StepOutcome reference = test::run_steps<double>(c);
+  for (const DispatcherKind kind : {DispatcherKind::kHierarchical1d, DispatcherKind::kHierarchical2d}) {
+    c.dispatcher = kind;
+    c.executor =
+        kind == DispatcherKind::kHierarchical1d ? scheduler::ExecutorKind::kStreams : scheduler::ExecutorKind::kInline;
+    check_same(reference, c, 0.0);
+  }
+}
+
+TEST_CASE("Every gate: routing groups that ranks share are routed as a whole", "[layout][gate][sequence]") {
+  StepCase one;
+  one.model = gated_model(gate_registry()[GENERATE(range(0, 6))].kind, GENERATE(true, false));
+  if (!gate_needs(one.model).shared_groups) return;
+  MoeConfig& moe = one.model.moe;
+  moe.group_sequences = GENERATE(1, 2);
+  SECTION("dropless") {}
+  SECTION("capacity") { moe.capacity_factor = 0.75; }
+  SECTION("capacity, counts of the step before") {
+    moe.capacity_factor = 0.75;
+    moe.balance_scope = BalanceScope::kGlobalPrevious;
+  }
+  SECTION("pooled balance loss") { moe.balance_form = BalanceForm::kHuggingFace; }
+  const StepOutcome reference = test::run_steps<double>(one);
+  int runs = 0;
+  for (const auto& [heads, ring] : {std::pair{2, 1}, {1, 2}, {2, 2}, {1, 4}})
+    for (const int ep : {1, 2, 4}) {
+      StepCase c = one;
+      c.world_size = ++runs % 2 == 0 ? 8 : 4;
+      c.sequence_heads = heads;
+      c.sequence_ring = ring;
+      c.ep_size = ep;
+      c.esp_size = ep == 2 ? 2 : 1;
+      c.shape = {1 + runs % 3, 1 + runs % 2, runs % 2, static_cast<scheduler::Recompute>(runs % 3), 1, 1};
+      INFO("heads " << heads << ", ring " << ring << ", " << moe.group_sequences << " sequences a group");
+      check_same(reference, c);
+    }
+}
+
+TEST_CASE("Static shapes need no exchange of counts", "[gate]") {
+  for (const GateEntry& entry : gate_registry()) {
+    StepSpec spec{gated_model(entry.kind, true), make_mesh(4, 0, {4}), {1, 2, 8, 1}};
+    const scheduler::Graph graph = emit_step(spec, uniform_shape(spec.model.layers, {}), DType::kF64);
+    int exchanges = 0, elastic = 0;
+    for (const scheduler::Task& task : graph.tasks) exchanges += task.stage == scheduler::Stage::kCountExchange;
+    for (const scheduler::BufferSpec& buffer : graph.buffers) elastic += buffer.elastic;
+    INFO(entry.name);
+    CHECK((exchanges > 0) == gate_needs(spec.model).count_exchange);
+    CHECK((elastic > 0) == !gate_needs(spec.model).static_shapes);
+  }
+}
+
+TEST_CASE("Every gate learns real text", "[gate][trainer]") {
+  const GateEntry& gate = gate_registry()[GENERATE(range(0, 6))];
+  const test::TempFolder folder;
+  RunConfig config;
+  config.model = gated_model(gate.kind, true);
+  config.model.vocab_size = 257;
+  config.model.init_std = 0.05;
+  config.train.steps = 12;
+  config.train.global_batch = 8;
+  config.train.micro_batch = 2;
+  config.train.sequence_length = 32;
+  config.train.optimizer.lr = 2e-2;
+  config.parallel.expert = 2;
+  config.data.train = {std::string(WEFT_SOURCE_DIR) + "/configs/data/tiny.train.bin"};
+  REQUIRE(validate(config, 2).empty());
+  test::run_training(config, {2, folder.path() / "run"});
+  const std::vector<double> loss = test::metric(folder.path() / "run", "loss");
+  REQUIRE(loss.size() == 12);
+  INFO(gate.name << ": " << loss.front() << " to " << loss.back());
+  CHECK(loss.front() == Approx(std::log(257.0)).epsilon(0.02));
+  CHECK(loss.back() < loss.front() - 1.0);
+}
