@@ -61,6 +61,7 @@ StepProbe<T>::StepProbe(StepSpec spec, const StepVariant& v, scheduler::Recomput
   state_.running_choices = state_.previous_choices;
   state_.num_valid_tokens = state_.num_tokens = num_tokens;
   state_.num_groups = double(v.groups) * spec_.mesh.dp_size();
+  state_.gate_noise = true;
   state_.clip_norm = 1.0;
   state_.optimizer.lr = 0.0;
   state_.optimizer.weight_decay = 0.0;
