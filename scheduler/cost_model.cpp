@@ -109,6 +109,38 @@ CostModel fit_cost_model(const std::vector<TaskSample>& tasks, const std::vector
   return model;
 }
 
+CostModel refit(const CostModel& prior, const Graph& graph, const Timeline& timeline,
+                const std::vector<double>& measured_us) {
+  struct Seen {
+    double measured_us = 0.0, simulated_us = 0.0;
+    LinearCost cost;
+    std::vector<Sample> samples;
+  };
+  std::map<FamilyKey, Seen> families;
+  for (TaskId t = 0; t < graph.num_tasks(); ++t) {
+    const Task& task = graph.tasks[t];
+    if (task.work.kind == WorkKind::kNothing) continue;
+    Seen& seen = families[family_of(task)];
+    seen.measured_us += measured_us[t];
+    seen.simulated_us += timeline.end_us[t] - timeline.start_us[t];
+    seen.cost = prior.constants(task);
+    seen.samples.push_back({task.work.operations, task.work.amount, measured_us[t]});
+  }
+  CostModel out = prior;
+  for (auto& [key, seen] : families) {
+    Fit fit;
+    if (seen.simulated_us > 0.0) {
+      const double ratio = seen.measured_us / seen.simulated_us;
+      fit.cost = {seen.cost.alpha_us * ratio, seen.cost.beta_us * ratio};
+      fit.samples = std::move(seen.samples);
+    } else {
+      fit = fit_linear(seen.samples);
+    }
+    out.add(Family{key, std::move(fit)});
+  }
+  return out;
+}
+
 std::vector<std::string> unpriced(const Graph& graph, const CostModel& cost) {
   std::vector<std::string> names;
   for (const Task& task : graph.tasks) {

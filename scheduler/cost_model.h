@@ -12,6 +12,7 @@
 
 #include "scheduler/fit.h"
 #include "scheduler/graph.h"
+#include "scheduler/timeline.h"
 
 namespace weft::scheduler {
 
@@ -105,6 +106,13 @@ struct CostModel {
 /// kind, else through all its tasks. A family of one size takes its alpha from that line.
 [[nodiscard]] CostModel fit_cost_model(const std::vector<TaskSample>& tasks,
                                        const std::vector<TaskSample>& probes = {});
+
+/// `prior` with the families of `graph` brought to measured times: both constants of a family are multiplied by the
+/// time its tasks took over the time they took on the simulated `timeline` (so that what contention added there is not
+/// counted twice). A step has few sizes of a family, so its measured tasks say how fast, not how alpha and beta share
+/// the time; a family that cost nothing so far is fitted anew. measured_us: [tasks].
+[[nodiscard]] CostModel refit(const CostModel& prior, const Graph& graph, const Timeline& timeline,
+                              const std::vector<double>& measured_us);
 
 /// Families of `graph` that the model prices at nothing though they have work: what a profile lacks. Names, once each.
 [[nodiscard]] std::vector<std::string> unpriced(const Graph& graph, const CostModel& cost);

@@ -3,22 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <string>
 
 #include "core/error.h"
+#include "scheduler/trace.h"
 
 namespace weft::scheduler {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-std::string stream_name(ResourceSet resources) {
-  std::string name;
-  for (const auto& [resource, text] : {std::pair{Resource::kCompute, "compute"}, std::pair{Resource::kIntra, "intra"},
-                                       std::pair{Resource::kInter, "inter"}, std::pair{Resource::kHost, "host"}})
-    if (resources.has(resource)) name += (name.empty() ? "" : "+") + std::string(text);
-  return name;
-}
 
 }  // namespace
 

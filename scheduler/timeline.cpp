@@ -1,6 +1,7 @@
 #include "scheduler/timeline.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 namespace weft::scheduler {
@@ -26,6 +27,34 @@ double exposed_comm_us(const Graph& graph, const Timeline& timeline) {
     comm += change.comm;
   }
   return exposed;
+}
+
+std::array<double, kNumStages> exposed_stage_us(const Graph& graph, const Timeline& timeline) {
+  std::vector<std::pair<double, double>> compute;  // intervals, by start
+  for (TaskId t = 0; t < graph.num_tasks(); ++t)
+    if (graph.tasks[t].resources.has(Resource::kCompute) && timeline.end_us[t] > timeline.start_us[t])
+      compute.emplace_back(timeline.start_us[t], timeline.end_us[t]);
+  std::sort(compute.begin(), compute.end());
+  std::vector<std::pair<double, double>> busy;  // joined
+  for (const auto& [start, end] : compute) {
+    if (!busy.empty() && start <= busy.back().second)
+      busy.back().second = std::max(busy.back().second, end);
+    else
+      busy.emplace_back(start, end);
+  }
+  std::array<double, kNumStages> out{};
+  for (TaskId t = 0; t < graph.num_tasks(); ++t) {
+    const ResourceSet resources = graph.tasks[t].resources;
+    if (resources.has(Resource::kCompute) || resources.empty()) continue;
+    const double start = timeline.start_us[t], end = timeline.end_us[t];
+    double exposed = end - start;
+    auto at = std::upper_bound(busy.begin(), busy.end(), std::pair(start, start),
+                               [](const auto& a, const auto& b) { return a.first < b.second; });
+    for (; at != busy.end() && at->first < end; ++at)
+      exposed -= std::max(0.0, std::min(end, at->second) - std::max(start, at->first));
+    out[static_cast<std::size_t>(graph.tasks[t].stage)] += std::max(0.0, exposed);
+  }
+  return out;
 }
 
 }  // namespace weft::scheduler

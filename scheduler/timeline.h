@@ -1,6 +1,7 @@
 // scheduler/timeline.h - when each task of a step ran: the common form of measured and simulated steps.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "scheduler/graph.h"
@@ -16,5 +17,9 @@ struct Timeline {
 
 /// Time in which communication ran and computation did not: what a better schedule could still hide. Microseconds.
 [[nodiscard]] double exposed_comm_us(const Graph& graph, const Timeline& timeline);
+
+/// The same by stage: how long communication of each stage runs without any computation beside it. Stages on different
+/// links may be exposed at once, so these can add up to more than exposed_comm_us.
+[[nodiscard]] std::array<double, kNumStages> exposed_stage_us(const Graph& graph, const Timeline& timeline);
 
 }  // namespace weft::scheduler

@@ -16,6 +16,13 @@ void add_simulator(CLI::App& bench, Action& action) {
   command->callback([as_json, &action] { action = [as_json] { return bench_simulate(*as_json); }; });
 }
 
+void add_planning(CLI::App& bench, Action& action) {
+  CLI::App* command = bench.add_subcommand("plan", "Planning: steps of 8 to 64 layers with 8 micro-batches");
+  auto as_json = std::make_shared<bool>(false);
+  command->add_flag("--json", *as_json, "Print one JSON document");
+  command->callback([as_json, &action] { action = [as_json] { return bench_plan(*as_json); }; });
+}
+
 void add_executors(CLI::App& bench, Action& action) {
   struct Arguments {
     int tasks = 10'000, runs = 9;
@@ -62,6 +69,7 @@ void add_bench(CLI::App& app, Action& action) {
   add_train_bench(*bench, action);
   add_simulator(*bench, action);
   add_executors(*bench, action);
+  add_planning(*bench, action);
 }
 
 }  // namespace weft::tools

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "tools/command.h"
+#include "tools/simulate/cluster.h"
 #include "tools/simulate/grid.h"
 #include "tools/simulate/stages.h"
 
@@ -11,15 +12,24 @@ namespace weft::tools {
 namespace {
 
 struct Arguments {
-  std::string grid, stages, cluster, policy = "all", schedule_out;
+  std::string grid, stages, cluster, config, routing, policy = "all", schedule_out;
+  std::vector<std::string> sets;
+  int nodes = 0, gpus_per_node = 1;
   int layers = 8, micro_batches = 4;
   int only_case = -1;
   bool gradients = false, json = false;
 };
 
 int run(const Arguments& a) {
-  if (a.grid.empty() == a.stages.empty())
-    throw Error(ErrorCode::kInvalidArgument, "one of --grid and --stages is needed", "see weft simulate --help");
+  if ((a.grid.empty() ? 0 : 1) + (a.stages.empty() ? 0 : 1) + (a.config.empty() ? 0 : 1) != 1)
+    throw Error(ErrorCode::kInvalidArgument, "one of --grid, --stages and --config is needed",
+                "see weft simulate --help");
+  if (!a.config.empty()) {
+    if (a.nodes < 1)
+      throw Error(ErrorCode::kInvalidArgument, "--config needs --nodes N", "and --gpus_per_node G for more than one");
+    return simulate_cluster(
+        {a.config, a.cluster, a.sets, a.nodes, a.gpus_per_node, a.policy, a.routing, a.json, a.schedule_out});
+  }
   if (!a.stages.empty())
     return simulate_stages({a.stages, a.layers, a.micro_batches, a.policy, a.json, a.schedule_out});
   if (a.grid != "fsmoe")
@@ -38,7 +48,18 @@ void add_simulate(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand("simulate", "Plan and price steps on clusters you do not have");
   auto a = std::make_shared<Arguments>();
   command->add_option("--grid", a->grid, "fsmoe: the 3^6 x 2 MoE layers of FSMoE's evaluation, forward then backward");
-  command->add_option("--cluster", a->cluster, "With --grid: a testbed, configs/clusters/fsmoe_testbed_*.textproto");
+  command->add_option("--config", a->config, "The step of a training config, as it would run on the cluster");
+  command->add_option("--nodes", a->nodes, "With --config: nodes of the cluster")->check(CLI::Range(1, 1 << 16));
+  command->add_option("--gpus_per_node", a->gpus_per_node, "With --config: ranks of a node")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--routing", a->routing,
+                      "With --config: metrics.jsonl of a run, for the routing that it recorded (0.95 quantile)");
+  command->add_option("--set", a->sets, "With --config: override a field, path.to.field=value (repeatable)")
+      ->type_name("PATH=VALUE");
+  command->add_option("--cluster", a->cluster,
+                      "With --grid: a testbed, configs/clusters/fsmoe_testbed_*.textproto. With --config: costs, "
+                      "configs/clusters/*.textproto or a profile; default: as training");
   command->add_option("--stages", a->stages,
                       "A whole step from measured stage times, configs/clusters/fsmoe_table2_*.textproto");
   command->add_option("--layers", a->layers, "With --stages: transformer blocks")

@@ -8,6 +8,7 @@
 
 #include "comm/factory.h"
 #include "comm/topology.h"
+#include "core/atomic_file.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "parallel/train/trainer.h"
@@ -29,6 +30,7 @@ struct TrainArguments {
   std::string config, run_dir, resume = "auto", init_from, progress = "auto";
   std::vector<std::string> sets;
   int log_every = 10, ranks = 0;
+  std::int64_t trace_step = 0;
   double comm_timeout_s = 0.0;
   bool dry_run = false, json = false;
 };
@@ -90,7 +92,10 @@ int run_train(const TrainArguments& args) {
     std::error_code error;
     fs::create_directories(run_dir, error);
     if (error) throw Error(ErrorCode::kIo, str("cannot make the run folder ", run_dir.string(), ": ", error.message()));
-    console.use_run_folder(run_dir, options.config_text, environment_text(*world, topology, config));
+    console.trace_step(args.trace_step);
+    const std::string& profile = config.schedule.profile;
+    console.use_run_folder(run_dir, {options.config_text, environment_text(*world, topology, config),
+                                     profile.empty() ? std::string() : read_file(profile)});
   }
   const parallel::TrainOutcome outcome = parallel::train(config, *world, options, console);
   console.summary(outcome);
@@ -126,6 +131,10 @@ void add_train(CLI::App& app, Action& action) {
                    "Seconds a collective may wait for its peers before the job ends with status 79; 0: for ever")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1e6));
+  command
+      ->add_option("--trace", args->trace_step,
+                   "Write the tasks of this step, measured and simulated, to trace.json in the run folder")
+      ->check(CLI::PositiveNumber);
   command->add_flag("--dry_run", args->dry_run, "Print layout, memory and predicted time, and train nothing");
   command->add_option("--ranks", args->ranks, "With --dry_run: ranks to plan for; default: those of the launcher")
       ->check(CLI::Range(1, 1 << 20));

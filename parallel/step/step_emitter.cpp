@@ -42,11 +42,11 @@ std::vector<std::string> describe(const StepSpec& spec, DType dtype) {
   line("model.kv_heads", m.kv_heads);
   line("model.vocab_size", m.vocab_size);
   line("model.layer_pattern", m.layer_pattern);
+  line("model.moe.gate", gate_entry(m.moe.gate).name);
   line("model.moe.experts", m.moe.experts);
   line("model.moe.top_k", m.moe.top_k);
   line("model.moe.capacity_factor", m.moe.capacity_factor);
   line("model.moe.group_sequences", m.moe.group_sequences);
-  line("model.moe.gate", gate_entry(m.moe.gate).name);
   line("model.moe.slots_per_expert", m.moe.slots_per_expert);
   line("ranks", spec.mesh.world_size);
   line("ranks per node", spec.mesh.ranks_per_node);
@@ -54,8 +54,9 @@ std::vector<std::string> describe(const StepSpec& spec, DType dtype) {
   line("parallel.expert_shard", spec.mesh.esp_size);
   line("parallel.sequence_heads", spec.mesh.sequence_heads);
   line("parallel.sequence_ring", spec.mesh.sequence_ring);
+  constexpr const char* kDispatchers[] = {"ALL_TO_ALL", "HIERARCHICAL_1D", "HIERARCHICAL_2D"};
+  line("parallel.dispatcher", kDispatchers[static_cast<int>(spec.dispatcher)]);
   line("parallel.zero", spec.sharded_optimizer);
-  line("parallel.dispatcher", static_cast<int>(spec.dispatcher));
   line("train.micro_batch", spec.geometry.micro_batch);
   line("train.sequence_length", spec.geometry.sequence_length);
   line("micro-batches", spec.geometry.num_micro_batches);

@@ -74,6 +74,7 @@ Checkpoint::Checkpoint(const fs::path& folder) : folder_(folder) {
     state_.tokens = manifest.at("tokens").get<std::int64_t>();
     state_.config_text = manifest.at("config").get<std::string>();
     state_.plan_text = manifest.at("plan").get<std::string>();
+    state_.replans = manifest.value("replans", std::vector<std::string>{});
     state_.previous_choices = manifest.at("previous_choices").get<std::vector<std::vector<double>>>();
     dtype_ = dtype_from_string(manifest.at("dtype").get<std::string>());
     has_optimizer_ = manifest.at("optimizer").get<bool>();

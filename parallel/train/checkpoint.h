@@ -25,11 +25,12 @@ namespace weft::parallel {
 
 /// What a run is, beside its tensors.
 struct CheckpointState {
-  std::int64_t step = 0;     ///< Updates made.
-  std::int64_t samples = 0;  ///< Sequences consumed: the data cursor, independent of the layout.
-  std::int64_t tokens = 0;   ///< Targets trained on.
-  std::string config_text;   ///< The run's config, as text.
-  std::string plan_text;     ///< The plan in force, as text; empty for checkpoints that no run wrote (imports).
+  std::int64_t step = 0;             ///< Updates made.
+  std::int64_t samples = 0;          ///< Sequences consumed: the data cursor, independent of the layout.
+  std::int64_t tokens = 0;           ///< Targets trained on.
+  std::string config_text;           ///< The run's config, as text.
+  std::string plan_text;             ///< The plan in force, as text; empty for checkpoints that no run wrote (imports).
+  std::vector<std::string> replans;  ///< Replanner::log.
   std::vector<std::vector<double>> previous_choices;  ///< [layers][E], for BalanceScope::kGlobalPrevious.
 };
 

@@ -108,7 +108,8 @@ Json manifest_head(const CheckpointState& state, DType dtype, bool has_optimizer
           {"step", state.step},          {"samples", state.samples},
           {"tokens", state.tokens},      {"dtype", to_string(dtype)},
           {"optimizer", has_optimizer},  {"config", state.config_text},
-          {"plan", state.plan_text},     {"previous_choices", state.previous_choices}};
+          {"plan", state.plan_text},     {"previous_choices", state.previous_choices},
+          {"replans", state.replans}};
 }
 
 /// Runs `action` on every rank; when it failed anywhere, throws the lowest failing rank's error on all of them.

@@ -107,12 +107,13 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
   const scheduler::SlotMap slots = scheduler::assign_slots(graph, out.plan.issue_order);
   out.memory = scheduler::memory_use(graph, slots);
   out.num_tasks = graph.num_tasks();
-  const scheduler::Timeline timeline = scheduler::simulate(
-      graph, out.plan, slots, cost, executor_of(config, out.plan) == scheduler::ExecutorKind::kInline);
-  out.predicted_ms = timeline.total_us / 1e3;
+  out.num_micro_batches = training_spec(config, mesh).geometry.num_micro_batches;
+  out.predicted = scheduler::simulate(graph, out.plan, slots, cost,
+                                      executor_of(config, out.plan) == scheduler::ExecutorKind::kInline);
+  out.predicted_ms = out.predicted.total_us / 1e3;
   for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t)
     out.predicted_stage_ms[static_cast<std::size_t>(graph.tasks[t].stage)] +=
-        (timeline.end_us[t] - timeline.start_us[t]) / 1e3;
+        (out.predicted.end_us[t] - out.predicted.start_us[t]) / 1e3;
   out.cost_source = cost.source;
   if (config.data.val.empty()) return out;
   const scheduler::Graph validation = emit_step(validation_spec(config, mesh), out.plan.shape, config.train.dtype);

@@ -20,6 +20,23 @@ double middle_mean(std::vector<double> times) {
          static_cast<double>(times.size() - 2 * cut);
 }
 
+Batch made_up_batch(const StepSpec& spec, std::int64_t first_sample) {
+  const Rng rng(1, RngPurpose::kTest);
+  Batch batch;
+  batch.num_sequences = spec.geometry.micro_batch;
+  batch.sequence_length = spec.geometry.sequence_length;
+  for (std::int64_t b = 0; b < batch.num_sequences; ++b)
+    for (std::int64_t s = 0; s < batch.sequence_length; ++s) {
+      const auto at = static_cast<std::uint64_t>((first_sample + b) * batch.sequence_length + s);
+      batch.tokens.push_back(
+          static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(spec.model.vocab_size), at)));
+      batch.positions.push_back(static_cast<std::int32_t>(s));
+      batch.segments.push_back(static_cast<std::int32_t>(b));
+    }
+  batch.targets = batch.tokens;
+  return batch;
+}
+
 }  // namespace
 
 bool waits_for_peers(const scheduler::Task& task) {
@@ -28,7 +45,7 @@ bool waits_for_peers(const scheduler::Task& task) {
 
 template <class T>
 StepProbe<T>::StepProbe(StepSpec spec, const StepVariant& v, scheduler::Recompute recompute, const MeshComms& comms,
-                        ParameterStore<T>& store)
+                        ParameterStore<T>& store, const ProbeTokens& tokens)
     : spec_(std::move(spec)), comms_(comms) {
   spec_.geometry.num_micro_batches = 1;
   spec_.geometry.micro_batch = v.groups * spec_.geometry.group_sequences;
@@ -37,31 +54,32 @@ StepProbe<T>::StepProbe(StepSpec spec, const StepVariant& v, scheduler::Recomput
   const scheduler::Graph graph = emit_step(spec_, shape, dtype_of<T>);
   step_ = std::make_unique<BoundStep<T>>(spec_, scheduler::sequential_plan(graph, shape),
                                          Runtime<T>{&store, &comms, &state_, nullptr});
-  const double tokens = double(spec_.geometry.micro_batch) * spec_.geometry.sequence_length * spec_.mesh.dp_size();
+  const double num_tokens = double(spec_.geometry.micro_batch) * spec_.geometry.sequence_length * spec_.mesh.dp_size();
   state_.statistics = StepStatistics(spec_.model, step_->num_units(), spec_.mesh.world_size);
   state_.previous_choices.assign(static_cast<std::size_t>(spec_.model.layers),
                                  std::vector<double>(static_cast<std::size_t>(spec_.model.moe.experts), 0.0));
   state_.running_choices = state_.previous_choices;
-  state_.num_valid_tokens = state_.num_tokens = tokens;
+  state_.num_valid_tokens = state_.num_tokens = num_tokens;
   state_.num_groups = double(v.groups) * spec_.mesh.dp_size();
   state_.clip_norm = 1.0;
   state_.optimizer.lr = 0.0;
   state_.optimizer.weight_decay = 0.0;
-  make_tokens(1);
+  take_tokens(tokens);
 }
 
 template <class T>
-void StepProbe<T>::make_tokens(std::uint64_t seed) {
-  const Rng rng(seed, RngPurpose::kTest, static_cast<std::uint64_t>(spec_.mesh.dp_rank()));
-  std::uint64_t counter = 0;
-  for (int b = 0; b < spec_.geometry.micro_batch; ++b)
-    for (int s = 0; s < spec_.geometry.sequence_length; ++s) {
-      tokens_.push_back(
-          static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(spec_.model.vocab_size), counter++)));
-      positions_.push_back(s);
-      segments_.push_back(b);
-    }
-  state_.batches = {{tokens_.data(), tokens_.data(), positions_.data(), segments_.data()}};
+void StepProbe<T>::take_tokens(const ProbeTokens& from) {
+  const StepGeometry& g = spec_.geometry;
+  const std::int64_t first = std::int64_t{spec_.mesh.dp_rank()} * g.micro_batch;
+  if (from.data != nullptr) {
+    std::vector<std::int64_t> samples(static_cast<std::size_t>(g.micro_batch));
+    std::iota(samples.begin(), samples.end(), first);
+    for (std::int64_t& s : samples) s %= from.data->num_samples();
+    batch_ = make_batch(*from.data, samples, samples, from.attend);
+  } else {
+    batch_ = made_up_batch(spec_, first);
+  }
+  state_.batches = {{batch_.tokens.data(), batch_.targets.data(), batch_.positions.data(), batch_.segments.data()}};
 }
 
 template <class T>

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "parallel/data/batch.h"
 #include "parallel/step/step_builder.h"
 #include "parallel/train/probe_clock.h"
 #include "parallel/train/run_config.h"
@@ -34,24 +35,31 @@ struct StepTimes {
   double rank_load = 1.0;  ///< Rows received by the busiest rank over the mean.
 };
 
-/// One step of a model, bound to memory, on made-up tokens, with a learning rate of zero.
+/// Where a probe's tokens are from: the first sequences of the training data, so that routing and documents are as
+/// uneven as training will find them; or made-up ones where there is no data.
+struct ProbeTokens {
+  const TokenDataset* data = nullptr;  ///< Null: made up.
+  AttendAcrossDocuments attend = AttendAcrossDocuments::kNo;
+};
+
+/// One step of a model, bound to memory, with a learning rate of zero.
 template <class T>
 class StepProbe {
  public:
   /// Collective. `comms` and `store` outlive this object; spec.geometry is set from `variant`.
   StepProbe(StepSpec spec, const StepVariant& variant, scheduler::Recompute recompute, const MeshComms& comms,
-            ParameterStore<T>& store);
+            ParameterStore<T>& store, const ProbeTokens& tokens);
   /// Collective: one run.
   [[nodiscard]] StepTimes run(const ProbeClock& clock);
   [[nodiscard]] const scheduler::Graph& graph() const { return step_->graph(); }
 
  private:
-  void make_tokens(std::uint64_t seed);
+  void take_tokens(const ProbeTokens& tokens);
 
   StepSpec spec_;
   const MeshComms& comms_;
   StepState state_;
-  std::vector<std::int32_t> tokens_, positions_, segments_;
+  Batch batch_;
   std::unique_ptr<BoundStep<T>> step_;
 };
 

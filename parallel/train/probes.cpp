@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <numeric>
+#include <optional>
 
 #include "core/error.h"
 #include "kernels/gemm.h"
@@ -47,6 +48,10 @@ class Measurement {
         clock_(world, options.ranks_per_node) {}
 
   Profile run() {
+    if (!config_.data.train.empty()) {
+      data_.emplace(dataset_options(config_, config_.data.train));
+      tokens_ = {&*data_, attend_mode(config_)};
+    }
     note("bare collectives");
     const std::vector<scheduler::TaskSample> collectives = probe_collectives(comms_, mesh_, clock_, 5);
     note("steps of the model");
@@ -88,7 +93,7 @@ class Measurement {
     std::vector<std::unique_ptr<StepProbe<T>>> probes;
     std::vector<int> numbers;
     for (const StepVariant& v : variants_of(config_)) {
-      probes.push_back(std::make_unique<StepProbe<T>>(spec, v, config_.train.recompute, comms_, store));
+      probes.push_back(std::make_unique<StepProbe<T>>(spec, v, config_.train.recompute, comms_, store, tokens_));
       static_cast<void>(probes.back()->run(clock_));  // first touch of all memory
       numbers.push_back(times_.add_step(probes.back()->graph(), world_));
     }
@@ -107,6 +112,8 @@ class Measurement {
   Mesh mesh_;
   MeshComms comms_;
   ProbeClock clock_;
+  std::optional<TokenDataset> data_;
+  ProbeTokens tokens_;
   TaskTimes times_;
   int last_layers_ = 0;
   std::vector<double> loads_;

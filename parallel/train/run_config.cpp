@@ -247,6 +247,7 @@ void check_rest(const RunConfig& config, Problems& problems) {
   problems.positive("schedule.backward_chunks", config.schedule.backward_chunks);
   problems.not_negative("schedule.weight_grad_pieces", config.schedule.weight_grad_pieces);
   problems.positive("schedule.gradient_slices", config.schedule.gradient_slices);
+  problems.not_negative("schedule.replan", config.schedule.replan);
   if (!(config.schedule.profile_min_r_squared <= 1.0))
     problems.add("schedule.profile_min_r_squared", config.schedule.profile_min_r_squared, "is at most 1");
 }

@@ -99,6 +99,7 @@ struct ScheduleConfig {
   int gradient_slices = 1;        ///< Pieces of each bucket's gradient reduction.
   std::string profile;            ///< Costs to plan and predict with (configs/cluster.proto); empty: nominal ones.
   double profile_min_r_squared = scheduler::kMinRSquared;  ///< A profile with a worse fit is refused.
+  int replan = 0;  ///< Steps between looks for a faster plan by measured times; 0: never.
   friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;
 };
 

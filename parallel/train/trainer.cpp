@@ -17,6 +17,7 @@
 #include "parallel/train/checkpoint.h"
 #include "parallel/train/lr_schedule.h"
 #include "parallel/train/metrics.h"
+#include "parallel/train/replanner.h"
 #include "parallel/train/run_setup.h"
 #include "parallel/train/validator.h"
 
@@ -56,11 +57,14 @@ class Training {
  private:
   void start_from_checkpoint();
   void make_plan();
+  void require_same_plan();
   void bind();
   [[nodiscard]] bool should_stop(std::int64_t valid_here, std::int64_t& valid_all);
   StepReport one_step(std::int64_t step, const std::vector<LocalBatch>& batches, std::int64_t valid);
   [[nodiscard]] std::vector<LocalBatch> load_batches() const;
   void save(std::int64_t step);
+  void replan(std::int64_t step);
+  void bind_step();
   void write_metrics(const StepReport& report, std::optional<double> validation_loss);
 
   RunConfig config_;
@@ -81,6 +85,7 @@ class Training {
   std::unique_ptr<ParameterStore<T>> store_;
   StepState state_;
   std::unique_ptr<BoundStep<T>> step_;
+  std::unique_ptr<Replanner> replanner_;  // null: schedule.replan is 0
   std::unique_ptr<Validator<T>> validator_;
   std::unique_ptr<MetricsWriter> metrics_;  // rank 0
 };
@@ -164,6 +169,11 @@ void Training<T>::make_plan() {
       observer_.on_note("the checkpoint's plan is for another layout: planned afresh");
     }
   }
+  require_same_plan();
+}
+
+template <class T>
+void Training<T>::require_same_plan() {
   std::int64_t digests[2] = {static_cast<std::int64_t>(scheduler::digest(plan_.plan)), 0};
   digests[1] = -digests[0];
   world_.all_reduce(comm::as_buffer(digests, 2), comm::as_buffer(digests, 2), comm::ReduceOp::kMax, *stream_);
@@ -178,9 +188,11 @@ void Training<T>::bind() {
   state_.previous_choices.assign(static_cast<std::size_t>(config_.model.layers),
                                  std::vector<double>(static_cast<std::size_t>(config_.model.moe.experts), 0.0));
   state_.running_choices = state_.previous_choices;
+  std::vector<std::string> replans;
   if (resume_) {
     load_checkpoint(*resume_, *store_, true);
     state_.previous_choices = resume_->state().previous_choices;
+    replans = resume_->state().replans;
     observer_.on_note(str("resumed from ", resume_->folder().string(), ", step ", first_step_ - 1));
     resume_.reset();
   } else if (!options_.init_from.empty()) {
@@ -192,10 +204,9 @@ void Training<T>::bind() {
   } else {
     initialize_weights(*store_, config_.model, config_.train.seed);
   }
-  step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_), plan_.plan,
-                                         Runtime<T>{store_.get(), &comms_, &state_, nullptr}, Device{},
-                                         executor_of(config_, plan_.plan));
-  state_.statistics = StepStatistics(config_.model, step_->num_units(), world_.size());
+  bind_step();
+  if (config_.schedule.replan > 0)
+    replanner_ = std::make_unique<Replanner>(config_, world_, options_, std::move(replans));
   state_.seed = config_.train.seed;
   state_.gate_noise = true;
   state_.clip_norm = config_.train.optimizer.clip_norm;
@@ -206,6 +217,28 @@ void Training<T>::bind() {
   o.beta2 = config_.train.optimizer.beta2;
   o.eps = config_.train.optimizer.eps;
   o.weight_decay = config_.train.optimizer.weight_decay;
+}
+
+template <class T>
+void Training<T>::bind_step() {
+  step_.reset();  // its memory first
+  step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_), plan_.plan,
+                                         Runtime<T>{store_.get(), &comms_, &state_, nullptr}, Device{},
+                                         executor_of(config_, plan_.plan));
+  state_.statistics = StepStatistics(config_.model, step_->num_units(), world_.size());
+}
+
+template <class T>
+void Training<T>::replan(std::int64_t step) {
+  if (!replanner_) return;
+  const std::size_t known = replanner_->log().size();
+  std::optional<RunPlan> next = replanner_->consider(step, plan_);
+  if (replanner_->log().size() > known) observer_.on_note("replan: " + replanner_->log().back());
+  if (!next) return;
+  plan_ = std::move(*next);
+  require_same_plan();
+  bind_step();
+  observer_.on_replan(plan_);
 }
 
 /// This rank's rows of its micro-batches. Ranks that share sequences read all of them and keep their part.
@@ -272,6 +305,7 @@ StepReport Training<T>::one_step(std::int64_t step, const std::vector<LocalBatch
     observer_.on_note(str("step ", step, ": routing is more unbalanced than planned for; the arena grew to ",
                           noted_bytes_ >> 10, " KiB"));
   }
+  if (replanner_) replanner_->observe(step_->graph(), timeline, report.step_ms);
   observer_.on_step(report, step_->graph(), timeline);
   return report;
 }
@@ -318,6 +352,7 @@ void Training<T>::save(std::int64_t step) {
   state.config_text = options_.config_text;
   if (options_.plan_to_text) state.plan_text = options_.plan_to_text(plan_.plan);
   state.previous_choices = state_.previous_choices;
+  if (replanner_) state.replans = replanner_->log();
   try {
     const fs::path folder = save_checkpoint(root, *store_, comms_, state);
     last_saved_ = step;
@@ -342,6 +377,7 @@ TrainOutcome Training<T>::run() {
       return TrainOutcome::kStopped;
     }
     const StepReport report = one_step(step, batches, valid);
+    replan(step);
     std::optional<double> validation_loss;
     const bool last = step == t.steps;
     if (validator_ && (last || (t.validate_every > 0 && step % t.validate_every == 0))) {

@@ -12,6 +12,7 @@
 #include "parallel/train/run_config.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/plan.h"
+#include "scheduler/timeline.h"
 
 namespace weft::parallel {
 
@@ -35,7 +36,9 @@ struct RunPlan {
   scheduler::MemoryUse memory;        ///< Of the training step, on this rank.
   std::int64_t validation_bytes = 0;  ///< Arena of the validation pass.
   std::int64_t num_tasks = 0;
+  int num_micro_batches = 1;
   double predicted_ms = 0.0;
+  scheduler::Timeline predicted;  ///< The simulated step.
   std::array<double, scheduler::kNumStages> predicted_stage_ms{};
   std::string cost_source;
 };
@@ -60,6 +63,8 @@ class TrainObserver {
   virtual void on_start(const RunPlan& /*plan*/, std::int64_t /*first_step*/) {}
   virtual void on_step(const StepReport& /*report*/, const scheduler::Graph& /*graph*/,
                        const scheduler::Timeline& /*measured*/) {}
+  /// The run goes on with another plan from the next step on (schedule.replan).
+  virtual void on_replan(const RunPlan& /*plan*/) {}
   virtual void on_validation(std::int64_t /*step*/, double /*loss*/) {}
   /// Something worth a line: resumed from where, a checkpoint saved or refused, a buffer that grew.
   virtual void on_note(const std::string& /*text*/) {}

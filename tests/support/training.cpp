@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "core/token_shard.h"
+#include "tools/config/schedule_files.h"
 
 namespace weft::test {
 namespace {
@@ -81,6 +82,11 @@ TrainRun run_training(const RunConfig& config, const TrainCall& call) {
     options.init_from = call.init_from;
     options.config_text = "a test";
     options.ranks_per_node = call.world_size;
+    if (config.schedule.replan > 0) {
+      options.cost = tools::nominal_costs();
+      options.plan_to_text = tools::plan_to_text;
+      options.plan_from_text = [](const std::string& text) { return tools::plan_from_text(text, "a test"); };
+    }
     const bool asks = world.rank() == world.size() - 1;
     options.stop_requested = [&] {
       return asks && call.stop_before_step > 0 && recorder.last_step + 1 >= call.stop_before_step;

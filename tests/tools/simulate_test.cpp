@@ -194,8 +194,9 @@ TEST_CASE("A schedule document names stages, streams and places") {
 TEST_CASE("simulate refuses what it cannot do") {
   const std::string grid = "simulate --grid fsmoe --cluster " + cluster("fsmoe_testbed_a");
   for (const auto& [arguments, says] :
-       {std::pair<std::string, std::string>{"simulate", "one of --grid"},
+       {std::pair<std::string, std::string>{"simulate", "one of --grid, --stages and --config"},
         {"simulate --grid fsmoe", "--cluster"},
+        {"simulate --config x", "--nodes"},
         {"simulate --grid other --cluster x", "no grid 'other'"},
         {grid + " --policy wefd", "did you mean weft"},
         {grid + " --case 1458", "cases 0 to 1457"},

@@ -142,6 +142,7 @@ void fields(Visit visit, parallel::ScheduleConfig& c) {
   visit("gradient_slices", c.gradient_slices);
   visit("profile", c.profile);
   visit("profile_min_r_squared", c.profile_min_r_squared);
+  visit("replan", c.replan);
 }
 
 template <class Visit>

@@ -46,10 +46,9 @@ std::string sequence_text(const parallel::Mesh& mesh) {
 Console::Console(const parallel::RunConfig& config, int rank, Progress progress, int log_every)
     : config_(config), rank_(rank), live_(is_live(progress, rank)), log_every_(std::max(1, log_every)) {}
 
-void Console::use_run_folder(const std::filesystem::path& run_dir, std::string config_text, std::string environment) {
+void Console::use_run_folder(const std::filesystem::path& run_dir, Origin origin) {
   run_dir_ = run_dir;
-  config_text_ = std::move(config_text);
-  environment_ = std::move(environment);
+  origin_ = std::move(origin);
   const std::filesystem::path path = run_dir / "log.txt";
   log_.reset(std::fopen(path.c_str(), "ae"));
   if (!log_) throw Error(ErrorCode::kIo, str("cannot write ", path.string(), ": ", std::strerror(errno)));
@@ -67,9 +66,11 @@ void Console::print(const std::string& line) const {
 
 void Console::on_start(const parallel::RunPlan& plan, std::int64_t first_step) {
   plan_ = plan;
+  prediction_.start(plan);
   if (!run_dir_.empty()) {
-    write_file(run_dir_ / "config.textproto", config_text_);
-    write_file(run_dir_ / "env.json", environment_);
+    write_file(run_dir_ / "config.textproto", origin_.config);
+    write_file(run_dir_ / "env.json", origin_.environment);
+    if (!origin_.profile.empty()) write_file(run_dir_ / "profile.textproto", origin_.profile);
     write_file(run_dir_ / "plan.textproto", plan_to_text(plan.plan));
   }
   first_step_ = first_step;
@@ -112,8 +113,11 @@ std::string Console::step_line(const StepReport& report) const {
 void Console::on_step(const StepReport& report, const scheduler::Graph& graph, const scheduler::Timeline& timeline) {
   ++num_steps_;
   total_ms_ += report.step_ms;
-  for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t)
-    stage_ms_[static_cast<std::size_t>(graph.tasks[t].stage)] += (timeline.end_us[t] - timeline.start_us[t]) / 1e3;
+  if (rank_ == 0) prediction_.add(report, graph, timeline);
+  if (rank_ == 0 && report.step == trace_step_ && !run_dir_.empty()) {
+    write_trace((run_dir_ / "trace.json").string(), plan_, graph, timeline);
+    print(str("step ", report.step, ": trace in ", (run_dir_ / "trace.json").string(), ", for ui.perfetto.dev"));
+  }
   if (report.step == first_step_) {
     first_loss_ = loss_mean_ = report.result.loss;
     loss_square_ = loss_mean_ * loss_mean_;
@@ -132,6 +136,14 @@ void Console::on_step(const StepReport& report, const scheduler::Graph& graph, c
   constexpr double kKeep = 0.95;
   loss_mean_ = kKeep * loss_mean_ + (1 - kKeep) * report.result.loss;
   loss_square_ = kKeep * loss_square_ + (1 - kKeep) * report.result.loss * report.result.loss;
+}
+
+void Console::on_replan(const parallel::RunPlan& plan) {
+  plan_ = plan;
+  prediction_.start(plan);
+  if (!run_dir_.empty()) write_file(run_dir_ / "plan.textproto", plan_to_text(plan.plan));
+  print(str("schedule: ", plan.plan.policy, ", ", plan.num_tasks, " tasks, ", fixed(plan.predicted_ms, 1),
+            " ms a step predicted from measured steps"));
 }
 
 void Console::on_validation(std::int64_t step, double loss) {
@@ -157,22 +169,13 @@ void Console::summary(parallel::TrainOutcome outcome) const {
     print(str("nothing to do: the run in ", run_dir_.string(), " has all its ", config_.train.steps, " steps"));
     return;
   }
-  const double steps = double(num_steps_), step_ms = total_ms_ / steps;
   print(str("trained ", num_steps_, " steps in ",
             human_seconds(std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count()), ": loss ",
             fixed(first_loss_, 4), " -> ", fixed(last_loss_, 4),
             last_validation_ >= 0 ? ", validation loss " + fixed(last_validation_, 4) : ""));
-  print(str("step time: ", fixed(step_ms, 1), " ms measured, ", fixed(plan_.predicted_ms, 1), " ms predicted (",
-            plan_.cost_source, ")"));
-  for (int s = 0; s < scheduler::kNumStages; ++s) {
-    const auto i = static_cast<std::size_t>(s);
-    if (stage_ms_[i] <= 0 && plan_.predicted_stage_ms[i] <= 0) continue;
-    char text[128];
-    std::snprintf(text, sizeof text, "  %-17s %9.2f ms %5.1f%%   predicted %9.2f ms",
-                  std::string(to_string(static_cast<scheduler::Stage>(s))).c_str(), stage_ms_[i] / steps,
-                  100 * stage_ms_[i] / total_ms_, plan_.predicted_stage_ms[i]);
-    print(text);
-  }
+  print(str("predicted from ", plan_.cost_source, ":"));
+  for (const std::string& line : prediction_.table()) print(line);
+  if (!run_dir_.empty()) write_file(run_dir_ / "prediction.json", prediction_.to_json().dump(2) + "\n");
   print(str("peak memory: ", human_bytes(double(peak_memory_bytes())), " of the process, ",
             human_bytes(double(plan_.memory.total() + plan_.validation_bytes)), " planned for tensors"));
   print(str("run folder: ", run_dir_.string()));

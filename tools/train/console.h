@@ -1,7 +1,6 @@
 // tools/train/console.h - what a person sees of a run: a line per step, a summary before and after.
 #pragma once
 
-#include <array>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -9,6 +8,7 @@
 #include <string>
 
 #include "parallel/train/trainer.h"
+#include "tools/train/prediction.h"
 
 namespace weft::tools {
 
@@ -19,17 +19,25 @@ enum class Progress { kAuto, kAlways, kNever };
 class Console final : public parallel::TrainObserver {
  public:
   Console(const parallel::RunConfig& config, int rank, Progress progress, int log_every);
-  /// Rank 0: log.txt goes into `run_dir`, which exists; the run's config, environment and plan too, once the run is
-  /// accepted (on_start). Throws Error{kIo}.
-  void use_run_folder(const std::filesystem::path& run_dir, std::string config_text, std::string environment);
+  /// The tasks of step `step` go to run_dir/trace.json, next to the simulated ones.
+  void trace_step(std::int64_t step) { trace_step_ = step; }
+  /// What a run folder keeps of where the run came from, as text.
+  struct Origin {
+    std::string config, environment;
+    std::string profile;  ///< Empty: none was used.
+  };
+  /// Rank 0: log.txt goes into `run_dir`, which exists; the run's origin and plan too, once the run is accepted
+  /// (on_start). Throws Error{kIo}.
+  void use_run_folder(const std::filesystem::path& run_dir, Origin origin);
 
   void on_start(const parallel::RunPlan& plan, std::int64_t first_step) override;
   void on_step(const parallel::StepReport& report, const scheduler::Graph& graph,
                const scheduler::Timeline& timeline) override;
+  void on_replan(const parallel::RunPlan& plan) override;
   void on_validation(std::int64_t step, double loss) override;
   void on_note(const std::string& text) override;
   void on_warning(const std::string& text) override;
-  /// Losses, time per step, time by stage, peak memory: measured next to predicted.
+  /// Losses, predicted next to measured times by stage (also run_dir/prediction.json), peak memory.
   void summary(parallel::TrainOutcome outcome) const;
 
  private:
@@ -44,7 +52,7 @@ class Console final : public parallel::TrainObserver {
   bool live_;
   int log_every_;
   std::filesystem::path run_dir_;  // empty: nothing is written
-  std::string config_text_, environment_;
+  Origin origin_;
   std::unique_ptr<std::FILE, Close> log_;
   parallel::RunPlan plan_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
@@ -52,7 +60,8 @@ class Console final : public parallel::TrainObserver {
   double first_loss_ = 0.0, last_loss_ = 0.0, validation_loss_ = -1.0, last_validation_ = -1.0;
   double loss_mean_ = 0.0, loss_square_ = 0.0;  // running, for the deviation in the step line
   double total_ms_ = 0.0;
-  std::array<double, scheduler::kNumStages> stage_ms_{};
+  std::int64_t trace_step_ = 0;  // 0: none
+  Prediction prediction_;
 };
 
 }  // namespace weft::tools

@@ -1,0 +1,150 @@
+#include "parallel/train/replanner.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "core/error.h"
+#include "parallel/train/probe_clock.h"
+#include "parallel/train/probe_step.h"
+
+namespace weft::parallel {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string hex(std::uint64_t digest) {
+  char text[20];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(digest));
+  return text;
+}
+
+Json entry(std::int64_t step, const char* action, std::string reason, double measured_ms) {
+  return {{"step", step}, {"action", action}, {"reason", std::move(reason)}, {"measured_ms", measured_ms}};
+}
+
+std::string percent(double share) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f%%", 100.0 * share);
+  return text;
+}
+
+}  // namespace
+
+Replanner::Replanner(const RunConfig& config, comm::Communicator& world, const TrainOptions& options,
+                     std::vector<std::string> log)
+    : config_(config), world_(world), options_(options), cost_(options.cost), log_(std::move(log)) {
+  if (!options.plan_to_text || !options.plan_from_text)
+    throw Error(ErrorCode::kInvalidArgument, "schedule.replan: plans cannot be passed between ranks here",
+                "set plan_to_text and plan_from_text, or schedule.replan to 0");
+  for (const std::string& line : log_) {
+    const Json known = Json::parse(line, nullptr, false);
+    if (known.is_object() && known.value("action", "") == "give_up")
+      given_up_.push_back(std::stoull(known.value("digest", "0"), nullptr, 16));
+  }
+}
+
+void Replanner::observe(const scheduler::Graph& graph, const scheduler::Timeline& timeline, double step_ms) {
+  if (skipped_++ == 0) return;
+  graph_ = &graph;
+  std::vector<double>& us = task_us_.emplace_back(graph.tasks.size());
+  for (std::size_t t = 0; t < us.size(); ++t) us[t] = timeline.end_us[t] - timeline.start_us[t];
+  step_ms_.push_back(step_ms);
+}
+
+/// Medians over the steps. Computation: of the slowest rank; communication: of the rank that came last, which waited
+/// for nobody.
+std::vector<double> Replanner::agreed_task_us() const {
+  std::vector<double> out(graph_->tasks.size()), of_task(task_us_.size());
+  const auto sign = [&](std::size_t t) { return waits_for_peers(graph_->tasks[t]) ? -1.0 : 1.0; };
+  for (std::size_t t = 0; t < out.size(); ++t) {
+    for (std::size_t s = 0; s < task_us_.size(); ++s) of_task[s] = task_us_[s][t];
+    out[t] = sign(t) * scheduler::quantile(of_task, 0.5);
+  }
+  agree(world_, out);
+  for (std::size_t t = 0; t < out.size(); ++t) out[t] *= sign(t);
+  return out;
+}
+
+double Replanner::agreed_step_ms() const {
+  std::vector<double> median{scheduler::quantile(step_ms_, 0.5)};
+  agree(world_, median);
+  return median[0];
+}
+
+/// Rank 0's text, on every rank.
+std::string Replanner::shared(const std::string& text) const {
+  const auto stream = make_inline_stream();
+  auto length = static_cast<std::int64_t>(text.size());
+  world_.broadcast(comm::as_buffer(&length, 1), 0, *stream);
+  std::vector<std::int32_t> letters(static_cast<std::size_t>(length));
+  if (world_.rank() == 0) std::copy(text.begin(), text.end(), letters.begin());
+  world_.broadcast(comm::as_buffer(letters.data(), length), 0, *stream);
+  std::string out;
+  for (const std::int32_t c : letters) out.push_back(static_cast<char>(c));
+  return out;
+}
+
+Replanner::Decision Replanner::look(std::int64_t step, const RunPlan& current, double measured_ms) {
+  const auto start = std::chrono::steady_clock::now();
+  const RunPlan before = take_plan(config_, current.mesh, cost_, current.plan);
+  const RunPlan next = plan_run(config_, world_.size(), world_.rank(), options_.ranks_per_node, cost_);
+  const double planning_ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  const std::uint64_t digest = scheduler::digest(next.plan);
+  const double gain = 1.0 - next.predicted_ms / before.predicted_ms;
+  const double saved_ms = gain * measured_ms * static_cast<double>(config_.train.steps - step);
+  std::string keep;
+  if (digest == scheduler::digest(current.plan))
+    keep = "the refitted costs choose the same plan";
+  else if (std::find(given_up_.begin(), given_up_.end(), digest) != given_up_.end())
+    keep = "the plan they choose was tried and given up";
+  else if (!(gain > kHysteresis))
+    keep = str("the best plan is predicted to gain ", percent(gain), ", not more than ", percent(kHysteresis));
+  else if (saved_ms <= 2.0 * planning_ms)  // binding emits the step again
+    keep = str("the steps that are left would save ", saved_ms, " ms, less than a change costs");
+  Json line = entry(step, keep.empty() ? "try" : "keep", keep.empty() ? str("predicted to gain ", percent(gain)) : keep,
+                    measured_ms);
+  line["predicted_ms"] = {{"before", before.predicted_ms}, {"after", next.predicted_ms}};
+  line["policy"] = next.plan.policy;
+  line["digest"] = hex(digest);
+  if (!keep.empty()) return {"", line.dump()};
+  return {options_.plan_to_text(next.plan), line.dump()};
+}
+
+Replanner::Decision Replanner::judge_trial(std::int64_t step, const RunPlan& current, double measured_ms) {
+  const double gain = 1.0 - measured_ms / incumbent_ms_;
+  const bool faster = gain > kTrialGain;
+  Json line = entry(step, faster ? "accept" : "give_up", str("measured to gain ", percent(gain)), measured_ms);
+  line["measured_before_ms"] = incumbent_ms_;
+  line["digest"] = hex(scheduler::digest(current.plan));
+  return {faster ? "" : *incumbent_, line.dump()};
+}
+
+std::optional<RunPlan> Replanner::consider(std::int64_t step, const RunPlan& current) {
+  if (static_cast<int>(step_ms_.size()) < config_.schedule.replan || step >= config_.train.steps) return std::nullopt;
+  const double measured_ms = agreed_step_ms();
+  cost_ = scheduler::refit(cost_, *graph_, current.predicted, agreed_task_us());
+  const bool trial = incumbent_.has_value();
+  Decision decision;
+  if (world_.rank() == 0) decision = trial ? judge_trial(step, current, measured_ms) : look(step, current, measured_ms);
+  decision.entry = shared(decision.entry);
+  decision.plan_text = shared(decision.plan_text);
+  log_.push_back(decision.entry);
+  task_us_.clear();
+  step_ms_.clear();
+  if (trial) {
+    incumbent_.reset();
+    if (!decision.plan_text.empty()) given_up_.push_back(scheduler::digest(current.plan));
+  } else if (!decision.plan_text.empty()) {
+    incumbent_ = options_.plan_to_text(current.plan);
+    incumbent_ms_ = measured_ms;
+  }
+  if (decision.plan_text.empty()) return std::nullopt;
+  skipped_ = 0;
+  return take_plan(config_, current.mesh, cost_, options_.plan_from_text(decision.plan_text));
+}
+
+}  // namespace weft::parallel

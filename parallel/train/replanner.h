@@ -1,0 +1,58 @@
+// parallel/train/replanner.h - looks, while a run goes on, whether another plan would be faster by what was measured.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "parallel/train/trainer.h"
+
+namespace weft::parallel {
+
+/// Every schedule.replan steps of one plan: refits the cost model to the measured tasks, plans with the config's policy
+/// on it, and tries the new plan when it is predicted to be faster by more than kHysteresis and saves more time over
+/// the rest of the run than planning and binding take. A trial of as many steps decides by the clock: a plan that is
+/// not measured to be faster is given up for the one before, and never tried again in this run. Rank 0 decides; every
+/// rank gets the plan as text, whose digest is checked.
+class Replanner {
+ public:
+  static constexpr double kHysteresis = 0.03;  ///< Predicted gain under which nothing happens.
+  static constexpr double kTrialGain = 0.01;   ///< Measured gain under which a trial has failed.
+
+  /// `log`: of the checkpoint that the run goes on from. All arguments outlive this object.
+  Replanner(const RunConfig& config, comm::Communicator& world, const TrainOptions& options,
+            std::vector<std::string> log);
+  /// After each step of the plan in force, on every rank.
+  void observe(const scheduler::Graph& graph, const scheduler::Timeline& timeline, double step_ms);
+  /// Collective, between steps. The plan to go on with, if it is to change. `current`: what observe() saw.
+  [[nodiscard]] std::optional<RunPlan> consider(std::int64_t step, const RunPlan& current);
+  /// One JSON object per look: step, action ("keep", "try", "accept", "give_up"), reason, predicted and measured ms.
+  [[nodiscard]] const std::vector<std::string>& log() const noexcept { return log_; }
+
+ private:
+  struct Decision {
+    std::string plan_text;  ///< Empty: go on as before.
+    std::string entry;      ///< For the log.
+  };
+  [[nodiscard]] std::vector<double> agreed_task_us() const;
+  [[nodiscard]] double agreed_step_ms() const;
+  [[nodiscard]] Decision look(std::int64_t step, const RunPlan& current, double measured_ms);
+  [[nodiscard]] Decision judge_trial(std::int64_t step, const RunPlan& current, double measured_ms);
+  [[nodiscard]] std::string shared(const std::string& text) const;
+
+  const RunConfig& config_;
+  comm::Communicator& world_;
+  const TrainOptions& options_;
+  scheduler::CostModel cost_;
+  std::vector<std::string> log_;
+  const scheduler::Graph* graph_ = nullptr;
+  std::vector<std::vector<double>> task_us_;  // [steps][tasks] of the plan in force
+  std::vector<double> step_ms_;
+  int skipped_ = 0;                       // steps left out after a change: they touch new memory
+  std::optional<std::string> incumbent_;  // during a trial: the plan before, as text
+  double incumbent_ms_ = 0.0;
+  std::vector<std::uint64_t> given_up_;  // digests
+};
+
+}  // namespace weft::parallel

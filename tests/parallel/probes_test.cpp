@@ -1,0 +1,104 @@
+#include "parallel/train/probes.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "comm/factory.h"
+#include "core/error.h"
+#include "parallel/train/probe_step.h"
+#include "parallel/train/run_setup.h"
+#include "tests/support/catch.h"
+
+using namespace weft;
+using namespace weft::parallel;
+
+namespace {
+
+RunConfig tiny(int expert) {
+  RunConfig c;
+  c.model.layers = 2;
+  c.model.model_dim = 16;
+  c.model.expert_hidden_dim = 24;
+  c.model.heads = c.model.kv_heads = 2;
+  c.model.vocab_size = 31;
+  c.model.layer_pattern = "DM";
+  c.model.moe.experts = 4;
+  c.train.global_batch = 8;
+  c.train.micro_batch = 2;
+  c.train.sequence_length = 16;
+  c.parallel.expert = expert;
+  return c;
+}
+
+Profile profile_of(const RunConfig& config, int ranks, int ranks_per_node) {
+  Profile out;
+  comm::run_local_ranks(ranks, [&](comm::Communicator& world) {
+    Profile mine = measure_profile(config, world, {ranks_per_node, 0.1, nullptr});
+    if (world.rank() == 0) out = std::move(mine);
+  });
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("A profile prices every task of the step that it was made for", "[probes]") {
+  const struct { int ranks, expert, ranks_per_node; } cases[] = {{1, 1, 1}, {4, 2, 4}, {4, 4, 2}};
+  for (const auto& [ranks, expert, ranks_per_node] : cases) {
+    INFO(ranks << " ranks, EP " << expert << ", " << ranks_per_node << " a node");
+    const RunConfig config = tiny(expert);
+    const Profile profile = profile_of(config, ranks, ranks_per_node);
+    const Mesh mesh = make_mesh(ranks, 0, mesh_options(config, ranks_per_node));
+    const scheduler::Graph graph = emit_step(training_spec(config, mesh), training_shape(config), DType::kF32);
+    CHECK(unpriced(graph, profile.cost).empty());
+    CHECK(profile.stretch >= 1.0);
+    CHECK(profile.num_runs == static_cast<int>(profile.rank_loads.size()));
+    for (const scheduler::Family& f : profile.cost.families()) {
+      INFO(name_of(f.key));
+      CHECK(!f.fit.samples.empty());
+      CHECK(f.fit.cost.alpha_us >= 0.0);
+      CHECK(f.fit.cost.beta_us >= 0.0);
+      for (const scheduler::Sample& s : f.fit.samples) CHECK(s.time_us >= 0.0);
+    }
+    for (const auto& row : profile.cost.machine.contention)
+      for (const double factor : row) CHECK(factor >= 1.0);
+    CHECK(profile.cost.machine.issue_us > 0.0);
+    const auto has = [&](scheduler::WorkKind work, scheduler::LinkClass link) {
+      return std::any_of(profile.cost.kinds().begin(), profile.cost.kinds().end(),
+                         [&](const scheduler::KindFit& k) { return k.work == work && k.link == link && !k.pooled; });
+    };
+    CHECK(has(WorkKind::kAllToAll, scheduler::LinkClass::kIntra) == (ranks > 1 && ranks_per_node == 4));
+    CHECK(has(WorkKind::kAllReduce, scheduler::LinkClass::kBoth) == (ranks_per_node == 2));
+  }
+}
+
+TEST_CASE("Task times are condensed by family and size", "[probes]") {
+  scheduler::GraphBuilder b;
+  const auto add = [&](Stage stage, scheduler::ResourceSet resources, WorkKind kind, double amount) {
+    TaskSpec spec;
+    spec.stage = stage;
+    spec.resources = resources;
+    spec.work = {kind, amount};
+    b.add_task(spec, {}, {});
+  };
+  add(Stage::kExpert, {Resource::kCompute}, WorkKind::kGroupedGemm, 100.0);
+  add(Stage::kExpert, {Resource::kCompute}, WorkKind::kGroupedGemm, 100.0);
+  add(Stage::kDispatch, {Resource::kIntra}, WorkKind::kAllToAll, 64.0);
+  add(Stage::kOrder, {Resource::kCompute}, WorkKind::kNothing, 0.0);
+  const scheduler::Graph graph = b.take();
+  comm::run_local_ranks(2, [&](comm::Communicator& world) {
+    TaskTimes times;
+    const int step = times.add_step(graph, world);
+    const double mine = world.rank() == 0 ? 10.0 : 20.0;
+    for (int run = 0; run < 10; ++run) {
+      const double noise = run == 4 ? 1000.0 : 0.0;  // one run in ten: cut off
+      times.add(step, {{mine + noise, mine, 7.0, 1e9}, 120.0, 1.0});
+    }
+    const std::vector<scheduler::TaskSample> samples = times.samples(world);
+    REQUIRE(samples.size() == 2);
+    CHECK(times.stretch() == Approx(3.0));  // 120 of wall, 2 * 20 of CPU on the slower rank
+    CHECK(samples[0].first.stage == Stage::kExpert);
+    CHECK(samples[0].second.amount == 100.0);
+    CHECK(samples[0].second.time_us == Approx(60.0));
+    CHECK(samples[1].second.time_us == Approx(7.0));  // wall time already
+  });
+}

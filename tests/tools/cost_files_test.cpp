@@ -1,0 +1,113 @@
+#include <string>
+
+#include "core/error.h"
+#include "tests/support/catch.h"
+#include "tests/support/errors.h"
+#include "tools/config/schedule_files.h"
+
+using namespace weft;
+using namespace weft::scheduler;
+using namespace weft::tools;
+
+namespace {
+
+/// A model as a profile has it: two kinds, two families, contention.
+CostModel profile() {
+  CostModel model;
+  model.source = "made up";
+  model.add(
+      KindFit{WorkKind::kAllToAll, LinkClass::kIntra, false, {{200.0, 1e-4}, 0.98, {{1, 1024, 210}, {1, 4e6, 600}}}});
+  model.add(KindFit{WorkKind::kMemory, LinkClass::kIntra, true, {{3.0, 1e-5}, 0.2, {{1, 512, 3.1}}}});
+  FamilyKey expert{WorkKind::kGroupedGemm, LinkClass::kIntra, Stage::kExpert, Phase::kBackward, ""};
+  model.add(Family{expert, {{50.0, 1.25e-5}, 0.999, {{1, 1e6, 62.5}, {2, 1e6, 112.5}}}});
+  expert.label = "dW";
+  model.add(Family{expert, {{7.0, 0.0}, std::nullopt, {{1, 5.0, 7.0}}}});
+  model.machine.contention[0][1] = 1.25;
+  model.machine.contention[1][0] = 3.5;
+  model.machine.issue_us = 4.5;
+  return model;
+}
+
+std::string text() {
+  return costs_to_text(profile(), {1.0, 1.5, 1.25}, {"0.1", "2026-01-01T00:00:00Z", {"a", "b"}, 8, 4, 2.0, 3});
+}
+
+std::string replaced(std::string s, const std::string& from, const std::string& to) {
+  const auto at = s.find(from);
+  REQUIRE(at != std::string::npos);
+  return s.replace(at, from.size(), to);
+}
+
+/// The message of the Error that reading `content` ends in.
+std::string refusal(const std::string& content, double min_r_squared = kMinRSquared) {
+  const Error e = test::error_of([&] { static_cast<void>(costs_from_text(content, "p.textproto", min_r_squared)); });
+  CHECK(e.code() == ErrorCode::kInvalidArgument);
+  return e.message();
+}
+
+}  // namespace
+
+TEST_CASE("A profile reads back as it was written", "[costs]") {
+  const CostModel a = profile(), b = costs_from_text(text(), "p.textproto");
+  CHECK(b.measured);
+  CHECK(b.source == a.source);
+  CHECK(b.intra == a.intra);
+  CHECK(b.machine == a.machine);
+  CHECK(b.imbalance == 1.0);
+  REQUIRE(b.families().size() == a.families().size());
+  for (std::size_t i = 0; i < a.families().size(); ++i) {
+    CHECK(b.families()[i].key == a.families()[i].key);
+    CHECK(b.families()[i].fit.cost == a.families()[i].fit.cost);
+    CHECK(b.families()[i].fit.r_squared == a.families()[i].fit.r_squared);
+    CHECK(b.families()[i].fit.samples == a.families()[i].fit.samples);
+  }
+  REQUIRE(b.kinds().size() == 2);
+  CHECK(b.kinds()[1].pooled);
+  CHECK(b.kinds()[0].fit.samples == a.kinds()[0].fit.samples);
+}
+
+TEST_CASE("An inconsistent profile is refused by the family's name", "[costs]") {
+  CHECK_THAT(refusal(replaced(text(), "beta_us: 1.25e-05", "beta_us: -1.25e-05")),
+             Catch::Contains("p.textproto: expert(backward), grouped_gemm: beta_us is -1.25e-05"));
+  CHECK_THAT(refusal(replaced(text(), "r_squared: 0.999", "r_squared: 0.3")),
+             Catch::Contains("expert(backward), grouped_gemm: R squared is 0.3, under 0.5"));
+  CHECK(costs_from_text(replaced(text(), "r_squared: 0.999", "r_squared: 0.3"), "p", 0.25).measured);
+  CHECK_THAT(refusal(text(), 0.99),
+             Catch::Contains("all_to_all intra: R squared is 0.98"));  // pooled ones are not judged
+  CHECK_THAT(refusal(replaced(text(), "r_squared: 0.999", "r_squared: nan")), Catch::Contains("R squared is nan"));
+  CHECK_THAT(refusal(replaced(text(), "alpha_us: 200", "alpha_us: nan")),
+             Catch::Contains("all_to_all intra: alpha_us"));
+  CHECK_THAT(refusal(replaced(text(), "label: \"dW\"", "label: \"\"")),
+             Catch::Contains("two entries for the family expert(backward), grouped_gemm"));
+  CHECK_THAT(refusal(replaced(text(), "stage: \"expert\"", "stage: \"experts\"")), Catch::Contains("'experts'"));
+  CHECK_THAT(refusal(replaced(text(), "factor: 1.25", "factor: 0.5")), Catch::Contains("contention"));
+  CHECK_THAT(refusal(text() + "cost { work: MEMORY }"), Catch::Contains("two costs for memory"));
+}
+
+TEST_CASE("A file written by hand prices every kind of work", "[costs]") {
+  CHECK_THAT(refusal("cost { work: GEMM alpha_us: 1 }"), Catch::Contains("no cost for grouped_gemm"));
+  const CostModel nominal = nominal_costs();
+  CHECK(!nominal.measured);
+  CHECK(nominal.families().empty());
+  CHECK(nominal.machine == Machine{});
+}
+
+TEST_CASE("Contention given one way holds both ways", "[costs]") {
+  const std::string one = "measured {} contention { a: COMPUTE b: INTRA_STREAM factor: 2 }";
+  const CostModel model = costs_from_text(one, "p");
+  CHECK(model.machine.contention[0][1] == 2.0);
+  CHECK(model.machine.contention[1][0] == 2.0);
+  for (const bool mirrored_first : {false, true}) {
+    const std::string other = "contention { a: INTRA_STREAM b: COMPUTE factor: 3 }";
+    const CostModel both = costs_from_text(mirrored_first ? other + one : one + other, "p");
+    CHECK(both.machine.contention[0][1] == 2.0);
+    CHECK(both.machine.contention[1][0] == 3.0);
+  }
+}
+
+TEST_CASE("Imbalance is a quantile of the observed loads over their median", "[costs]") {
+  CHECK(costs_from_text(text() + "imbalance_quantile: 1", "p").imbalance == Approx(1.5 / 1.25));
+  CHECK(costs_from_text("measured {} imbalance: 1.75", "p").imbalance == 1.75);
+  CHECK_THAT(refusal(text() + "imbalance: 2 imbalance_quantile: 1"), Catch::Contains("imbalance_quantile"));
+  CHECK_THAT(refusal("measured {} imbalance_quantile: 1"), Catch::Contains("rank_load"));
+}
