@@ -46,7 +46,6 @@ std::vector<std::string> describe(const StepSpec& spec, DType dtype) {
   line("model.moe.top_k", m.moe.top_k);
   line("model.moe.capacity_factor", m.moe.capacity_factor);
   line("model.moe.group_sequences", m.moe.group_sequences);
-  line("model.moe.gate", gate_entry(m.moe.gate).name);
   line("model.moe.slots_per_expert", m.moe.slots_per_expert);
   line("ranks", spec.mesh.world_size);
   line("ranks per node", spec.mesh.ranks_per_node);
