@@ -42,6 +42,7 @@ std::vector<std::string> describe(const StepSpec& spec, DType dtype) {
   line("model.kv_heads", m.kv_heads);
   line("model.vocab_size", m.vocab_size);
   line("model.layer_pattern", m.layer_pattern);
+  line("model.moe.gate", gate_entry(m.moe.gate).name);
   line("model.moe.experts", m.moe.experts);
   line("model.moe.top_k", m.moe.top_k);
   line("model.moe.capacity_factor", m.moe.capacity_factor);
