@@ -20,7 +20,7 @@ StepEmitter::StepEmitter(StepSpec spec, scheduler::Recompute recompute, DType dt
   space_.max_forward_chunks = space_.max_backward_chunks = moe ? rows : 1;
   space_.max_gradient_slices = spec_.mesh.world_size > 1 ? 8 : 1;
   space_.has_weight_grads = moe;
-  const ParameterTable table(spec_.model, spec_.mesh);
+  const ParameterTable table(spec_.model, spec_.mesh);  // outlives the loop over its buckets
   for (const Bucket& bucket : table.buckets())
     if (bucket.layer >= 0 && bucket.num_replicas > 1)
       gradient_bytes_[static_cast<std::size_t>(bucket.layer)] +=
@@ -47,6 +47,7 @@ std::vector<std::string> describe(const StepSpec& spec, DType dtype) {
   line("model.moe.top_k", m.moe.top_k);
   line("model.moe.capacity_factor", m.moe.capacity_factor);
   line("model.moe.group_sequences", m.moe.group_sequences);
+  line("model.moe.slots_per_expert", m.moe.slots_per_expert);
   line("ranks", spec.mesh.world_size);
   line("ranks per node", spec.mesh.ranks_per_node);
   line("parallel.expert", spec.mesh.ep_size);

@@ -1,6 +1,7 @@
 // Every expert: its formula by plain loops, slices that add up to the whole, and its gradients.
 #include "parallel/moe/expert.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/rng.h"
@@ -116,4 +117,31 @@ TEST_CASE("An expert's gradients are those of its output", "[expert]") {
   const std::vector<double> once = p.gradients;
   expert->backward_weight(*stream, kOffsets, in, kernels::Accumulate::kAdd);
   for (std::size_t i = 0; i < once.size(); ++i) CHECK(p.gradients[i] == Approx(2 * once[i]));
+}
+
+TEST_CASE("Slices of an expert's hidden width add up to the whole, its last bias once", "[expert][esp]") {
+  const ModelFamily family = GENERATE(ModelFamily::kMixtral, ModelFamily::kGpt2Moe);
+  Parameters whole(family);
+  const std::vector<double> x = numbers(kRows * kWidth, 2);
+  const Pass want = run(*make_expert<double>(model_of(family), kHidden, whole.view()), x);
+  std::vector<double> sum(want.y.size(), 0.0);
+  constexpr std::int64_t kHalf = kHidden / 2;
+  for (int slice = 0; slice < 2; ++slice) {
+    Parameters part(family, kHalf);
+    for (std::int64_t e = 0; e < kExperts; ++e) {
+      const double* from = whole.weights.data() + e * whole.stride();
+      double* to = part.weights.data() + e * part.stride();
+      for (int matrix = 0; matrix < (part.gated ? 2 : 1); ++matrix)  // rows of gate and up
+        to = std::copy_n(from + (matrix * kHidden + slice * kHalf) * kWidth, kHalf * kWidth, to);
+      from += whole.pre() * kWidth;
+      if (!part.gated) to = std::copy_n(from + slice * kHalf, kHalf, to);
+      from += part.gated ? 0 : kHidden;
+      for (std::int64_t o = 0; o < kWidth; ++o)
+        to = std::copy_n(from + o * kHidden + slice * kHalf, kHalf, to);  // columns
+      if (!part.gated) std::copy_n(from + kWidth * kHidden, kWidth, to);
+    }
+    const Pass m = run(*make_expert<double>(model_of(family), kHalf, part.view(slice == 0)), x);
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += m.y[i];
+  }
+  for (std::size_t i = 0; i < sum.size(); ++i) CHECK(sum[i] == Approx(want.y[i]).epsilon(1e-12));
 }

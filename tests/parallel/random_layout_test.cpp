@@ -2,6 +2,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "parallel/moe/gate.h"
 #include "tests/support/catch.h"
 #include "tests/support/generators.h"
 #include "tests/support/step_harness.h"
@@ -21,6 +22,12 @@ int divisor(Random& random, int n) {
   return d;
 }
 
+/// A hierarchical dispatcher wants an expert group that lies evenly on its nodes.
+bool fits(const StepCase& c) {
+  const int group = c.ep_size * c.esp_size, node = c.ranks_per_node;
+  return node % group == 0 || (node % c.esp_size == 0 && group % node == 0) || c.esp_size % node == 0;
+}
+
 /// How the work of `one` is laid out and ordered; what it computes stays.
 StepCase draw(const StepCase& one, Random& random) {
   StepCase c = one;
@@ -34,6 +41,8 @@ StepCase draw(const StepCase& one, Random& random) {
   while (c.global_batch % (dp * c.micro_batch) != 0) c.micro_batch /= 2;
   c.micro_batch = std::max(1, static_cast<int>(random.pick({c.micro_batch, c.micro_batch / 2})));
   c.ranks_per_node = static_cast<int>(random.pick({1, 2, 4, 8}));
+  c.dispatcher = static_cast<DispatcherKind>(random.below(3));
+  if (!fits(c)) c.dispatcher = DispatcherKind::kAllToAll;
   c.shape.forward_chunks = static_cast<int>(random.pick({1, 2, 3}));
   c.shape.backward_chunks = static_cast<int>(random.pick({1, 2, 3}));
   c.shape.weight_grad_pieces = static_cast<int>(random.pick({0, 1, 2}));
@@ -48,9 +57,9 @@ StepCase draw(const StepCase& one, Random& random) {
 std::string describe(const StepCase& c) {
   return str("world ", c.world_size, ", SP ", c.sequence_heads, " x ", c.sequence_ring, ", EP ", c.ep_size, ", ESP ",
              c.esp_size, ", ZeRO ", c.sharded, ", micro-batch ", c.micro_batch, " in ", c.shape.sub_batches, ", ",
-             c.ranks_per_node, " ranks a node, chunks ", c.shape.forward_chunks, "/", c.shape.backward_chunks, ", dW ",
-             c.shape.weight_grad_pieces, ", recompute ", to_string(c.shape.recompute), ", slices ",
-             c.shape.gradient_slices, ", order ", c.order_seed,
+             c.ranks_per_node, " ranks a node, dispatcher ", static_cast<int>(c.dispatcher), ", chunks ",
+             c.shape.forward_chunks, "/", c.shape.backward_chunks, ", dW ", c.shape.weight_grad_pieces, ", recompute ",
+             to_string(c.shape.recompute), ", slices ", c.shape.gradient_slices, ", order ", c.order_seed,
              c.executor == scheduler::ExecutorKind::kStreams ? ", streams" : "");
 }
 
@@ -59,17 +68,45 @@ std::string describe(const StepCase& c) {
 TEST_CASE("Layouts and plans drawn at random train the model of one rank", "[layout][sequence][streams]") {
   StepCase one;
   one.model = GENERATE(test::small_mixtral(), test::small_gpt2_moe());
-  one.model.moe.balance_scope = BalanceScope::kGlobalPrevious;  // shared sequences allow no other
+  one.model.moe.balance_scope = GENERATE(BalanceScope::kGlobalPrevious, BalanceScope::kRoutingGroup);
   one.documents = GENERATE(false, true);
   one.sequence_length = 32;
   one.steps = 2;
   const StepOutcome reference = test::run_steps<double>(one);
   Random random(one.documents ? 1 : 2);
-  for (int i = 0; i < 50; ++i) {
+  for (int i = 0; i < 25; ++i) {
     const StepCase c = draw(one, random);
     std::string where;
     const double difference = test::max_difference(reference, test::run_steps<double>(c), where);
     INFO("draw " << i << ": " << describe(c) << "; worst: " << where);
+    CHECK(difference <= 1e-10);
+  }
+}
+
+TEST_CASE("Any gate: layouts and plans drawn at random train the model of one rank",
+          "[layout][gate][sequence][streams]") {
+  const GateEntry& gate = gate_registry()[GENERATE(range(0, 6))];
+  StepCase one;
+  one.model = test::small_mixtral();
+  one.model.moe.gate = gate.kind;
+  one.model.moe.allow_noncausal = true;
+  one.model.moe.slots_per_expert = 2;
+  one.model.moe.group_sequences = GENERATE(1, 2);
+  one.model.moe.capacity_factor = 0.8;
+  if (gate.kind == GateKind::kSoftMoe) one.model.moe.z_loss_coef = 0.0;
+  one.documents = true;
+  one.sequence_length = 32;
+  one.steps = 2;
+  const StepOutcome reference = test::run_steps<double>(one);
+  Random random(17);
+  for (int i = 0; i < 12; ++i) {
+    StepCase c = draw(one, random);
+    if (!gate_needs(c.model).shared_groups && c.sequence_heads * c.sequence_ring > 1) continue;
+    if (c.micro_batch % one.model.moe.group_sequences != 0) continue;
+    c.shape.sub_batches = std::min(c.shape.sub_batches, c.micro_batch / one.model.moe.group_sequences);
+    std::string where;
+    const double difference = test::max_difference(reference, test::run_steps<double>(c), where);
+    INFO(gate.name << ", draw " << i << ": " << describe(c) << "; worst: " << where);
     CHECK(difference <= 1e-10);
   }
 }
