@@ -60,6 +60,7 @@ class Measurement {
     Profile out;
     out.cost = scheduler::fit_cost_model(times_.samples(world_), collectives);
     out.stretch = times_.stretch();
+    out.wait_us = times_.wait_us();
     out.rank_loads = loads_;
     out.num_runs = static_cast<int>(loads_.size());
     note("pairs of streams");
