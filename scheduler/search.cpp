@@ -210,7 +210,11 @@ class Search {
     const auto each = [&](const auto& change) {
       for (int l = first; l < last; ++l) change(shape.layers[static_cast<std::size_t>(l)]);
     };
-    switch (below(5)) {
+    switch (below(6)) {
+      case 5:  // fewer in flight need less memory; where the number is given, it stays
+        if (space_.base.micro_batches_in_flight != 0 || space_.num_micro_batches == 1) return false;
+        shape.micro_batches_in_flight = below(std::min(4, space_.num_micro_batches));
+        return true;
       case 0: {
         if (space_.max_sub_batches == 1) return false;
         const int m = below(space_.num_micro_batches);

@@ -1,9 +1,9 @@
 // scheduler/search.h - the `weft` policy: a searched schedule of a whole step on all resources.
 // The space: chunks per layer and direction, sub-batches per micro-batch, dW fused or deferred in pieces, gradient
-// slices, and any order of the tasks on each resource, so forward of one micro-batch beside backward of another too.
-// Orders come from list scheduling under a rule of priorities (critical path, then by micro-batch, direction and kind
-// of task), improved by justification and by job-shop tabu search. Plans of other policies join as incumbents: the
-// result is never slower than any of them on the cost model.
+// slices, micro-batches in flight, and any order of the tasks on each resource, so forward of one micro-batch beside
+// backward of another too. Orders come from list scheduling under a rule of priorities (critical path, then by
+// micro-batch, direction and kind of task), improved by justification and by job-shop tabu search. Plans of other
+// policies join as incumbents: the result is never slower than any of them on the cost model.
 #pragma once
 
 #include <cstdint>
