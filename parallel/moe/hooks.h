@@ -12,10 +12,11 @@
 
 namespace weft::parallel {
 
-/// Where, for each chunk, in this order. kBeforeMoeStart: the tokens, before Order. kBeforeDispatch, kAfterDispatch:
-/// the rows on their tokens' and on their experts' ranks. kBeforeCombine, kAfterCombine: the experts' outputs, there
-/// and back. kBeforeMoeEnd: the layer's output with the residual, behind I-Order. In the backward the same places see
-/// gradients: kBeforeMoeStart that of the output, kBeforeMoeEnd that of the input.
+/// Where, for each chunk, in this order. kBeforeMoeStart: the tokens, before Order (the gate has routed by them
+/// already). kBeforeDispatch, kAfterDispatch: the rows on their tokens' and on their experts' ranks. kBeforeCombine,
+/// kAfterCombine: the experts' outputs, there and back. kBeforeMoeEnd: the layer's output with the residual, behind
+/// I-Order. In the backward the same places see gradients: kBeforeMoeStart that of the output, kBeforeMoeEnd that of
+/// the input.
 enum class HookPoint : std::uint8_t {
   kBeforeMoeStart,
   kBeforeDispatch,
