@@ -41,7 +41,7 @@ inline constexpr double kMinRSquared = 0.5;
 inline constexpr double kSizeRatio = 1.25;
 
 /// Times whose standard deviation is less than this share of their mean hardly differ.
-inline constexpr double kFlat = 0.2;
+inline constexpr double kFlat = 0.3;
 
 /// Minimises sum_i (alpha * operations_i + beta * amount_i - t_i)^2 / t_i over alpha, beta >= 0. Plain squares would
 /// drown the smallest sizes in the noise of the largest; relative ones would bend the line of a transfer that is flat

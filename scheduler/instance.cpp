@@ -111,9 +111,8 @@ void ListScheduler::make_ready(const Instance& in, TaskId first, double now, Sch
   }
 }
 
-void ListScheduler::run(const Instance& in, const std::vector<double>& priority, Schedule& out) {
-  const auto n = static_cast<std::size_t>(in.size());
-  priority_ = &priority;
+/// A lane for each set of resources that occurs; returns their number.
+std::size_t ListScheduler::make_lanes(const Instance& in) {
   lanes_.resize(std::max<std::size_t>(lanes_.size(), 1));
   std::size_t num_lanes = 0;
   lane_of_bits_.fill(-1);
@@ -124,6 +123,13 @@ void ListScheduler::run(const Instance& in, const std::vector<double>& priority,
     lanes_[num_lanes].heap.clear();
     lanes_[num_lanes++].bits = bits;
   }
+  return num_lanes;
+}
+
+void ListScheduler::run(const Instance& in, const std::vector<double>& priority, Schedule& out) {
+  const auto n = static_cast<std::size_t>(in.size());
+  priority_ = &priority;
+  const std::size_t num_lanes = make_lanes(in);
   out.start.assign(n, 0.0);
   out.order.clear();
   missing_.resize(n);

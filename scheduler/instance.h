@@ -65,6 +65,7 @@ class ListScheduler {
     std::uint8_t bits = 0;
     std::vector<Entry> heap;
   };
+  std::size_t make_lanes(const Instance& instance);
   void make_ready(const Instance& instance, TaskId t, double now, Schedule& out);
 
   const std::vector<double>* priority_ = nullptr;  // of the run at hand

@@ -113,9 +113,15 @@ void LocalSearch::critical_path() {
   }
 }
 
+/// Must `second` come after `first`? Only paths without a length matter: over a longer one the two are not critical
+/// neighbours.
 bool LocalSearch::joined(TaskId first, TaskId second) const {
-  const auto next = in_.successors(first);
-  return std::find(next.begin(), next.end(), second) != next.end();
+  for (const TaskId next : in_.successors(first)) {
+    if (next == second) return true;
+    if (in_.duration[next] <= 2.0 * kTight * makespan_ && head_[next] <= head_[second] && joined(next, second))
+      return true;
+  }
+  return false;
 }
 
 /// The makespan through the two once turned round, a lower bound of the true one.

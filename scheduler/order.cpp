@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -14,14 +15,13 @@ namespace {
 
 bool is_gradient(const Task& task) { return task.stage == Stage::kGradReduce; }
 
-/// Where a chunk's task stands among those of its layer: ranks in turn, chunks in turn within a rank.
-int pipeline_rank(const Task& task) {
-  const bool forward = task.phase == Phase::kForward;
+/// Where a chunk's task stands among those of its pass: ranks in turn, chunks in turn within a rank. Rows are put in
+/// order before they are sent, which waits for nothing in the pass, and after they came back.
+int pipeline_rank(const Task& task, bool waits) {
   switch (task.stage) {
     case Stage::kOrder:
-      return forward ? 0 : 3;
     case Stage::kIOrder:
-      return forward ? 3 : 0;
+      return waits ? 3 : 0;
     case Stage::kDispatch:
     case Stage::kAllGather:
       return 1;
@@ -47,6 +47,31 @@ bool is_pipelined(const Task& task) {
 
 bool same_pass(const Task& a, const Task& b) {
   return a.layer == b.layer && a.micro_batch == b.micro_batch && a.sub_batch == b.sub_batch && a.phase == b.phase;
+}
+
+/// Appends tasks [begin, end): the ready one of the smallest (rank, chunk, task) goes next.
+void append_by_rank(const Graph& graph, TaskId begin, TaskId end, std::vector<TaskId>& out) {
+  std::vector<int> missing(static_cast<std::size_t>(end - begin), 0);
+  std::vector<std::vector<TaskId>> users(missing.size());
+  std::set<std::tuple<int, int, TaskId>> ready;
+  const auto make_ready = [&](TaskId t, bool waits) {
+    ready.emplace(pipeline_rank(graph.tasks[t], waits), graph.tasks[t].chunk, t);
+  };
+  for (TaskId t = begin; t < end; ++t) {
+    for (const TaskId d : graph.dependencies(t))
+      if (d >= begin) {
+        ++missing[static_cast<std::size_t>(t - begin)];
+        users[static_cast<std::size_t>(d - begin)].push_back(t);
+      }
+    if (missing[static_cast<std::size_t>(t - begin)] == 0) make_ready(t, false);
+  }
+  while (!ready.empty()) {
+    const TaskId t = std::get<2>(*ready.begin());
+    ready.erase(ready.begin());
+    out.push_back(t);
+    for (const TaskId user : users[static_cast<std::size_t>(t - begin)])
+      if (--missing[static_cast<std::size_t>(user - begin)] == 0) make_ready(user, true);
+  }
 }
 
 /// For each gradient task its place: the number of other tasks of `order` issued before it.
@@ -102,22 +127,18 @@ std::vector<TaskId> emission_order(const Graph& graph) {
 Plan sequential_plan(const Graph& graph, const Shape& shape) { return {"sequential", shape, emission_order(graph)}; }
 
 std::vector<TaskId> pipelined_order(const Graph& graph) {
-  std::vector<TaskId> order = emission_order(graph);
-  for (std::size_t begin = 0; begin < order.size();) {
-    const Task& first = graph.tasks[order[begin]];
-    std::size_t end = begin + 1;
-    if (is_pipelined(first))
-      while (end < order.size() && is_pipelined(graph.tasks[order[end]]) && same_pass(first, graph.tasks[order[end]]))
+  std::vector<TaskId> out;
+  out.reserve(graph.tasks.size());
+  for (TaskId begin = 0; begin < graph.num_tasks();) {
+    TaskId end = begin + 1;
+    if (is_pipelined(graph.tasks[begin]))
+      while (end < graph.num_tasks() && is_pipelined(graph.tasks[end]) &&
+             same_pass(graph.tasks[begin], graph.tasks[end]))
         ++end;
-    std::stable_sort(order.begin() + static_cast<std::ptrdiff_t>(begin),
-                     order.begin() + static_cast<std::ptrdiff_t>(end), [&](TaskId a, TaskId b) {
-                       const Task &x = graph.tasks[a], &y = graph.tasks[b];
-                       if (end - begin == 1) return false;
-                       return std::pair(pipeline_rank(x), x.chunk) < std::pair(pipeline_rank(y), y.chunk);
-                     });
+    append_by_rank(graph, begin, end, out);
     begin = end;
   }
-  return order;
+  return out;
 }
 
 std::vector<TaskId> gradients_in_attention(const Graph& graph, const std::vector<TaskId>& order) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <numeric>
+#include <set>
+#include <utility>
 
 #include "core/error.h"
 #include "core/rng.h"
@@ -27,46 +29,56 @@ std::vector<Lifetime> lifetimes(const Graph& graph, std::span<const TaskId> orde
   return out;
 }
 
-/// Tasks that must be done before a buffer's memory may change hands: its last writer and the readers after it.
+/// Tasks that must be done before a buffer's memory may change hands: its last writer and the readers after it. Linked
+/// lists in one array: a step touches tens of thousands of buffers.
 class LastUsers {
  public:
-  explicit LastUsers(std::size_t num_buffers) : users_(num_buffers) {}
-  void visit(const Graph& graph, TaskId t) {
-    for (const BufferId b : graph.reads(t)) users_[b].push_back(t);
-    for (const BufferId b : graph.writes(t)) users_[b].assign(1, t);
+  LastUsers(std::size_t num_buffers, std::size_t num_accesses) : head_(num_buffers, kNoId) {
+    nodes_.reserve(num_accesses);
   }
-  [[nodiscard]] const std::vector<TaskId>& of(BufferId b) const { return users_[b]; }
+  void visit(const Graph& graph, TaskId t) {
+    for (const BufferId b : graph.reads(t)) push(b, t);
+    for (const BufferId b : graph.writes(t)) {
+      head_[b] = kNoId;
+      push(b, t);
+    }
+  }
+  template <class F>
+  void for_each(BufferId b, const F& visit) const {
+    for (std::int32_t n = head_[b]; n != kNoId; n = nodes_[static_cast<std::size_t>(n)].next)
+      visit(nodes_[static_cast<std::size_t>(n)].task);
+  }
 
  private:
-  std::vector<std::vector<TaskId>> users_;
+  struct Node {
+    TaskId task;
+    std::int32_t next;
+  };
+  void push(BufferId b, TaskId t) {
+    nodes_.push_back({t, head_[b]});
+    head_[b] = static_cast<std::int32_t>(nodes_.size() - 1);
+  }
+  std::vector<std::int32_t> head_;  // [buffers]
+  std::vector<Node> nodes_;
 };
 
 /// The free slots; best fit: the smallest that is large enough, else the largest (which then grows).
 class FreeSlots {
  public:
-  void put(std::int32_t slot) { free_.push_back(slot); }
-  std::int32_t take(std::int64_t bytes, const std::vector<std::int64_t>& slot_bytes) {
-    std::size_t best = free_.size();
-    for (std::size_t i = 0; i < free_.size(); ++i) {
-      const std::int64_t size = slot_bytes[free_[i]];
-      if (best == free_.size()) {
-        best = i;
-        continue;
-      }
-      const std::int64_t chosen = slot_bytes[free_[best]];
-      const bool fits = size >= bytes, chosen_fits = chosen >= bytes;
-      if (fits != chosen_fits ? fits : (fits ? size < chosen : size > chosen)) best = i;
-    }
-    if (best == free_.size()) return kNoId;
+  void put(std::int32_t slot, std::int64_t bytes) { free_.emplace(bytes, slot); }
+  std::int32_t take(std::int64_t bytes) {
+    if (free_.empty()) return kNoId;
+    auto best = free_.lower_bound({bytes, 0});
+    if (best == free_.end()) --best;
     // A slot far too small is better left to others than grown.
-    if (slot_bytes[free_[best]] * 4 < bytes) return kNoId;
-    const std::int32_t slot = free_[best];
-    free_.erase(free_.begin() + static_cast<std::ptrdiff_t>(best));
+    if (best->first * 4 < bytes) return kNoId;
+    const std::int32_t slot = best->second;
+    free_.erase(best);
     return slot;
   }
 
  private:
-  std::vector<std::int32_t> free_;
+  std::set<std::pair<std::int64_t, std::int32_t>> free_;  // bytes, slot
 };
 
 }  // namespace
@@ -126,20 +138,21 @@ SlotMap assign_slots(const Graph& graph, std::span<const TaskId> issue_order) {
   SlotMap map;
   map.slot_of_buffer.assign(graph.buffers.size(), kNoId);
   std::vector<BufferId> previous;  // last buffer of each slot
-  LastUsers users(graph.buffers.size());
+  LastUsers users(graph.buffers.size(), graph.accesses.size());
   FreeSlots free;
+  std::vector<bool> ended(graph.buffers.size(), false);
 
   for (std::int32_t i = 0; i < static_cast<std::int32_t>(issue_order.size()); ++i) {
     const TaskId t = issue_order[i];
     const auto start = [&](BufferId b) {
       if (graph.buffers[b].persistent || life[b].first != i || map.slot_of_buffer[b] != kNoId) return;
-      std::int32_t slot = free.take(graph.buffers[b].bytes, map.slot_bytes);
+      std::int32_t slot = free.take(graph.buffers[b].bytes);
       if (slot == kNoId) {
         slot = static_cast<std::int32_t>(map.slot_bytes.size());
         map.slot_bytes.push_back(0);
         previous.push_back(kNoId);
       } else {
-        for (const TaskId user : users.of(previous[slot])) map.reuse_edges.push_back({user, t});
+        users.for_each(previous[slot], [&](TaskId user) { map.reuse_edges.push_back({user, t}); });
       }
       map.slot_of_buffer[b] = slot;
       map.slot_bytes[slot] = std::max(map.slot_bytes[slot], graph.buffers[b].bytes);
@@ -150,17 +163,12 @@ SlotMap assign_slots(const Graph& graph, std::span<const TaskId> issue_order) {
     users.visit(graph, t);
     const auto stop = [&](BufferId b) {
       const std::int32_t slot = map.slot_of_buffer[b];
-      if (slot != kNoId && life[b].last == i && previous[slot] == b) {
-        free.put(slot);
-        map.slot_of_buffer[b] = slot;
-      }
+      if (slot == kNoId || life[b].last != i || previous[slot] != b || ended[b]) return;
+      ended[b] = true;  // a buffer both read and written by one task ends once
+      free.put(slot, map.slot_bytes[slot]);
     };
-    // A buffer both read and written by one task ends once.
-    std::vector<BufferId> touched(graph.reads(t).begin(), graph.reads(t).end());
-    touched.insert(touched.end(), graph.writes(t).begin(), graph.writes(t).end());
-    std::sort(touched.begin(), touched.end());
-    touched.erase(std::unique(touched.begin(), touched.end()), touched.end());
-    for (const BufferId b : touched) stop(b);
+    for (const BufferId b : graph.reads(t)) stop(b);
+    for (const BufferId b : graph.writes(t)) stop(b);
   }
   return map;
 }

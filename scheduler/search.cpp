@@ -78,8 +78,9 @@ class Search {
 
  private:
   static constexpr std::size_t kPopulation = 12;
-  static constexpr int kRounds = 4;             // of justification
-  static constexpr double kEmissionVisits = 4;  // an emitted task costs about as much as this many scheduled ones
+  static constexpr int kRounds = 4;  // of justification
+  // A task emitted, or priced with its memory, costs about as much as this many tasks in a list schedule.
+  static constexpr double kEmissionVisits = 12, kPriceVisits = 10;
 
   double uniform() { return rng_.uniform(counter_++); }
   double around() { return 2.0 * uniform() - 1.0; }
@@ -102,10 +103,10 @@ class Search {
     const auto better = [](const Candidate& a, const Candidate& b) { return a.price.total_us < b.price.total_us; };
     const double guess = candidate.schedule.makespan;  // the price is about this
     ++num_candidates_;
-    if (population_.size() == kPopulation && guess > 1.02 * population_.back().price.total_us) return;
+    if (population_.size() == kPopulation && guess >= population_.back().price.total_us) return;
     const Problem& p = *candidate.problem;
     candidate.price = price(p.graph, {"weft", p.shape, candidate.schedule.order}, cost_);
-    visits_ += p.forward.size();
+    visits_ += kPriceVisits * p.forward.size();
     smallest_memory_ = std::min(smallest_memory_, candidate.price.memory_bytes);
     if (options_.memory_limit_bytes > 0 && candidate.price.memory_bytes > options_.memory_limit_bytes) return;
     for (const Candidate& known : population_)
@@ -145,6 +146,7 @@ class Search {
     lists_.run(p.forward, priority_, c.schedule);
     const int made = 1 + justify(lists_, p.forward, p.backward, kRounds, c.schedule);
     visits_ += double(made) * p.forward.size();
+    num_candidates_ += made - 1;
     add(std::move(c));
   }
 

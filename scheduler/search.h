@@ -31,7 +31,7 @@ struct PlanPrice {
 struct SearchResult {
   Plan plan;  ///< policy: "weft".
   PlanPrice price;
-  std::int64_t num_candidates = 0;  ///< Plans that were priced.
+  std::int64_t num_candidates = 0;  ///< Schedules whose time was worked out.
 };
 
 /// Throws kInvalidArgument when no plan found fits the memory limit, with the smallest need.

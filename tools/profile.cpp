@@ -84,6 +84,7 @@ nlohmann::ordered_json to_json(const CostModel& cost, const parallel::Profile& p
                              {"runs", measured.runs},
                              {"seconds", seconds},
                              {"stretch", profile.stretch},
+                             {"wait_us", profile.wait_us},
                              {"issue_us", cost.machine.issue_us},
                              {"median_rank_load", imbalance_quantile(profile.rank_loads, 0.5)}};
   const char* names[] = {"compute", "intra", "inter"};
@@ -112,9 +113,9 @@ void print_table(const nlohmann::ordered_json& facts) {
   std::cout << "slow-down of streams:";
   for (const auto& [pair, factor] : facts["contention"].items())
     std::cout << " " << pair << " " << fixed(factor.get<double>(), 2);
-  std::cout << "\nwall over CPU time of computation " << fixed(facts["stretch"], 2) << ", issuing a task "
-            << fixed(facts["issue_us"], 2) << " us, median load of the busiest rank "
-            << fixed(facts["median_rank_load"], 3) << " of the mean\n"
+  std::cout << "\nwall over CPU time of computation " << fixed(facts["stretch"], 2) << ", waiting at a collective "
+            << fixed(facts["wait_us"], 0) << " us, issuing a task " << fixed(facts["issue_us"], 2)
+            << " us, median load of the busiest rank " << fixed(facts["median_rank_load"], 3) << " of the mean\n"
             << facts["runs"] << " steps on " << facts["ranks"] << " ranks in " << fixed(facts["seconds"], 1) << " s\n";
 }
 

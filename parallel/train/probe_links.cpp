@@ -28,9 +28,13 @@ std::vector<Group> groups_of(const MeshComms& comms, const Mesh& mesh) {
   const struct {
     comm::Communicator* comm;
     int stride;
-  } all[] = {{&comms.world(), 1}, {&comms.ep(), mesh.esp_size},
-             {&comms.esp(), 1},   {&comms.edp(), mesh.ep_size * mesh.esp_size},
-             {&comms.heads(), 1}, {&comms.ring(), mesh.sequence_heads}};
+  } all[] = {{&comms.world(), 1},
+             {&comms.ep(), mesh.esp_size},
+             {&comms.esp(), 1},
+             {&comms.experts(), 1},
+             {&comms.edp(), mesh.ep_size * mesh.esp_size},
+             {&comms.heads(), 1},
+             {&comms.ring(), mesh.sequence_heads}};
   std::vector<Group> out;
   for (const auto& [group, stride] : all) {
     if (group->size() == 1) continue;
@@ -68,6 +72,8 @@ class Collective {
       case WorkKind::kReduceScatter:
         return group_.reduce_scatter_v(all, comm::as_buffer(recv_.data(), share_), counts_, comm::ReduceOp::kSum,
                                        stream);
+      case WorkKind::kSendRecv:
+        return shift(stream);
       default:
         return group_.all_reduce(all, comm::as_buffer(recv_.data(), n), comm::ReduceOp::kSum, stream);
     }
@@ -82,10 +88,21 @@ class Collective {
         return comm::Collective::kAllGather;
       case WorkKind::kReduceScatter:
         return comm::Collective::kReduceScatter;
+      case WorkKind::kSendRecv:
+        return comm::Collective::kSendRecv;
       default:
         return comm::Collective::kAllReduce;
     }
   }
+  /// A hop around the ring.
+  void shift(Stream& stream) {
+    const auto n = static_cast<std::int64_t>(send_.size());
+    const int p = group_.size(), to = (group_.rank() + 1) % p, from = (group_.rank() + p - 1) % p;
+    const comm::SendOp send{comm::as_buffer(static_cast<const float*>(send_.data()), n), to};
+    const comm::RecvOp recv{comm::as_buffer(recv_.data(), n), from};
+    group_.send_recv(std::span(&send, 1), std::span(&recv, 1), stream);
+  }
+
   comm::Communicator& group_;
   WorkKind kind_;
   std::int64_t share_ = 1;
@@ -104,7 +121,8 @@ struct Load {
   }
 };
 
-constexpr double kLoadUs = 60e3;  // several time slices of the operating system
+constexpr double kStandstill = 50.0;  // a slow-down beyond this is: practically nothing happens meanwhile
+constexpr double kLoadUs = 60e3;      // several time slices of the operating system
 
 /// Time alone, with as many pieces as make up kLoadUs; the mean over ranks.
 double run_alone(comm::Communicator& world, Load& load, const std::function<void()>& barrier) {
@@ -144,7 +162,7 @@ std::pair<double, double> run_pair(comm::Communicator& world, const Load& a, con
   const double a_us = times[0] / world.size(), b_us = times[1] / world.size(), both = std::min(a_us, b_us);
   const auto factor = [both](double us, double alone) {
     const double done_in_both = std::max(0.02 * alone, alone - (us - both));
-    return std::max(1.0, both / done_in_both);
+    return std::clamp(both / done_in_both, 1.0, kStandstill);
   };
   return {factor(a_us, alone_a), factor(b_us, alone_b)};
 }
@@ -156,8 +174,8 @@ std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, con
   std::vector<scheduler::TaskSample> out;
   const auto stream = make_inline_stream();
   for (const Group& group : groups_of(comms, mesh))
-    for (const WorkKind kind :
-         {WorkKind::kAllToAll, WorkKind::kAllGather, WorkKind::kReduceScatter, WorkKind::kAllReduce})
+    for (const WorkKind kind : {WorkKind::kAllToAll, WorkKind::kAllGather, WorkKind::kReduceScatter,
+                                WorkKind::kAllReduce, WorkKind::kSendRecv})
       for (double bytes = 1024; bytes <= 4 << 20; bytes *= 4) {
         Collective collective(*group.comm, kind, bytes);
         collective.run(*stream);
@@ -174,7 +192,7 @@ std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, con
         scheduler::FamilyKey key;
         key.work = kind;
         key.link = group.link;
-        out.emplace_back(key, scheduler::Sample{1.0, collective.wire_bytes(), scheduler::quantile(ends, 0.5)});
+        out.emplace_back(key, scheduler::Sample{1.0, collective.wire_bytes(), scheduler::quantile(ends, 0.25)});
       }
   return out;
 }

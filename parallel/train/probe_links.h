@@ -10,9 +10,10 @@
 
 namespace weft::parallel {
 
-/// Collective: all-to-all, all-gather, reduce-scatter and all-reduce over each communicator of the mesh, from 1 KiB to
-/// 4 MiB on the wire, all groups at once. A sample per size: the median of `repeats`. The keys hold kind and link
-/// class; the rest of them says nothing.
+/// Collective: all-to-all, all-gather, reduce-scatter, all-reduce and a hop around the ring over each communicator of
+/// the mesh, from 1 KiB to 4 MiB on the wire, all groups at once. A sample per size: the lower quartile of `repeats`,
+/// which is near the median but where other work disturbs the machine. The keys hold kind and link class; the rest of
+/// them says nothing.
 [[nodiscard]] std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, const Mesh& mesh,
                                                                    const ProbeClock& clock, int repeats);
 

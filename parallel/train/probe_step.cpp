@@ -61,6 +61,7 @@ StepProbe<T>::StepProbe(StepSpec spec, const StepVariant& v, scheduler::Recomput
   state_.running_choices = state_.previous_choices;
   state_.num_valid_tokens = state_.num_tokens = num_tokens;
   state_.num_groups = double(v.groups) * spec_.mesh.dp_size();
+  state_.gate_noise = true;
   state_.clip_norm = 1.0;
   state_.optimizer.lr = 0.0;
   state_.optimizer.weight_decay = 0.0;
@@ -71,15 +72,17 @@ template <class T>
 void StepProbe<T>::take_tokens(const ProbeTokens& from) {
   const StepGeometry& g = spec_.geometry;
   const std::int64_t first = std::int64_t{spec_.mesh.dp_rank()} * g.micro_batch;
+  Batch batch;
   if (from.data != nullptr) {
     std::vector<std::int64_t> samples(static_cast<std::size_t>(g.micro_batch));
     std::iota(samples.begin(), samples.end(), first);
     for (std::int64_t& s : samples) s %= from.data->num_samples();
-    batch_ = make_batch(*from.data, samples, samples, from.attend);
+    batch = make_batch(*from.data, samples, samples, from.attend);
   } else {
-    batch_ = made_up_batch(spec_, first);
+    batch = made_up_batch(spec_, first);
   }
-  state_.batches = {{batch_.tokens.data(), batch_.targets.data(), batch_.positions.data(), batch_.segments.data()}};
+  batch_ = shard(batch, spec_.mesh.sequence_group(), spec_.mesh.sp_rank());
+  state_.batches = {batch_.view()};
 }
 
 template <class T>
@@ -88,18 +91,14 @@ StepTimes StepProbe<T>::run(const ProbeClock& clock) {
   const auto n = graph.tasks.size();
   comm::Communicator& world = comms_.world();
   const auto stream = make_inline_stream();
-  // [tasks] each: CPU time, or for communication the times of entry, start (all are there), end, and leave (all are
-  // done).
-  std::vector<double> cpu(n, 0.0), entry(n, 0.0), start(n, 0.0), end(n, 0.0), leave(n, 0.0);
-  comm::barrier(world, *stream);
-  const double begin = clock.now_us();
+  // [tasks] each: CPU time, or for communication the times of start (all are there) and end.
+  std::vector<double> cpu(n, 0.0), start(n, 0.0), end(n, 0.0);
   scheduler::TaskHooks hooks;
   hooks.before = [&](scheduler::TaskId t) {
     if (!waits_for_peers(graph.tasks[t])) {
       cpu[t] = -thread_cpu_us();
       return;
     }
-    entry[t] = clock.now_us();
     comm::barrier(world, *stream);
     start[t] = clock.now_us();
   };
@@ -110,25 +109,20 @@ StepTimes StepProbe<T>::run(const ProbeClock& clock) {
     }
     end[t] = clock.now_us();
     comm::barrier(world, *stream);
-    leave[t] = clock.now_us();
   };
+  comm::barrier(world, *stream);
   step_->run_inline(hooks);
-  std::vector<double> bounds{begin, clock.now_us()};
-  for (auto* times : {&entry, &start, &end, &leave, &bounds}) agree(world, *times);
+  comm::barrier(world, *stream);
+  std::vector<double> begin{clock.now_us()};
+  step_->run_inline({});
+  std::vector<double> done{clock.now_us()};
+  for (auto* times : {&start, &end, &begin, &done}) agree(world, *times);
 
   StepTimes out;
   out.task_us.resize(n);
-  double last = bounds[0];
-  for (const scheduler::TaskId t : step_->plan().issue_order) {
-    if (!waits_for_peers(graph.tasks[t])) {
-      out.task_us[t] = cpu[t];
-      continue;
-    }
-    out.task_us[t] = std::max(0.0, end[t] - start[t]);
-    out.compute_wall_us += std::max(0.0, entry[t] - last);
-    last = leave[t];
-  }
-  out.compute_wall_us += std::max(0.0, bounds[1] - last);
+  for (std::size_t t = 0; t < n; ++t)
+    out.task_us[t] = waits_for_peers(graph.tasks[t]) ? std::max(0.0, end[t] - start[t]) : cpu[t];
+  out.step_us = done[0] - begin[0];
   out.rank_load = std::max(1.0, unpack(state_.sums, spec_.model, state_.num_valid_tokens).rank_imbalance);
   return out;
 }
@@ -158,29 +152,39 @@ void TaskTimes::add(int step, const StepTimes& times) {
   const std::vector<int>& entry_of = entry_of_task_[static_cast<std::size_t>(step)];
   for (std::size_t t = 0; t < entry_of.size(); ++t)
     if (entry_of[t] >= 0) entries_[static_cast<std::size_t>(entry_of[t])].times_us.push_back(times.task_us[t]);
-  runs_.push_back({step, times.compute_wall_us});
+  runs_.push_back({step, times.step_us});
 }
 
-double TaskTimes::stretch_of(const std::vector<double>& entry_us) const {
-  std::vector<double> ratios;
-  for (const Run& run : runs_) {
-    double cpu_us = 0.0;
-    for (const int e : entry_of_task_[static_cast<std::size_t>(run.step)])
-      if (e >= 0 && !entries_[static_cast<std::size_t>(e)].comm) cpu_us += entry_us[static_cast<std::size_t>(e)];
-    if (cpu_us > 0.0) ratios.push_back(run.compute_wall_us / cpu_us);
+void TaskTimes::fit_steps(const std::vector<double>& entry_us) {
+  std::vector<std::vector<double>> step_us(entry_of_task_.size());
+  for (const Run& run : runs_) step_us[static_cast<std::size_t>(run.step)].push_back(run.step_us);
+  std::vector<scheduler::Sample> samples;  // a step's own size: communication tasks, CPU time
+  for (std::size_t step = 0; step < step_us.size(); ++step) {
+    if (step_us[step].empty()) continue;
+    double cpu_us = 0.0, comm_us = 0.0, comm_tasks = 0.0;
+    for (const int e : entry_of_task_[step]) {
+      if (e < 0) continue;
+      const bool comm = entries_[static_cast<std::size_t>(e)].comm;
+      (comm ? comm_us : cpu_us) += entry_us[static_cast<std::size_t>(e)];
+      comm_tasks += comm ? 1.0 : 0.0;
+    }
+    samples.push_back({comm_tasks, cpu_us, scheduler::quantile(step_us[step], 0.5) - comm_us});
   }
-  return ratios.empty() ? 1.0 : std::max(1.0, scheduler::quantile(ratios, 0.5));
+  const scheduler::Fit fit = scheduler::fit_linear(samples);
+  stretch_ = std::max(1.0, fit.cost.beta_us);
+  wait_us_ = fit.cost.beta_us >= 1.0 ? fit.cost.alpha_us : 0.0;
 }
 
 std::vector<scheduler::TaskSample> TaskTimes::samples(comm::Communicator& world) {
   std::vector<double> entry_us;
   for (const Entry& e : entries_) entry_us.push_back(e.times_us.empty() ? 0.0 : middle_mean(e.times_us));
   agree(world, entry_us);
-  stretch_ = stretch_of(entry_us);
+  fit_steps(entry_us);
   std::vector<scheduler::TaskSample> out;
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     const Entry& e = entries_[i];
-    out.emplace_back(e.key, scheduler::Sample{e.operations, e.amount, entry_us[i] * (e.comm ? 1.0 : stretch_)});
+    out.emplace_back(
+        e.key, scheduler::Sample{e.operations, e.amount, e.comm ? entry_us[i] + wait_us_ : entry_us[i] * stretch_});
   }
   return out;
 }

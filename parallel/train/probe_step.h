@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "parallel/data/batch.h"
+#include "parallel/data/shard.h"
 #include "parallel/step/step_builder.h"
 #include "parallel/train/probe_clock.h"
 #include "parallel/train/run_config.h"
@@ -30,9 +30,8 @@ struct StepVariant {
 ///   sharing costs.
 struct StepTimes {
   std::vector<double> task_us;  ///< [tasks]
-  double compute_wall_us =
-      0.0;                 ///< Wall time between communication tasks: from one to when the last rank enters the next.
-  double rank_load = 1.0;  ///< Rows received by the busiest rank over the mean.
+  double step_us = 0.0;         ///< Wall time of a step as training runs it inline, without barriers.
+  double rank_load = 1.0;       ///< Rows received by the busiest rank over the mean.
 };
 
 /// Where a probe's tokens are from: the first sequences of the training data, so that routing and documents are as
@@ -59,7 +58,7 @@ class StepProbe {
   StepSpec spec_;
   const MeshComms& comms_;
   StepState state_;
-  Batch batch_;
+  LocalBatch batch_;
   std::unique_ptr<BoundStep<T>> step_;
 };
 
@@ -73,9 +72,11 @@ class TaskTimes {
   /// size in all runs, then the maximum over ranks. In this order, so that the maximum is over ranks, not over what the
   /// machine did for others meanwhile. Compute is multiplied by the stretch.
   [[nodiscard]] std::vector<scheduler::TaskSample> samples(comm::Communicator& world);
-  /// Known after samples(): wall time over CPU time of computation while all ranks compute, at least 1; the median over
-  /// runs.
+  /// Known after samples(): wall time over CPU time of computation while all ranks compute, and what a communication
+  /// task takes beyond its time between barriers because ranks come to it one after the other, asleep or without a
+  /// core. Fitted to whole steps: step = stretch * CPU time + wait * communication tasks + their times.
   [[nodiscard]] double stretch() const { return stretch_; }
+  [[nodiscard]] double wait_us() const { return wait_us_; }
 
  private:
   struct Entry {
@@ -86,14 +87,14 @@ class TaskTimes {
   };
   struct Run {
     int step;
-    double compute_wall_us;
+    double step_us;
   };
-  [[nodiscard]] double stretch_of(const std::vector<double>& entry_us) const;
+  void fit_steps(const std::vector<double>& entry_us);
 
   std::vector<Entry> entries_;
   std::vector<std::vector<int>> entry_of_task_;  // [steps][tasks]; -1: free of cost
   std::vector<Run> runs_;
-  double stretch_ = 1.0;
+  double stretch_ = 1.0, wait_us_ = 0.0;
 };
 
 /// True for tasks that wait for other ranks.

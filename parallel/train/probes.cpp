@@ -53,13 +53,14 @@ class Measurement {
       tokens_ = {&*data_, attend_mode(config_)};
     }
     note("bare collectives");
-    const std::vector<scheduler::TaskSample> collectives = probe_collectives(comms_, mesh_, clock_, 5);
+    const std::vector<scheduler::TaskSample> collectives = probe_collectives(comms_, mesh_, clock_, 9);
     note("steps of the model");
     probe_steps(8, 0.8);
     probe_steps(2, 1.0);  // what grows with the number of layers (gradient norm) gets a second size
     Profile out;
     out.cost = scheduler::fit_cost_model(times_.samples(world_), collectives);
     out.stretch = times_.stretch();
+    out.wait_us = times_.wait_us();
     out.rank_loads = loads_;
     out.num_runs = static_cast<int>(loads_.size());
     note("pairs of streams");

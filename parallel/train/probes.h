@@ -19,7 +19,8 @@ struct ProbeOptions {
 
 struct Profile {
   scheduler::CostModel cost;
-  double stretch = 1.0;            ///< Wall time over CPU time of computation while all ranks compute.
+  double stretch = 1.0;  ///< Wall time over CPU time of computation while all ranks compute.
+  double wait_us = 0.0;  ///< Of each communication task for ranks that come to it later; part of the families' costs.
   std::vector<double> rank_loads;  ///< Rows received by the busiest rank over the mean, a figure per run.
   int num_runs = 0;
 };

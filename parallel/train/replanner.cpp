@@ -33,12 +33,9 @@ std::string percent(double share) {
 
 }  // namespace
 
-Replanner::Replanner(const RunConfig& config, comm::Communicator& world, const TrainOptions& options,
+Replanner::Replanner(const RunConfig& config, comm::Communicator& world, const scheduler::CostModel& cost,
                      std::vector<std::string> log)
-    : config_(config), world_(world), options_(options), cost_(options.cost), log_(std::move(log)) {
-  if (!options.plan_to_text || !options.plan_from_text)
-    throw Error(ErrorCode::kInvalidArgument, "schedule.replan: plans cannot be passed between ranks here",
-                "set plan_to_text and plan_from_text, or schedule.replan to 0");
+    : config_(config), world_(world), cost_(cost), log_(std::move(log)) {
   for (const std::string& line : log_) {
     const Json known = Json::parse(line, nullptr, false);
     if (known.is_object() && known.value("action", "") == "give_up")
@@ -90,7 +87,7 @@ std::string Replanner::shared(const std::string& text) const {
 Replanner::Decision Replanner::look(std::int64_t step, const RunPlan& current, double measured_ms) {
   const auto start = std::chrono::steady_clock::now();
   const RunPlan before = take_plan(config_, current.mesh, cost_, current.plan);
-  const RunPlan next = plan_run(config_, world_.size(), world_.rank(), options_.ranks_per_node, cost_);
+  const RunPlan next = take_plan(config_, current.mesh, cost_, make_plan(config_, current.mesh, cost_));
   const double planning_ms =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   const std::uint64_t digest = scheduler::digest(next.plan);
@@ -110,8 +107,8 @@ Replanner::Decision Replanner::look(std::int64_t step, const RunPlan& current, d
   line["predicted_ms"] = {{"before", before.predicted_ms}, {"after", next.predicted_ms}};
   line["policy"] = next.plan.policy;
   line["digest"] = hex(digest);
-  if (!keep.empty()) return {"", line.dump()};
-  return {options_.plan_to_text(next.plan), line.dump()};
+  if (!keep.empty()) return {std::nullopt, line.dump()};
+  return {next.plan, line.dump()};
 }
 
 Replanner::Decision Replanner::judge_trial(std::int64_t step, const RunPlan& current, double measured_ms) {
@@ -120,7 +117,7 @@ Replanner::Decision Replanner::judge_trial(std::int64_t step, const RunPlan& cur
   Json line = entry(step, faster ? "accept" : "give_up", str("measured to gain ", percent(gain)), measured_ms);
   line["measured_before_ms"] = incumbent_ms_;
   line["digest"] = hex(scheduler::digest(current.plan));
-  return {faster ? "" : *incumbent_, line.dump()};
+  return {faster ? std::nullopt : incumbent_, line.dump()};
 }
 
 std::optional<RunPlan> Replanner::consider(std::int64_t step, const RunPlan& current) {
@@ -129,22 +126,28 @@ std::optional<RunPlan> Replanner::consider(std::int64_t step, const RunPlan& cur
   cost_ = scheduler::refit(cost_, *graph_, current.predicted, agreed_task_us());
   const bool trial = incumbent_.has_value();
   Decision decision;
-  if (world_.rank() == 0) decision = trial ? judge_trial(step, current, measured_ms) : look(step, current, measured_ms);
-  decision.entry = shared(decision.entry);
-  decision.plan_text = shared(decision.plan_text);
-  log_.push_back(decision.entry);
+  if (world_.rank() == 0) {
+    try {
+      decision = trial ? judge_trial(step, current, measured_ms) : look(step, current, measured_ms);
+    } catch (const Error& e) {  // the run goes well as it is
+      decision = {std::nullopt, entry(step, "keep", "planning failed: " + e.message(), measured_ms).dump()};
+    }
+  }
+  std::int64_t changes = decision.plan ? 1 : 0;
+  world_.broadcast(comm::as_buffer(&changes, 1), 0, *make_inline_stream());
+  log_.push_back(shared(decision.entry));
   task_us_.clear();
   step_ms_.clear();
   if (trial) {
     incumbent_.reset();
-    if (!decision.plan_text.empty()) given_up_.push_back(scheduler::digest(current.plan));
-  } else if (!decision.plan_text.empty()) {
-    incumbent_ = options_.plan_to_text(current.plan);
+    if (changes != 0) given_up_.push_back(scheduler::digest(current.plan));
+  } else if (changes != 0) {
+    incumbent_ = current.plan;
     incumbent_ms_ = measured_ms;
   }
-  if (decision.plan_text.empty()) return std::nullopt;
+  if (changes == 0) return std::nullopt;
   skipped_ = 0;
-  return take_plan(config_, current.mesh, cost_, options_.plan_from_text(decision.plan_text));
+  return take_plan(config_, current.mesh, cost_, agree_on_plan(world_, [&] { return *decision.plan; }));
 }
 
 }  // namespace weft::parallel

@@ -13,15 +13,14 @@ namespace weft::parallel {
 /// Every schedule.replan steps of one plan: refits the cost model to the measured tasks, plans with the config's policy
 /// on it, and tries the new plan when it is predicted to be faster by more than kHysteresis and saves more time over
 /// the rest of the run than planning and binding take. A trial of as many steps decides by the clock: a plan that is
-/// not measured to be faster is given up for the one before, and never tried again in this run. Rank 0 decides; every
-/// rank gets the plan as text, whose digest is checked.
+/// not measured to be faster is given up for the one before, and never tried again in this run. Rank 0 decides for all.
 class Replanner {
  public:
   static constexpr double kHysteresis = 0.03;  ///< Predicted gain under which nothing happens.
   static constexpr double kTrialGain = 0.01;   ///< Measured gain under which a trial has failed.
 
-  /// `log`: of the checkpoint that the run goes on from. All arguments outlive this object.
-  Replanner(const RunConfig& config, comm::Communicator& world, const TrainOptions& options,
+  /// `log`: of the checkpoint that the run goes on from. `config` and `world` outlive this object.
+  Replanner(const RunConfig& config, comm::Communicator& world, const scheduler::CostModel& cost,
             std::vector<std::string> log);
   /// After each step of the plan in force, on every rank.
   void observe(const scheduler::Graph& graph, const scheduler::Timeline& timeline, double step_ms);
@@ -32,8 +31,8 @@ class Replanner {
 
  private:
   struct Decision {
-    std::string plan_text;  ///< Empty: go on as before.
-    std::string entry;      ///< For the log.
+    std::optional<scheduler::Plan> plan;  ///< Nothing: go on as before.
+    std::string entry;                    ///< For the log.
   };
   [[nodiscard]] std::vector<double> agreed_task_us() const;
   [[nodiscard]] double agreed_step_ms() const;
@@ -43,14 +42,13 @@ class Replanner {
 
   const RunConfig& config_;
   comm::Communicator& world_;
-  const TrainOptions& options_;
   scheduler::CostModel cost_;
   std::vector<std::string> log_;
   const scheduler::Graph* graph_ = nullptr;
   std::vector<std::vector<double>> task_us_;  // [steps][tasks] of the plan in force
   std::vector<double> step_ms_;
-  int skipped_ = 0;                       // steps left out after a change: they touch new memory
-  std::optional<std::string> incumbent_;  // during a trial: the plan before, as text
+  int skipped_ = 0;                           // steps left out after a change: they touch new memory
+  std::optional<scheduler::Plan> incumbent_;  // during a trial: the plan before
   double incumbent_ms_ = 0.0;
   std::vector<std::uint64_t> given_up_;  // digests
 };

@@ -206,7 +206,7 @@ void Training<T>::bind() {
   }
   bind_step();
   if (config_.schedule.replan > 0)
-    replanner_ = std::make_unique<Replanner>(config_, world_, options_, std::move(replans));
+    replanner_ = std::make_unique<Replanner>(config_, world_, options_.cost, std::move(replans));
   state_.seed = config_.train.seed;
   state_.gate_noise = true;
   state_.clip_norm = config_.train.optimizer.clip_norm;
@@ -230,7 +230,6 @@ void Training<T>::bind_step() {
 
 template <class T>
 void Training<T>::replan(std::int64_t step) {
-  if (!replanner_) return;
   const std::size_t known = replanner_->log().size();
   std::optional<RunPlan> next = replanner_->consider(step, plan_);
   if (replanner_->log().size() > known) observer_.on_note("replan: " + replanner_->log().back());
@@ -377,7 +376,7 @@ TrainOutcome Training<T>::run() {
       return TrainOutcome::kStopped;
     }
     const StepReport report = one_step(step, batches, valid);
-    replan(step);
+    if (replanner_) replan(step);
     std::optional<double> validation_loss;
     const bool last = step == t.steps;
     if (validator_ && (last || (t.validate_every > 0 && step % t.validate_every == 0))) {

@@ -85,20 +85,26 @@ TEST_CASE("Task times are condensed by family and size", "[probes]") {
   add(Stage::kDispatch, {Resource::kIntra}, WorkKind::kAllToAll, 64.0);
   add(Stage::kOrder, {Resource::kCompute}, WorkKind::kNothing, 0.0);
   const scheduler::Graph graph = b.take();
+  b = {};
+  add(Stage::kExpert, {Resource::kCompute}, WorkKind::kGroupedGemm, 100.0);
+  for (int i = 0; i < 3; ++i) add(Stage::kDispatch, {Resource::kIntra}, WorkKind::kAllToAll, 64.0);
+  const scheduler::Graph smaller = b.take();
   comm::run_local_ranks(2, [&](comm::Communicator& world) {
     TaskTimes times;
-    const int step = times.add_step(graph, world);
+    const int step = times.add_step(graph, world), half = times.add_step(smaller, world);
     const double mine = world.rank() == 0 ? 10.0 : 20.0;
     for (int run = 0; run < 10; ++run) {
       const double noise = run == 4 ? 1000.0 : 0.0;  // one run in ten: cut off
-      times.add(step, {{mine + noise, mine, 7.0, 1e9}, 120.0, 1.0});
+      times.add(step, {{mine + noise, mine, 7.0, 1e9}, 3.0 * 40.0 + 7.0 + 5.0, 1.0});
+      times.add(half, {{20.0, 7.0, 7.0, 7.0}, 3.0 * 20.0 + 3.0 * (7.0 + 5.0), 1.0});
     }
     const std::vector<scheduler::TaskSample> samples = times.samples(world);
     REQUIRE(samples.size() == 2);
-    CHECK(times.stretch() == Approx(3.0));  // 120 of wall, 2 * 20 of CPU on the slower rank
+    CHECK(times.stretch() == Approx(3.0));  // the steps above: 3 * CPU + (7 + 5) for each communication
+    CHECK(times.wait_us() == Approx(5.0));
     CHECK(samples[0].first.stage == Stage::kExpert);
     CHECK(samples[0].second.amount == 100.0);
     CHECK(samples[0].second.time_us == Approx(60.0));
-    CHECK(samples[1].second.time_us == Approx(7.0));  // wall time already
+    CHECK(samples[1].second.time_us == Approx(12.0));
   });
 }

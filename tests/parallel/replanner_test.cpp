@@ -15,15 +15,6 @@ using namespace weft::parallel;
 
 namespace {
 
-TrainOptions options_with_costs() {
-  TrainOptions options;
-  options.plan_to_text = tools::plan_to_text;
-  options.plan_from_text = [](const std::string& text) { return tools::plan_from_text(text, "a test"); };
-  options.cost = tools::nominal_costs();
-  options.ranks_per_node = 2;
-  return options;
-}
-
 /// Lets the replanner see steps in which every task takes `slow` times what was predicted, each of `step_ms`.
 std::optional<RunPlan> after_steps(Replanner& replanner, const RunConfig& config, const RunPlan& plan,
                                    std::int64_t step, double slow, double step_ms) {
@@ -48,10 +39,10 @@ TEST_CASE("A plan that is predicted to be faster is tried, and kept only if it i
   RunConfig fine = coarse;  // the plan that the run has: eight chunks, each with the start-up of its own
   fine.schedule.forward_chunks = fine.schedule.backward_chunks = 8;
   comm::run_local_ranks(2, [&](comm::Communicator& world) {
-    const TrainOptions options = options_with_costs();
-    const RunPlan slow = plan_run(fine, 2, world.rank(), 2, options.cost);
-    const RunPlan fast = plan_run(coarse, 2, world.rank(), 2, options.cost);
-    Replanner replanner(coarse, world, options, {});
+    const scheduler::CostModel cost = tools::nominal_costs();
+    const RunPlan slow = plan_run(fine, 2, world.rank(), 2, cost);
+    const RunPlan fast = plan_run(coarse, 2, world.rank(), 2, cost);
+    Replanner replanner(coarse, world, cost, {});
     CHECK(!replanner.consider(1, slow));  // nothing was measured
     CHECK(replanner.log().empty());
 
@@ -62,7 +53,7 @@ TEST_CASE("A plan that is predicted to be faster is tried, and kept only if it i
     CHECK(trial->predicted_ms ==
           Approx(2.0 * fast.predicted_ms).epsilon(0.01));  // the refit: everything takes twice as long
 
-    Replanner other(coarse, world, options, replanner.log());
+    Replanner other(coarse, world, cost, replanner.log());
     CHECK(!after_steps(replanner, coarse, *trial, 20, 1.0, 40.0));
     CHECK(action(replanner) == "accept");
     CHECK(!after_steps(replanner, coarse, *trial, 30, 1.0, 40.0));
@@ -77,7 +68,7 @@ TEST_CASE("A plan that is predicted to be faster is tried, and kept only if it i
     CHECK(!after_steps(other, coarse, *back, 30, 1.0, 50.0));  // never again
     CHECK(action(other) == "keep");
 
-    Replanner resumed(coarse, world, options, other.log());  // nor after resuming
+    Replanner resumed(coarse, world, cost, other.log());  // nor after resuming
     CHECK(!after_steps(resumed, coarse, slow, 40, 1.0, 50.0));
   });
 }
@@ -90,13 +81,11 @@ TEST_CASE("A change that the rest of the run cannot pay for is left alone", "[re
   RunConfig fine = config;
   fine.schedule.forward_chunks = fine.schedule.backward_chunks = 8;
   comm::run_local_ranks(1, [&](comm::Communicator& world) {
-    TrainOptions options = options_with_costs();
-    const RunPlan slow = plan_run(fine, 1, 0, 1, options.cost);
-    Replanner replanner(config, world, options, {});
+    const scheduler::CostModel cost = tools::nominal_costs();
+    const RunPlan slow = plan_run(fine, 1, 0, 1, cost);
+    Replanner replanner(config, world, cost, {});
     CHECK(!after_steps(replanner, config, slow, 10, 1.0, 1e-6));
     CHECK_THAT(replanner.log().back(), Catch::Contains("less than a change costs"));
-    options.plan_to_text = nullptr;
-    CHECK_THROWS_AS(Replanner(config, world, options, {}), Error);
   });
 }
 

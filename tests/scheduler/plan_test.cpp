@@ -297,3 +297,20 @@ TEST_CASE("The digest tells plans apart", "[plan]") {
   std::swap(other.issue_order[0], other.issue_order[1]);
   CHECK(digest(plan) != digest(other));
 }
+
+TEST_CASE("A plan survives being packed", "[plan]") {
+  Plan plan{"weft", {}, {}, {"ranks = 4", ""}};
+  plan.shape.layers = {{3, 5, 2, Recompute::kFull, {0.25, 0.75}}, {}};
+  plan.shape.sub_batches = {2, 1};
+  plan.shape.micro_batches_in_flight = 2;
+  plan.shape.stream_of_resource = {0, 1, 1, 2};
+  plan.shape.imbalance_limit = 1.5;
+  plan.issue_order = random_order(random_graph(3, 40), 5);
+  const std::vector<std::int64_t> numbers = pack(plan);
+  const Plan back = unpack(numbers);
+  CHECK(back.policy == plan.policy);
+  CHECK(back.shape == plan.shape);
+  CHECK(back.issue_order == plan.issue_order);
+  CHECK(back.made_for == plan.made_for);
+  for (std::size_t n = 0; n < numbers.size(); n += 7) CHECK_THROWS_AS(unpack(std::span(numbers).first(n)), Error);
+}

@@ -394,18 +394,3 @@ TEST_CASE("The memory limit leaves plans out, and says what the smallest needs",
     CHECK_THAT(e.message(), Catch::Contains("limit of 99 bytes"));
   }
 }
-
-TEST_CASE("A plan survives being packed", "[plan]") {
-  const StageEmitter emitter(small_table(), 3, 2);
-  Draw d(3);
-  Plan plan{"weft", random_shape(emitter.space(), d), {}, {"ranks = 4", ""}};
-  plan.shape.stream_of_resource = {0, 1, 1, 2};
-  plan.issue_order = random_order(emitter.emit(plan.shape), 5);
-  const std::vector<std::int64_t> numbers = pack(plan);
-  const Plan back = unpack(numbers);
-  CHECK(back.policy == plan.policy);
-  CHECK(back.shape == plan.shape);
-  CHECK(back.issue_order == plan.issue_order);
-  CHECK(back.made_for == plan.made_for);
-  for (std::size_t n = 0; n < numbers.size(); n += 17) CHECK_THROWS_AS(unpack(std::span(numbers).first(n)), Error);
-}

@@ -17,7 +17,7 @@ struct StepCase {
   int esp_size = 1;
   int sequence_heads = 1;
   int sequence_ring = 1;
-  int ranks_per_node = 0;  ///< 0: all on one node.
+  int ranks_per_node = 0;  ///< 0: all ranks on one node.
   parallel::DispatcherKind dispatcher = parallel::DispatcherKind::kAllToAll;
   bool sharded = true;
   int global_batch = 8;  ///< Sequences.

@@ -1,0 +1,116 @@
+// A real model's step as the scheduler sees it: bounds hold, policies' plans fit, memory is what is taken.
+#include "parallel/step/step_emitter.h"
+
+#include "core/rng.h"
+#include "scheduler/bound.h"
+#include "scheduler/instance.h"
+#include "scheduler/policy.h"
+#include "scheduler/simulator.h"
+#include "tests/support/catch.h"
+#include "tests/support/random_plan.h"
+#include "tests/support/schedule_checker.h"
+#include "tests/support/step_harness.h"
+
+using namespace weft;
+using namespace weft::parallel;
+using namespace weft::scheduler;
+
+namespace {
+
+StepSpec spec_of(std::uint64_t seed, const Rng& rng) {
+  auto below = [&, n = std::uint64_t{0}](std::uint64_t bound) mutable {
+    return static_cast<int>(rng.below(bound, 100 * seed + n++));
+  };
+  MeshOptions options;
+  const int world = 1 << below(4);
+  options.ep_size = 1 << below(3);
+  options.esp_size = 1 << below(2);
+  while (options.ep_size * options.esp_size > world) options.ep_size > 1 ? options.ep_size /= 2 : options.esp_size /= 2;
+  options.sequence_heads = world >= 2 && below(2) == 0 ? 2 : 1;
+  options.ranks_per_node = std::max(1, world / (1 + below(2)));
+  StepSpec spec;
+  spec.model = below(2) == 0 ? test::small_mixtral() : test::small_gpt2_moe();
+  spec.mesh = make_mesh(world, 0, options);
+  spec.geometry = {1 + below(3), 1 + below(3), 8, 1};
+  spec.geometry.sequence_ranks = spec.mesh.sp_size();
+  spec.sharded_optimizer = below(2) == 0;
+  return spec;
+}
+
+CostModel costs() {
+  CostModel c;
+  for (int kind = 1; kind < kNumWorkKinds; ++kind) {
+    c.intra[static_cast<std::size_t>(kind)] = {1.0 + kind, 2e-3};
+    c.inter[static_cast<std::size_t>(kind)] = {3.0 + kind, 8e-3};
+  }
+  return c;
+}
+
+}  // namespace
+
+TEST_CASE("No plan of a real step is below its bound, and every policy's plan is valid", "[plan]") {
+  const Rng rng(11, RngPurpose::kTest);
+  for (std::uint64_t seed = 0; seed < 12; ++seed) {
+    const StepSpec spec = spec_of(seed, rng);
+    const StepEmitter emitter(spec, seed % 3 == 0 ? Recompute::kFull : Recompute::kNone, DType::kF64);
+    const CostModel cost = costs();
+    const double bound = lower_bound_us(emitter, cost);
+    INFO("seed " << seed << ", world " << spec.mesh.world_size << ", EP " << spec.mesh.ep_size << ", ESP "
+                 << spec.mesh.esp_size << ", heads " << spec.mesh.sequence_heads);
+    CHECK(bound > 0.0);
+    for (std::uint64_t i = 0; i < 6; ++i) {
+      auto below = [&, n = std::uint64_t{0}](int most) mutable {
+        return 1 + static_cast<int>(rng.below(static_cast<std::uint64_t>(most), 1000 * seed + 50 * i + n++));
+      };
+      const ShapeSpace& space = emitter.space();
+      Shape shape = space.base;
+      shape.sub_batches = {below(space.max_sub_batches)};
+      shape.micro_batches_in_flight = static_cast<int>(i) % 3;
+      for (LayerShape& l : shape.layers) {
+        l.forward_chunks = below(space.max_forward_chunks);
+        l.backward_chunks = below(space.max_backward_chunks);
+        l.weight_grad_pieces = below(l.backward_chunks + 1) - 1;
+      }
+      const Graph graph = emitter.emit(shape);
+      const Instance instance(graph, shape, cost);
+      ListScheduler lists;
+      Schedule schedule;
+      lists.run(instance, tails(instance), schedule);
+      justify(lists, instance, instance.reversed(), 4, schedule);
+      CHECK(schedule.makespan >= bound * (1 - 1e-9));
+      const Plan plan{"random", shape, test::random_order(graph, seed + i)};
+      CHECK(price(graph, plan, cost).total_us >= bound * (1 - 1e-9));
+    }
+    PolicyOptions options;
+    options.search.task_visits = 1e5;
+    for (const PolicyPlan& found : make_all_plans(emitter, cost, options)) {
+      INFO(found.plan.policy);
+      const Graph graph = emitter.emit(found.plan.shape);
+      CHECK(validate(graph, found.plan).empty());
+      const SlotMap slots = assign_slots(graph, found.plan.issue_order);
+      const Timeline timeline = simulate(graph, found.plan, slots, cost, false);
+      CHECK(test::faults(graph, found.plan.shape, cost, timeline).empty());
+      CHECK(timeline.total_us == found.price.total_us);
+      CHECK(memory_use(graph, slots).total() == found.price.memory_bytes);
+      CHECK(timeline.total_us >= bound * (1 - 1e-9));
+    }
+  }
+}
+
+TEST_CASE("A step says what it is, line by line", "[plan]") {
+  const Rng rng(12, RngPurpose::kTest);
+  StepSpec spec = spec_of(1, rng);
+  const std::vector<std::string> lines = describe(spec, DType::kF32);
+  CHECK(lines == describe(spec, DType::kF32));
+  const auto differs = [&](const auto& change) {
+    StepSpec other = spec;
+    change(other);
+    return describe(other, DType::kF32) != lines;
+  };
+  CHECK(differs([](StepSpec& s) { ++s.model.layers; }));
+  CHECK(differs([](StepSpec& s) { s.model.moe.gate = GateKind::kSigmoid; }));
+  CHECK(differs([](StepSpec& s) { s.dispatcher = DispatcherKind::kHierarchical2d; }));
+  CHECK(differs([](StepSpec& s) { s.mesh.world_size *= 2; }));
+  CHECK(differs([](StepSpec& s) { ++s.geometry.num_micro_batches; }));
+  CHECK(describe(spec, DType::kF64) != lines);
+}
