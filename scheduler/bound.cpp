@@ -39,16 +39,21 @@ Shape coarsest(const ShapeSpace& space, bool defer) {
   return shape;
 }
 
-Shape finest(const ShapeSpace& space) {
-  Shape shape = space.base;
-  shape.sub_batches = {space.max_sub_batches};
-  for (LayerShape& layer : shape.layers) {
-    layer.forward_chunks = space.max_forward_chunks;
-    layer.backward_chunks = space.max_backward_chunks;
-    layer.weight_grad_pieces = space.has_weight_grads ? space.max_backward_chunks : 0;
-    layer.gradient_shares.assign(static_cast<std::size_t>(space.max_gradient_slices), 1.0 / space.max_gradient_slices);
-  }
-  return shape;
+/// The least that a task of the coarsest graph leaves of itself on one token's way through the step, when everything is
+/// cut as finely as the space allows: one start-up, and its smallest piece's share of the amount.
+double least_cost(const Task& task, const ShapeSpace& space, const CostModel& cost) {
+  const bool backward = task.phase == Phase::kBackward;
+  double share = 1.0;
+  if (task.stage == Stage::kGradReduce)
+    share = 1.0 / space.max_gradient_slices;
+  else if (task.micro_batch != kNoId)
+    share = space.min_sub_batch_share;
+  if (task.chunk != kNoId && task.stage != Stage::kGradReduce)
+    share *= space.min_chunk_share / (backward ? space.max_backward_chunks : space.max_forward_chunks);
+  TaskSpec piece = task;
+  piece.work.amount *= share;
+  piece.work.operations = std::min(1.0, piece.work.operations);
+  return std::min(cost.cost_us(task), cost.cost_us(piece));
 }
 
 void add_loads(const Graph& graph, const CostModel& cost, Operations& operations) {
@@ -120,9 +125,11 @@ double lower_bound_us(const Emitter& emitter, const CostModel& cost) {
   Operations operations;
   add_loads(emitter.emit(coarsest(space, true)), cost, operations);
   if (space.has_weight_grads) spare_fused(emitter.emit(coarsest(space, false)), cost, operations);
-  const Shape fine = finest(space);
-  const Graph graph = emitter.emit(fine);
-  double bound = take_heads_and_tails(graph, Instance(graph, fine, cost), operations);
+  const Shape shape = coarsest(space, true);
+  const Graph graph = emitter.emit(shape);
+  Instance instance(graph, shape, cost);
+  for (TaskId t = 0; t < graph.num_tasks(); ++t) instance.duration[t] = least_cost(graph.tasks[t], space, cost);
+  double bound = take_heads_and_tails(graph, instance, operations);
   for (const Resource resource : {Resource::kCompute, Resource::kIntra, Resource::kInter}) {
     std::vector<BoundJob> jobs;
     for (const auto& [key, o] : operations) {

@@ -18,9 +18,9 @@ struct BoundJob {
 
 /// A time below that of every plan over the emitter's whole space (every Shape, every order, any number of streams),
 /// for a machine of compute, intra-node and inter-node links: the larger of
-///   - the longest path, with every task cut as finely as the space allows;
+///   - the longest way of one token, with every task on it cut as finely as the space allows;
 ///   - for each resource, the one-machine bound of its operations: loads with one start-up per operation (nothing cut),
-///     heads and tails along the most finely cut path.
+///     heads and tails along such ways.
 /// An operation is all pieces of one stage of one layer, direction and micro-batch. dW costs what it adds to the
 /// cheaper of fused and deferred.
 [[nodiscard]] double lower_bound_us(const Emitter& emitter, const CostModel& cost);

@@ -16,7 +16,11 @@ struct ShapeSpace {
   int max_sub_batches = 1;     ///< Pieces of a micro-batch.
   int max_forward_chunks = 1;  ///< r of a layer, forward.
   int max_backward_chunks = 1;
-  int max_gradient_slices = 1;   ///< Pieces of a layer's gradient reduction; 1 where there is none.
+  int max_gradient_slices = 1;  ///< Pieces of a layer's gradient reduction; 1 where there is none.
+  /// Smallest sub-batch over its micro-batch, and smallest chunk over the mean chunk: 1 / max_sub_batches and 1 where
+  /// cuts are equal. For the lower bound.
+  double min_sub_batch_share = 1.0;
+  double min_chunk_share = 1.0;
   bool has_weight_grads = true;  ///< Expert dW exists and may be deferred.
 };
 

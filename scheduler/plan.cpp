@@ -105,6 +105,11 @@ StreamSets stream_sets(const Shape& shape) noexcept {
   return sets;
 }
 
+bool has_one_stream(const Shape& shape) noexcept {
+  const auto& streams = shape.stream_of_resource;
+  return std::all_of(streams.begin(), streams.end(), [&](int s) { return s == streams[0]; });
+}
+
 std::vector<double> gradient_cuts(const LayerShape& layer) {
   std::vector<double> cuts{0.0};
   for (const double share : layer.gradient_shares) cuts.push_back(cuts.back() + share);

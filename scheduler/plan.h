@@ -52,6 +52,8 @@ struct Shape {
 /// all that shares its streams. Tasks of one such set share a stream.
 using StreamSets = std::array<ResourceSet, 1U << kNumResources>;
 [[nodiscard]] StreamSets stream_sets(const Shape& shape) noexcept;
+/// True when all resources share one stream: such a plan runs on one thread, task after task.
+[[nodiscard]] bool has_one_stream(const Shape& shape) noexcept;
 
 [[nodiscard]] inline int sub_batches_of(const Shape& shape, int micro_batch) {
   if (shape.sub_batches.empty()) return 1;

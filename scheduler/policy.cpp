@@ -33,17 +33,24 @@ class Best {
     if (limit_ > 0 && plan_price.memory_bytes > limit_) return;
     if (!best_ || plan_price.total_us < best_->price.total_us) best_ = PolicyPlan{std::move(plan), plan_price, 1};
   }
+  [[nodiscard]] const Shape& shape() {
+    require_one();
+    return best_->plan.shape;
+  }
   [[nodiscard]] PolicyPlan take() {
-    if (!best_)
-      throw Error(ErrorCode::kInvalidArgument,
-                  str("no plan of policy ", to_string(policy_), " fits the memory limit of ", limit_,
-                      " bytes: the smallest needs ", smallest_),
-                  "raise schedule.memory_limit_mib, use a smaller train.micro_batch, or recompute (train.recompute)");
+    require_one();
     best_->num_candidates = num_candidates_;
     return std::move(*best_);
   }
 
  private:
+  void require_one() const {
+    if (!best_)
+      throw Error(ErrorCode::kInvalidArgument,
+                  str("no plan of policy ", to_string(policy_), " fits the memory limit of ", limit_,
+                      " bytes: the smallest needs ", smallest_),
+                  "raise schedule.memory_limit_mib, use a smaller train.micro_batch, or recompute (train.recompute)");
+  }
   PolicyKind policy_;
   const CostModel& cost_;
   std::int64_t limit_, num_candidates_ = 0;
@@ -72,13 +79,13 @@ std::vector<int> degrees_within(const std::vector<int>& degrees, int most) {
   return out;
 }
 
-/// Every degree, the same in all layers: of both directions at once (`joint`), or of each on its own.
+/// Every degree, the same in all layers and both directions.
 template <class F>
-void for_each_degree(const ShapeSpace& space, const PolicyOptions& options, bool joint, Shape shape, const F& visit) {
+void for_each_degree(const ShapeSpace& space, const PolicyOptions& options, Shape shape, const F& visit) {
   for (const int forward : degrees_within(options.degrees, space.max_forward_chunks))
     for (const int backward : degrees_within(options.degrees, space.max_backward_chunks)) {
       const bool one_direction = space.max_forward_chunks == 1 || space.max_backward_chunks == 1;
-      if (joint && !one_direction && forward != backward) continue;
+      if (!one_direction && forward != backward) continue;
       for (LayerShape& layer : shape.layers) {
         layer.forward_chunks = forward;
         layer.backward_chunks = backward;
@@ -107,7 +114,7 @@ PolicyPlan pipelined(PolicyKind policy, const Emitter& emitter, const CostModel&
       const int slices = std::clamp(static_cast<int>(pieces), 1, emitter.space().max_gradient_slices);
       if (slices > 1) plain.layers[l].gradient_shares.assign(static_cast<std::size_t>(slices), 1.0 / slices);
     }
-  for_each_degree(emitter.space(), options, true, plain, [&](const Shape& shape) {
+  for_each_degree(emitter.space(), options, plain, [&](const Shape& shape) {
     const Graph graph = emitter.emit(shape);
     std::vector<TaskId> order = pipelined_order(graph);
     if (policy == PolicyKind::kTutelImproved) order = gradients_in_attention(graph, order);
@@ -117,21 +124,34 @@ PolicyPlan pipelined(PolicyKind policy, const Emitter& emitter, const CostModel&
   return best.take();
 }
 
+/// A degree per direction, each chosen on its own as FSMoE does: the two directions of a step do not overlap.
 PolicyPlan fsmoe(PolicyKind policy, const Emitter& emitter, const CostModel& cost, const PolicyOptions& options) {
   Best best(policy, cost, options);
-  Shape plain = plain_shape(emitter.space());
+  const ShapeSpace& space = emitter.space();
+  Shape plain = plain_shape(space);
   if (policy == PolicyKind::kFsMoeNoIio) plain.stream_of_resource = kOneCommStream;
-  for_each_degree(emitter.space(), options, false, plain, [&](const Shape& shape) {
+  const auto offer = [&](int forward, int backward, bool partitioned) {
+    Shape shape = plain;
+    for (LayerShape& layer : shape.layers) {
+      layer.forward_chunks = forward;
+      layer.backward_chunks = backward;
+    }
     const Graph graph = emitter.emit(shape);
     const std::vector<TaskId> order = pipelined_order(graph);
-    best.offer(graph, shape, order);
-    if (emitter.space().max_gradient_slices == 1) return;
+    if (!partitioned) return best.offer(graph, shape, order);
     const GradientPartition partition = partition_gradients(graph, shape, cost, order);
-    Shape cut = shape;
-    for (std::size_t l = 0; l < cut.layers.size(); ++l) cut.layers[l].gradient_shares = partition.shares[l];
-    const Graph cut_graph = emitter.emit(cut);
-    best.offer(cut_graph, cut, insert_gradients(cut_graph, order, partition));
-  });
+    for (std::size_t l = 0; l < shape.layers.size(); ++l) shape.layers[l].gradient_shares = partition.shares[l];
+    const Graph cut = emitter.emit(shape);
+    best.offer(cut, shape, insert_gradients(cut, order, partition));
+  };
+  const std::vector<int> forwards = degrees_within(options.degrees, space.max_forward_chunks);
+  const std::vector<int> backwards = degrees_within(options.degrees, space.max_backward_chunks);
+  for (const int forward : forwards) offer(forward, backwards.front(), false);
+  const int forward = best.shape().layers.front().forward_chunks;
+  for (const int backward : backwards) {
+    if (backward != backwards.front()) offer(forward, backward, false);
+    if (space.max_gradient_slices > 1) offer(forward, backward, true);
+  }
   return best.take();
 }
 

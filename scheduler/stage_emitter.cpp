@@ -157,6 +157,7 @@ StageEmitter::StageEmitter(StageTable table, int layers, int micro_batches)
   space_.base.micro_batches_in_flight = 2;
   space_.num_micro_batches = micro_batches;
   space_.max_sub_batches = 6;
+  space_.min_sub_batch_share = 1.0 / space_.max_sub_batches;
   space_.max_forward_chunks = space_.max_backward_chunks = 8;
   space_.max_gradient_slices = table_.backward.all_reduce > 0.0 ? 8 : 1;
 }

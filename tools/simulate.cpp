@@ -24,6 +24,8 @@ int run(const Arguments& a) {
   if ((a.grid.empty() ? 0 : 1) + (a.stages.empty() ? 0 : 1) + (a.config.empty() ? 0 : 1) != 1)
     throw Error(ErrorCode::kInvalidArgument, "one of --grid, --stages and --config is needed",
                 "see weft simulate --help");
+  if (a.grid.empty() && (a.only_case >= 0 || a.gradients))
+    throw Error(ErrorCode::kInvalidArgument, "--case and --gradients go with --grid alone");
   if (!a.config.empty()) {
     if (a.nodes < 1)
       throw Error(ErrorCode::kInvalidArgument, "--config needs --nodes N", "and --gpus_per_node G for more than one");

@@ -1,6 +1,7 @@
 #include "parallel/step/moe_gate_emission.h"
 
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
 #include "parallel/step/norm.h"
@@ -94,41 +95,48 @@ void GateEmission<T>::emit(const Pass& pass, const GatePhase<T>& phase, bool fir
     reads.add(ctx_.weights(bucket_));
   }
   const auto buffer_of = [&](int id) { return pass.tensors[static_cast<std::size_t>(id)]; };
-  for (const int id : phase.reads) reads.add(buffer_of(id));
+  // What the phase does not name may lie in no slot, or in one that has another owner by now: it gets no pointer to it.
+  std::set<int> named(phase.reads.begin(), phase.reads.end());
+  if (after) named.insert({kGateKept, kGateWeight, kGateChoice});  // bookkeeping looks at the table
+  for (const int id : named) reads.add(buffer_of(id));
   for (const int id : phase.writes) writes.add(buffer_of(id));
+  named.insert(phase.writes.begin(), phase.writes.end());
   if (phase.group == GateGroup::kWorld) writes.add(world_state_);
   if (backward && phase.reads_hidden) {
     writes.add(pass.dx);
     writes.add(ctx_.gradients(bucket_, GradientPart::kFeedForward));
   }
   const StepGeometry& g = ctx_.spec.geometry;
-  ctx_.out.task(spec, reads, writes,
-                [=, gate = gate_, run = phase.run, p = pass, unit = pass.unit, parameters = parameters_, layer = layer_,
-                 width = ctx_.width(), runtime = ctx_.runtime, resets = first && pass.counted && first_moe_layer_,
-                 sp_rank = ctx_.mesh.sp_rank(), g = g, accumulate = accumulate_after_first(pass.unit)](TaskContext& c) {
-                  if (resets) *p.pooled = {};
-                  GateCall<T> call{c.stream, Matrix<const T>(c.arena.get<T>(p.x), unit.rows, width)};
-                  for (std::size_t id = 0; id < p.tensors.size(); ++id)
-                    if (p.tensors[id] != kNoBuffer) call.tensors[id] = c.arena.get<std::byte>(p.tensors[id]);
-                  call.parameters = parameters;
-                  call.state = runtime->state;
-                  call.layer = layer;
-                  const MicroBatch& batch = runtime->state->batches[static_cast<std::size_t>(unit.micro_batch)];
-                  call.ids = {batch.samples,  batch.places,          g.micro_batch * g.rows_per_sequence(),
-                              unit.first_row, g.rows_per_sequence(), sp_rank};
-                  call.comms = runtime->comms;
-                  if (p.counted) call.statistics = &runtime->state->statistics.router(unit.index, layer);
-                  call.pooled = p.pooled.get();
-                  if (backward) {
-                    call.dx = {c.arena.get<T>(p.dx), unit.rows, width};
-                    call.dx_accumulate = p.dx_accumulate;
-                    call.accumulate = accumulate;
-                    call.d_weight = c.arena.get<T>(p.gradients.d_weight);
-                    if (p.gradients.d_mix != kNoBuffer) call.d_mix = c.arena.get<T>(p.gradients.d_mix);
-                  }
-                  run(call);
-                  if (after) after(call);
-                });
+  ctx_.out.task(
+      spec, reads, writes,
+      [=, gate = gate_, run = phase.run, p = pass, named = std::vector<int>(named.begin(), named.end()),
+       reads_hidden = phase.reads_hidden, unit = pass.unit, parameters = parameters_, layer = layer_,
+       width = ctx_.width(), runtime = ctx_.runtime, resets = first && pass.counted && first_moe_layer_,
+       sp_rank = ctx_.mesh.sp_rank(), g = g, accumulate = accumulate_after_first(pass.unit)](TaskContext& c) {
+        if (resets) *p.pooled = {};
+        GateCall<T> call{c.stream, Matrix<const T>(reads_hidden ? c.arena.get<T>(p.x) : nullptr, unit.rows, width)};
+        for (const int id : named)
+          if (const BufferId b = p.tensors[static_cast<std::size_t>(id)]; b != kNoBuffer)
+            call.tensors[static_cast<std::size_t>(id)] = c.arena.get<std::byte>(b);
+        call.parameters = parameters;
+        call.state = runtime->state;
+        call.layer = layer;
+        const MicroBatch& batch = runtime->state->batches[static_cast<std::size_t>(unit.micro_batch)];
+        call.ids = {batch.samples,  batch.places,          g.micro_batch * g.rows_per_sequence(),
+                    unit.first_row, g.rows_per_sequence(), sp_rank};
+        call.comms = runtime->comms;
+        if (p.counted) call.statistics = &runtime->state->statistics.router(unit.index, layer);
+        call.pooled = p.pooled.get();
+        if (backward) {
+          call.dx = {c.arena.get<T>(p.dx), unit.rows, width};
+          call.dx_accumulate = p.dx_accumulate;
+          call.accumulate = accumulate;
+          call.d_weight = c.arena.get<T>(p.gradients.d_weight);
+          if (p.gradients.d_mix != kNoBuffer) call.d_mix = c.arena.get<T>(p.gradients.d_mix);
+        }
+        run(call);
+        if (after) after(call);
+      });
 }
 
 template <class T>

@@ -18,6 +18,9 @@ StepEmitter::StepEmitter(StepSpec spec, scheduler::Recompute recompute, DType dt
   space_.num_micro_batches = g.num_micro_batches;
   space_.max_sub_batches = std::min(4, g.micro_batch / g.group_sequences);
   space_.max_forward_chunks = space_.max_backward_chunks = moe ? rows : 1;
+  const int groups = g.micro_batch / g.group_sequences;
+  space_.min_sub_batch_share = static_cast<double>(groups / space_.max_sub_batches) / groups;
+  space_.min_chunk_share = 0.5;  // rows that do not divide: floor(n / r) is at least half of n / r
   space_.max_gradient_slices = spec_.mesh.world_size > 1 ? 8 : 1;
   space_.has_weight_grads = moe;
   const ParameterTable table(spec_.model, spec_.mesh);  // outlives the loop over its buckets

@@ -59,9 +59,7 @@ scheduler::ExecutorKind executor_of(const RunConfig& config, const scheduler::Pl
   if (config.schedule.executor != ExecutorChoice::kAuto)
     return config.schedule.executor == ExecutorChoice::kInline ? scheduler::ExecutorKind::kInline
                                                                : scheduler::ExecutorKind::kStreams;
-  const auto& streams = plan.shape.stream_of_resource;
-  const bool one = std::all_of(streams.begin(), streams.end(), [&](int s) { return s == streams[0]; });
-  return one ? scheduler::ExecutorKind::kInline : scheduler::ExecutorKind::kStreams;
+  return scheduler::has_one_stream(plan.shape) ? scheduler::ExecutorKind::kInline : scheduler::ExecutorKind::kStreams;
 }
 
 TokenDatasetOptions dataset_options(const RunConfig& config, const std::vector<std::string>& paths) {
@@ -108,8 +106,8 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
   out.memory = scheduler::memory_use(graph, slots);
   out.num_tasks = graph.num_tasks();
   out.num_micro_batches = training_spec(config, mesh).geometry.num_micro_batches;
-  out.predicted = scheduler::simulate(graph, out.plan, slots, cost,
-                                      executor_of(config, out.plan) == scheduler::ExecutorKind::kInline);
+  out.predicted =
+      scheduler::simulate(graph, out.plan, slots, cost, config.schedule.executor == ExecutorChoice::kInline);
   out.predicted_ms = out.predicted.total_us / 1e3;
   for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t)
     out.predicted_stage_ms[static_cast<std::size_t>(graph.tasks[t].stage)] +=

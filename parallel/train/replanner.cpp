@@ -123,7 +123,9 @@ Replanner::Decision Replanner::judge_trial(std::int64_t step, const RunPlan& cur
 std::optional<RunPlan> Replanner::consider(std::int64_t step, const RunPlan& current) {
   if (static_cast<int>(step_ms_.size()) < config_.schedule.replan || step >= config_.train.steps) return std::nullopt;
   const double measured_ms = agreed_step_ms();
-  cost_ = scheduler::refit(cost_, *graph_, current.predicted, agreed_task_us());
+  // What the costs in force say of the plan: a prediction with older costs would be corrected again and again.
+  const scheduler::Timeline predicted = take_plan(config_, current.mesh, cost_, current.plan).predicted;
+  cost_ = scheduler::refit(cost_, *graph_, predicted, agreed_task_us());
   const bool trial = incumbent_.has_value();
   Decision decision;
   if (world_.rank() == 0) {

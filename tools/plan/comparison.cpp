@@ -51,7 +51,7 @@ std::string cut_in_words(const scheduler::Shape& shape, int micro_batches) {
   for (const scheduler::LayerShape& l : shape.layers) {
     forward.push_back(l.forward_chunks);
     backward.push_back(l.backward_chunks);
-    pieces.push_back(l.weight_grad_pieces);
+    pieces.push_back(std::min(l.weight_grad_pieces, l.backward_chunks));
     slices.push_back(static_cast<int>(std::max<std::size_t>(1, l.gradient_shares.size())));
   }
   for (int m = 0; m < micro_batches; ++m) subs.push_back(scheduler::sub_batches_of(shape, m));
@@ -59,6 +59,7 @@ std::string cut_in_words(const scheduler::Shape& shape, int micro_batches) {
   out += *std::max_element(pieces.begin(), pieces.end()) == 0 ? std::string("expert dW together with dX")
                                                               : str("expert dW deferred in ", range(pieces), " pieces");
   out += str("; sub-batches of a micro-batch: ", range(subs), "; pieces of a gradient reduction: ", range(slices));
+  if (micro_batches == 1) return out;
   out += shape.micro_batches_in_flight == 1 ? "; one micro-batch at a time"
                                             : "; forward and backward of several micro-batches side by side";
   return out;

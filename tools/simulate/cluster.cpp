@@ -84,6 +84,10 @@ void print(const nlohmann::ordered_json& document) {
 
 int simulate_cluster(const ClusterOptions& options) {
   parallel::RunConfig config = load_config(options.config, options.sets);
+  constexpr std::int64_t kMostRanks = 1 << 20;
+  if (std::int64_t{options.nodes} * options.gpus_per_node > kMostRanks)
+    throw Error(ErrorCode::kInvalidArgument, str("--nodes ", options.nodes, " of --gpus_per_node ",
+                                                 options.gpus_per_node, " are more than ", kMostRanks, " ranks"));
   const int world = options.nodes * options.gpus_per_node;
   require_valid(config, world);
   const scheduler::CostModel cost = options.cluster.empty() ? costs_of(config) : load_costs(options.cluster);
