@@ -73,6 +73,23 @@ TEST_CASE("A plan that is predicted to be faster is tried, and kept only if it i
   });
 }
 
+TEST_CASE("Costs that are refitted again and again settle at what was measured", "[replan]") {
+  const test::TempFolder folder;
+  RunConfig config = test::tiny_run(folder.path());
+  config.train.steps = 1000;
+  config.schedule.replan = 2;
+  comm::run_local_ranks(1, [&](comm::Communicator& world) {
+    const scheduler::CostModel cost = tools::nominal_costs();
+    const RunPlan plan = plan_run(config, 1, 0, 1, cost);
+    Replanner replanner(config, world, cost, {});
+    for (int look = 1; look <= 4; ++look) {
+      CHECK(!after_steps(replanner, config, plan, 10 * look, 2.0, 50.0));
+      const double predicted = nlohmann::json::parse(replanner.log().back())["predicted_ms"]["before"];
+      CHECK(predicted == Approx(2.0 * plan.predicted_ms).epsilon(0.01));
+    }
+  });
+}
+
 TEST_CASE("A change that the rest of the run cannot pay for is left alone", "[replan]") {
   const test::TempFolder folder;
   RunConfig config = test::tiny_run(folder.path());

@@ -37,12 +37,16 @@ StepSpec spec_of(std::uint64_t seed, const Rng& rng) {
   return spec;
 }
 
-CostModel costs() {
+/// Bandwidth, start-ups (as on GPUs with little work) or sharing decides.
+CostModel costs(std::uint64_t seed) {
   CostModel c;
+  const double beta = seed % 3 == 1 ? 1e-6 : 2e-3;
   for (int kind = 1; kind < kNumWorkKinds; ++kind) {
-    c.intra[static_cast<std::size_t>(kind)] = {1.0 + kind, 2e-3};
-    c.inter[static_cast<std::size_t>(kind)] = {3.0 + kind, 8e-3};
+    c.intra[static_cast<std::size_t>(kind)] = {1.0 + kind, beta};
+    c.inter[static_cast<std::size_t>(kind)] = {3.0 + kind, 4.0 * beta};
   }
+  if (seed % 3 == 1) c.machine.issue_us = 4.0;
+  if (seed % 3 == 2) c.machine.contention = {{{1, 1.3, 1.3}, {50, 1, 1.2}, {50, 1.2, 1}}};
   return c;
 }
 
@@ -50,10 +54,10 @@ CostModel costs() {
 
 TEST_CASE("No plan of a real step is below its bound, and every policy's plan is valid", "[plan]") {
   const Rng rng(11, RngPurpose::kTest);
-  for (std::uint64_t seed = 0; seed < 12; ++seed) {
+  for (std::uint64_t seed = 0; seed < 18; ++seed) {
     const StepSpec spec = spec_of(seed, rng);
     const StepEmitter emitter(spec, seed % 3 == 0 ? Recompute::kFull : Recompute::kNone, DType::kF64);
-    const CostModel cost = costs();
+    const CostModel cost = costs(seed);
     const double bound = lower_bound_us(emitter, cost);
     INFO("seed " << seed << ", world " << spec.mesh.world_size << ", EP " << spec.mesh.ep_size << ", ESP "
                  << spec.mesh.esp_size << ", heads " << spec.mesh.sequence_heads);
@@ -83,14 +87,16 @@ TEST_CASE("No plan of a real step is below its bound, and every policy's plan is
     }
     PolicyOptions options;
     options.search.task_visits = 1e5;
-    for (const PolicyPlan& found : make_all_plans(emitter, cost, options)) {
+    const std::vector<PolicyPlan> plans = make_all_plans(emitter, cost, options);
+    for (const PolicyPlan& found : plans) {
       INFO(found.plan.policy);
       const Graph graph = emitter.emit(found.plan.shape);
       CHECK(validate(graph, found.plan).empty());
       const SlotMap slots = assign_slots(graph, found.plan.issue_order);
       const Timeline timeline = simulate(graph, found.plan, slots, cost, false);
-      CHECK(test::faults(graph, found.plan.shape, cost, timeline).empty());
+      if (seed % 3 != 2) CHECK(test::faults(graph, found.plan.shape, cost, timeline).empty());  // tasks stretch there
       CHECK(timeline.total_us == found.price.total_us);
+      CHECK(plans.back().price.total_us <= found.price.total_us);
       CHECK(memory_use(graph, slots).total() == found.price.memory_bytes);
       CHECK(timeline.total_us >= bound * (1 - 1e-9));
     }
