@@ -30,8 +30,11 @@ int run_plan(const PlanArguments& args) {
   if (!args.profile.empty()) config.schedule.profile = args.profile;
   const int ranks = args.ranks > 0 ? args.ranks : launch.num_ranks;
   require_valid(config, ranks);
-  const Comparison comparison = compare_plans(config, ranks, args.ranks_per_node > 0 ? args.ranks_per_node : ranks,
-                                              costs_of(config), policies_named(args.policy));
+  const int ranks_per_node = args.ranks_per_node > 0 ? args.ranks_per_node : ranks;
+  const std::string warning = profile_warning(config, ranks, ranks_per_node);
+  if (!warning.empty()) std::cerr << "warning: " << warning << "\n";
+  const Comparison comparison =
+      compare_plans(config, ranks, ranks_per_node, costs_of(config), policies_named(args.policy));
   const nlohmann::ordered_json facts = to_json(comparison);
   if (!args.out.empty()) write_file(args.out, plan_to_text(comparison.fastest().run.plan));
   if (args.json)

@@ -97,6 +97,8 @@ int run_train(const TrainArguments& args) {
     console.use_run_folder(run_dir, {options.config_text, environment_text(*world, topology, config),
                                      profile.empty() ? std::string() : read_file(profile)});
   }
+  const std::string warning = profile_warning(config, world->size(), topology.local_size);
+  if (!warning.empty() && world->rank() == 0) console.on_warning(warning);
   const parallel::TrainOutcome outcome = parallel::train(config, *world, options, console);
   console.summary(outcome);
   if (outcome == parallel::TrainOutcome::kFinished) return kExitDone;

@@ -26,6 +26,9 @@ check 'a profile that lacks collectives is refused' refused 2 'has no family for
 check 'a fit worse than the bound is refused' refused 2 'R squared is' --set schedule.profile_min_r_squared=1 \
   --set schedule.profile="$TMP/one.textproto"
 check 'a missing profile is refused' refused 74 'none.textproto' --set schedule.profile="$TMP/none.textproto"
+sed 's/ ranks: 1$/ ranks: 2/' "$TMP/one.textproto" > "$TMP/two.textproto"
+"$WEFT" plan "$tiny" --ranks 1 --policy sequential "${any[@]}" --profile "$TMP/two.textproto" > /dev/null 2> "$TMP/warning"
+check 'a profile of other ranks is used with a warning' grep -q '^warning: .*was measured on 2 ranks' "$TMP/warning"
 
 if "$WEFT" version --json | grep -q '"mpi": true'; then
   check 'weft profile on two ranks' mpirun --oversubscribe --mca mpi_yield_when_idle 0 -n 2 "$WEFT" profile "$tiny" \

@@ -155,6 +155,18 @@ CostModel load_costs(const std::string& path, double min_r_squared) {
 
 CostModel nominal_costs() { return load_costs(find_data_file(kNominal, (executable_folder() / "weft").string())); }
 
+std::string profile_warning(const parallel::RunConfig& config, int ranks, int ranks_per_node) {
+  const std::string& path = config.schedule.profile;
+  if (path.empty()) return {};
+  config::ClusterCosts message;
+  parse_text_proto(read_file(path), path, message);
+  if (!message.has_measured()) return {};
+  const auto& m = message.measured();
+  if (m.ranks() == ranks && m.ranks_per_node() == ranks_per_node) return {};
+  return str(path, " was measured on ", m.ranks(), " ranks, ", m.ranks_per_node(), " a node; here are ", ranks, ", ",
+             ranks_per_node, " a node, whose costs may be others: measure again with weft profile");
+}
+
 CostModel costs_of(const parallel::RunConfig& config) {
   const parallel::ScheduleConfig& s = config.schedule;
   return s.profile.empty() ? nominal_costs() : load_costs(s.profile, s.profile_min_r_squared);

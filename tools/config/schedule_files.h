@@ -35,6 +35,9 @@ struct Measurement {
 /// What `config` is planned with: schedule.profile, or nominal_costs().
 [[nodiscard]] scheduler::CostModel costs_of(const parallel::RunConfig& config);
 
+/// One line when schedule.profile was measured on other ranks than these; empty otherwise.
+[[nodiscard]] std::string profile_warning(const parallel::RunConfig& config, int ranks, int ranks_per_node);
+
 /// A plan as text (configs/plan.proto), and back. plan_from_text throws Error{kInvalidArgument} for bad text or a
 /// digest that does not hold.
 [[nodiscard]] std::string plan_to_text(const scheduler::Plan& plan);
