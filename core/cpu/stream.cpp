@@ -1,4 +1,5 @@
 // core/cpu/stream.cpp - one worker thread and one queue; and a stream that runs its work at once.
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -26,20 +27,21 @@ void log_uncollected(const std::string& name, const std::exception_ptr& error) {
 
 class EventState final : public Event::State {
  public:
-  bool done() const override {
-    std::lock_guard lock(mutex_);
-    return done_;
-  }
+  bool done() const override { return done_.load(std::memory_order_acquire); }
   void wait() const override {
+    // A look for a few microseconds first: to sleep and be woken costs more, and most waits in a step are short.
+    constexpr int kLooks = 4000;
+    for (int i = 0; i < kLooks && !done(); ++i) {
+    }
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return done_; });
+    changed_.wait(lock, [&] { return done(); });
     if (error_) std::rethrow_exception(error_);
   }
   void finish(std::exception_ptr error) const {
     {
       std::lock_guard lock(mutex_);
       error_ = std::move(error);
-      done_ = true;
+      done_.store(true, std::memory_order_release);
     }
     changed_.notify_all();
   }
@@ -47,7 +49,7 @@ class EventState final : public Event::State {
  private:
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;
-  mutable bool done_ = false;
+  mutable std::atomic<bool> done_ = false;
   mutable std::exception_ptr error_;
 };
 
