@@ -49,16 +49,22 @@ std::string quoted(const std::string& text, int index) {
   return begin == std::string::npos ? "" : text.substr(begin + 1, text.find('"', begin + 1) - begin - 1);
 }
 
+// Where the fields of a message are written down.
+std::string where_fields_are(const google::protobuf::Message& message) {
+  const std::string& file = message.GetDescriptor()->file()->name();
+  return file == "configs/weft.proto" ? "weft config explain lists the fields and their types"
+                                      : str("this should be a ", message.GetDescriptor()->name(), " of ", file);
+}
+
 // The parser's words for what happens most, put as our users would.
-Complaint explain_parse_error(const std::string& text) {
+Complaint explain_parse_error(const std::string& text, const google::protobuf::Message& message) {
   if (text.find("has no field named") != std::string::npos) {  // Message type "X" has no field named "Y".
     const auto* type = google::protobuf::DescriptorPool::generated_pool()->FindMessageTypeByName(quoted(text, 0));
     std::vector<std::string> names;
     for (int i = 0; type != nullptr && i < type->field_count(); ++i) names.push_back(type->field(i)->name());
     const std::string guess = nearest(quoted(text, 1), names);
     return {str("unknown field '", quoted(text, 1), "'"),
-            guess.empty() ? "weft config explain lists the fields" : str("did you mean '", guess, "'?"),
-            quoted(text, 1)};
+            guess.empty() ? where_fields_are(message) : str("did you mean '", guess, "'?"), quoted(text, 1)};
   }
   if (text.find("is specified multiple times") != std::string::npos) {  // Non-repeated field "Y" is specified ...
     const std::string full = quoted(text, 0);
@@ -66,8 +72,7 @@ Complaint explain_parse_error(const std::string& text) {
     return {str("field '", name, "' is given twice"), "keep one of the two", name};
   }
   const bool at_end = text.ends_with("got: ");
-  return {at_end ? "the file ends inside a group; a '}' or a value is missing" : text,
-          "weft config explain lists the fields and their types", ""};
+  return {at_end ? "the file ends inside a group; a '}' or a value is missing" : text, where_fields_are(message), ""};
 }
 
 // The parser names the place after a word. This moves `entry` to where `word` begins.
@@ -97,7 +102,7 @@ void parse_text_proto(std::string_view text, std::string_view origin, google::pr
   parser.SetRecursionLimit(kMaxNesting);
   if (parser.ParseFromString(std::string(text), &message) && !errors.first()) return;
   auto entry = errors.first().value_or(FirstError::Entry{1, 1, "not a config in protobuf text format"});
-  const Complaint complaint = explain_parse_error(entry.message);
+  const Complaint complaint = explain_parse_error(entry.message, message);
   point_at(complaint.word, text, entry);
   throw Error(ErrorCode::kInvalidArgument, str(origin, ":", entry.line, ":", entry.column, ": ", complaint.message),
               complaint.hint);
