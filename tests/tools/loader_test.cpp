@@ -65,7 +65,7 @@ TEST_CASE("a config that is not strict is refused with file, line and column") {
 TEST_CASE("an unknown field brings up the nearest one of its group") {
   CHECK(refusal("train { stpes: 5 }").hint() == "did you mean 'steps'?");
   CHECK(refusal("model { moe { expert: 5 } }").hint() == "did you mean 'experts'?");
-  CHECK(refusal("zzzzzzzzz: 5").hint() == "weft config explain lists the fields");
+  CHECK(refusal("zzzzzzzzz: 5").hint() == "weft config explain lists the fields and their types");
 }
 
 TEST_CASE("nesting bombs are refused") {
