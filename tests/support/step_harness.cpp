@@ -125,6 +125,14 @@ class Run {
         std::copy_n(w + run.local_begin, run.count, whole.begin() + run.tensor_begin);
     }
   }
+  /// What the plan said the step takes beside parameters, gradients and states is what the arena took.
+  void check_memory() const {
+    std::int64_t planned = scheduler::memory_use(step_->graph(), step_->slots()).total();
+    for (const scheduler::BufferSpec& spec : step_->graph().buffers)
+      if (spec.persistent) planned -= spec.bytes;
+    if (step_->arena().num_grows() == 0 && step_->arena().bytes() != planned)
+      throw Error(ErrorCode::kInternal, str("planned ", planned, " bytes, the arena has ", step_->arena().bytes()));
+  }
   [[nodiscard]] std::int64_t num_grows() const { return step_->arena().num_grows(); }
   [[nodiscard]] std::int64_t num_tasks() const { return step_->graph().num_tasks(); }
 
@@ -162,6 +170,7 @@ StepOutcome run_steps(const StepCase& c) {
     Run<T> run(c, world);
     std::vector<StepResult> steps;
     for (int s = 1; s <= c.steps; ++s) steps.push_back(run.step(s));
+    run.check_memory();
     std::map<std::string, std::vector<double>> mine;
     run.collect_weights(mine);  // collective: before the lock
     const std::lock_guard lock(mutex);
