@@ -64,22 +64,25 @@ void add_loads(const Graph& graph, const CostModel& cost, Operations& operations
   }
 }
 
+/// Loads of the expert operations by (phase, layer, micro-batch).
+using ExpertLoads = std::map<std::tuple<Phase, int, int>, double>;
+
+ExpertLoads expert_loads(const Operations& operations) {
+  ExpertLoads out;
+  for (const auto& [key, o] : operations)
+    if (std::get<0>(key) == Stage::kExpert) out[{std::get<1>(key), std::get<3>(key), std::get<4>(key)}] += o.load;
+  return out;
+}
+
 /// Expert and dW together cost no more than the cheaper of fused and deferred: what a fused plan saves is taken off dW.
 void spare_fused(const Graph& fused, const CostModel& cost, Operations& operations) {
   Operations whole;
   add_loads(fused, cost, whole);
+  ExpertLoads together = expert_loads(whole), deferred = expert_loads(operations);
   for (auto& [key, dw] : operations) {
     if (std::get<0>(key) != Stage::kExpertDw) continue;
-    OperationKey expert_key = key;
-    std::get<0>(expert_key) = Stage::kExpert;
-    double deferred = 0.0, together = 0.0;
-    for (const auto& [other, o] : operations)
-      if (std::get<0>(other) == Stage::kExpert && std::get<1>(other) == std::get<1>(key) &&
-          std::get<3>(other) == std::get<3>(key) && std::get<4>(other) == std::get<4>(key)) {
-        deferred += o.load;
-        if (const auto at = whole.find(other); at != whole.end()) together += at->second.load;
-      }
-    dw.load = std::max(0.0, std::min(dw.load, together - deferred));
+    const std::tuple place{std::get<1>(key), std::get<3>(key), std::get<4>(key)};
+    dw.load = std::max(0.0, std::min(dw.load, together[place] - deferred[place]));
   }
 }
 

@@ -1,6 +1,8 @@
 #include "scheduler/order.h"
 
 #include <algorithm>
+#include <functional>
+#include <iterator>
 #include <map>
 #include <numeric>
 #include <set>
@@ -116,6 +118,31 @@ struct Others {
   std::size_t end = 0;
 };
 
+/// The reductions of one layer.
+struct Pending {
+  double ready = 0.0, alpha = 0.0, transfer = 0.0, left = 1.0;
+  std::size_t earliest = 0;
+  std::uint8_t link = 0;
+};
+
+std::map<int, Pending> pending_reductions(const Graph& graph, const CostModel& cost, const Timeline& timeline,
+                                          const StreamSets& sets, const Others& others) {
+  std::map<int, Pending> pending;
+  for (TaskId t = 0; t < graph.num_tasks(); ++t) {
+    const Task& task = graph.tasks[t];
+    if (!is_gradient(task) || task.layer == kNoId) continue;
+    Pending& p = pending[task.layer];
+    for (const TaskId d : graph.dependencies(t))
+      if (!is_gradient(graph.tasks[d])) p.ready = std::max(p.ready, timeline.end_us[d]);
+    p.earliest = std::max(p.earliest, others.earliest(graph, t));
+    const double alpha = cost.constants(task).alpha_us * task.work.operations;
+    p.alpha += alpha;
+    p.transfer += cost.cost_us(task) - alpha;
+    p.link |= sets[task.resources.bits()].bits();
+  }
+  return pending;
+}
+
 }  // namespace
 
 std::vector<TaskId> emission_order(const Graph& graph) {
@@ -182,50 +209,41 @@ std::vector<TaskId> gradients_in_background(const Graph& graph, const Shape& sha
 
 GradientPartition partition_gradients(const Graph& graph, const Shape& shape, const CostModel& cost,
                                       const std::vector<TaskId>& order) {
-  struct Pending {  // the reductions of one layer
-    double ready = 0.0, alpha = 0.0, transfer = 0.0, left = 1.0;
-    std::size_t earliest = 0;
-    std::uint8_t link = 0;
-  };
   const Plan plan{"", shape, order};
   const SlotMap none{std::vector<std::int32_t>(graph.buffers.size(), kNoId), {}, {}};
   const Timeline timeline = simulate(graph, plan, none, cost, false);
   const StreamSets sets = stream_sets(shape);
   const Others others(graph, order);
-  std::map<int, Pending> pending;
-  for (const TaskId t : order) {
-    const Task& task = graph.tasks[t];
-    if (!is_gradient(task) || task.layer == kNoId) continue;
-    Pending& p = pending[task.layer];
-    for (const TaskId d : graph.dependencies(t))
-      if (!is_gradient(graph.tasks[d])) p.ready = std::max(p.ready, timeline.end_us[d]);
-    p.earliest = std::max(p.earliest, others.earliest(graph, t));
-    const double alpha = cost.constants(task).alpha_us * task.work.operations;
-    p.alpha += alpha;
-    p.transfer += cost.cost_us(task) - alpha;
-    p.link |= sets[task.resources.bits()].bits();
-  }
-
+  std::map<int, Pending> pending = pending_reductions(graph, cost, timeline, sets, others);
   GradientPartition out;
   out.shares.resize(shape.layers.size());
   out.before.resize(shape.layers.size());
+  std::vector<int> coming;  // layers by when their gradients are there, the last first
+  std::uint8_t links = 0;
+  for (const auto& [layer, p] : pending) {
+    coming.push_back(layer);
+    links |= p.link;
+  }
+  std::sort(coming.begin(), coming.end(), [&](int a, int b) { return pending[a].earliest > pending[b].earliest; });
+  std::set<int, std::greater<>> waiting;  // there, and not placed yet: in the order of the backward
   double idle_from = 0.0;
   for (std::size_t i = 0; i < others.end; ++i) {  // the idle time in front of each task of a gradient's link
     const TaskId next = others.tasks[i];
     const std::uint8_t link = sets[graph.tasks[next].resources.bits()].bits();
-    for (auto entry = pending.rbegin(); entry != pending.rend(); ++entry) {  // layers in the order of the backward
-      Pending& p = entry->second;
-      if ((p.link & link) == 0) continue;
+    for (; !coming.empty() && pending[coming.back()].earliest <= i; coming.pop_back()) waiting.insert(coming.back());
+    for (auto layer = waiting.begin(); layer != waiting.end();) {
+      Pending& p = pending[*layer];
       const double from = std::max(idle_from, p.ready), room = timeline.start_us[next] - from - p.alpha;
-      if (p.left <= 0.0 || p.earliest > i || room <= 0.02 * p.transfer) continue;
-      const double share = std::min(p.left, room / p.transfer);
-      out.shares[static_cast<std::size_t>(entry->first)].push_back(share);
-      out.before[static_cast<std::size_t>(entry->first)].push_back(next);
-      p.left = p.left - share < 1e-6 ? 0.0 : p.left - share;
-      idle_from = from + p.alpha + share * p.transfer;
+      if ((p.link & link) != 0 && room > 0.02 * p.transfer) {
+        const double share = std::min(p.left, room / p.transfer);
+        out.shares[static_cast<std::size_t>(*layer)].push_back(share);
+        out.before[static_cast<std::size_t>(*layer)].push_back(next);
+        p.left = p.left - share < 1e-6 ? 0.0 : p.left - share;
+        idle_from = from + p.alpha + share * p.transfer;
+      }
+      layer = p.left > 0.0 ? std::next(layer) : waiting.erase(layer);
     }
-    for (const auto& [layer, p] : pending)
-      if ((p.link & link) != 0) idle_from = std::max(idle_from, timeline.end_us[next]);
+    if ((links & link) != 0) idle_from = std::max(idle_from, timeline.end_us[next]);
   }
   for (const auto& [layer, p] : pending)
     if (p.left > 0.0) {
