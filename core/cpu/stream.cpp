@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/cpu/backend.h"
+#include "core/cpu/thread.h"
 #include "core/log.h"
 
 namespace weft::cpu {
@@ -55,7 +56,11 @@ class EventState final : public Event::State {
 
 class WorkerStream final : public Stream {
  public:
-  WorkerStream(Device device, std::string_view name) : device_(device), name_(name), worker_([this] { run(); }) {}
+  WorkerStream(Device device, std::string_view name, StreamPriority priority)
+      : device_(device), name_(name), worker_([this, priority] {
+          if (priority == StreamPriority::kHigh) prefer_this_thread();
+          run();
+        }) {}
   ~WorkerStream() override {
     push(nullptr);
     worker_.join();
@@ -157,8 +162,8 @@ class InlineStream final : public Stream {
 
 }  // namespace
 
-std::unique_ptr<Stream> make_stream(Device device, std::string_view name) {
-  return std::make_unique<WorkerStream>(device, name);
+std::unique_ptr<Stream> make_stream(Device device, std::string_view name, StreamPriority priority) {
+  return std::make_unique<WorkerStream>(device, name, priority);
 }
 
 std::unique_ptr<Stream> make_inline_stream() { return std::make_unique<InlineStream>(); }
