@@ -144,6 +144,7 @@ nlohmann::ordered_json row_of(Contestant& c, Contestant* sequential, Contestant*
       {"compute_intra", c.overlap_ms(0)}, {"compute_inter", c.overlap_ms(1)}, {"intra_inter", c.overlap_ms(2)}};
   row["tasks"] = c.plan().num_tasks;
   row["step_ms"] = c.step_ms();
+  row["losses"] = c.losses();
   return row;
 }
 
