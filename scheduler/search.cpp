@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "core/error.h"
@@ -15,6 +16,8 @@
 
 namespace weft::scheduler {
 namespace {
+
+constexpr std::int32_t kSlotRest = 64;  ///< Of slots, while searching: about the tasks of a layer.
 
 /// What list scheduling goes by, beside the longest way to the end. In units of a micro-batch's critical path.
 struct PriorityRule {
@@ -78,7 +81,13 @@ class Search {
                       " bytes: the smallest found needs ", smallest_memory_),
                   "raise schedule.memory_limit_mib, use a smaller train.micro_batch, or recompute (train.recompute)");
     const Candidate& best = population_.front();
-    return {{"weft", best.problem->shape, best.schedule.order}, best.price, num_candidates_};
+    Plan plan{"weft", best.problem->shape, best.schedule.order};
+    const PlanPrice settled = settle_slots(best.problem->graph, plan, cost_, options_.memory_limit_bytes);
+    if (incumbent_ && incumbent_->price.total_us < settled.total_us) {
+      incumbent_->plan.policy = "weft";
+      return {std::move(incumbent_->plan), incumbent_->price, num_candidates_};
+    }
+    return {std::move(plan), settled, num_candidates_};
   }
 
  private:
@@ -111,8 +120,13 @@ class Search {
     ++num_candidates_;
     if (population_.size() == kPopulation && guess >= population_.back().price.total_us) return;
     const Problem& p = *candidate.problem;
-    candidate.price = price(p.graph, {"weft", p.shape, candidate.schedule.order}, cost_);
-    visits_ += kPriceVisits * p.forward.size();
+    const auto price_at = [&](std::int32_t rest) {
+      visits_ += kPriceVisits * p.forward.size();
+      return price(p.graph, {"weft", p.shape, candidate.schedule.order, rest}, cost_);
+    };
+    candidate.price = price_at(kSlotRest);
+    if (options_.memory_limit_bytes > 0 && candidate.price.memory_bytes > options_.memory_limit_bytes)
+      candidate.price = price_at(0);
     smallest_memory_ = std::min(smallest_memory_, candidate.price.memory_bytes);
     if (options_.memory_limit_bytes > 0 && candidate.price.memory_bytes > options_.memory_limit_bytes) return;
     for (const Candidate& known : population_)
@@ -125,6 +139,9 @@ class Search {
   void add_incumbent(const Plan& plan) {
     Candidate c{make_problem(plan.shape), {}, {}, {}};
     c.schedule.order = plan.issue_order;
+    const PlanPrice its = price(c.problem->graph, plan, cost_);
+    const bool fits = options_.memory_limit_bytes <= 0 || its.memory_bytes <= options_.memory_limit_bytes;
+    if (fits && (!incumbent_ || its.total_us < incumbent_->price.total_us)) incumbent_ = SearchResult{plan, its, 0};
     const SlotMap none{std::vector<std::int32_t>(c.problem->graph.buffers.size(), kNoId), {}, {}};
     const Timeline timeline = simulate(c.problem->graph, plan, none, cost_, false);
     c.schedule.start = timeline.start_us;
@@ -321,7 +338,8 @@ class Search {
   std::uint64_t counter_ = 0;
   ListScheduler lists_;
   std::vector<double> priority_;
-  std::vector<Candidate> population_;  // best first
+  std::vector<Candidate> population_;      // best first
+  std::optional<SearchResult> incumbent_;  // the best of them
   double visits_ = 0.0, budget_ = 0.0;
   bool few_candidates_ = false;  // for so many tasks the budget is small: what is known to be good goes first
   std::int64_t num_candidates_ = 0;
@@ -331,8 +349,25 @@ class Search {
 }  // namespace
 
 PlanPrice price(const Graph& graph, const Plan& plan, const CostModel& cost) {
-  const SlotMap slots = assign_slots(graph, plan.issue_order);
+  const SlotMap slots = assign_slots(graph, plan);
   return {simulate(graph, plan, slots, cost, false).total_us, memory_use(graph, slots).total()};
+}
+
+PlanPrice settle_slots(const Graph& graph, Plan& plan, const CostModel& cost, std::int64_t memory_limit_bytes) {
+  constexpr double kTolerance = 1.002;
+  plan.slot_rest = 0;
+  PlanPrice best = price(graph, plan, cost);
+  if (has_one_stream(plan.shape)) return best;
+  for (const std::int32_t rest : {kSlotRest / 4, kSlotRest, 4 * kSlotRest}) {
+    Plan other = plan;
+    other.slot_rest = rest;
+    const PlanPrice its = price(graph, other, cost);
+    if (memory_limit_bytes > 0 && its.memory_bytes > memory_limit_bytes) break;
+    if (its.total_us * kTolerance >= best.total_us) continue;
+    best = its;
+    plan.slot_rest = rest;
+  }
+  return best;
 }
 
 SearchResult search_plan(const Emitter& emitter, const CostModel& cost, const std::vector<Plan>& incumbents,

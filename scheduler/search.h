@@ -30,6 +30,11 @@ struct PlanPrice {
 };
 [[nodiscard]] PlanPrice price(const Graph& graph, const Plan& plan, const CostModel& cost);
 
+/// Sets plan.slot_rest to the shortest of a few rests with which the plan is as fast as with longer ones (to 0.2 %),
+/// within the memory limit (0: none), and prices it.
+[[nodiscard]] PlanPrice settle_slots(const Graph& graph, Plan& plan, const CostModel& cost,
+                                     std::int64_t memory_limit_bytes);
+
 struct SearchResult {
   Plan plan;  ///< policy: "weft".
   PlanPrice price;

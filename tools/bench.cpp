@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "tools/bench/bench_collectives.h"
+#include "tools/bench/bench_policies.h"
 #include "tools/bench/bench_schedule.h"
 #include "tools/bench/bench_train.h"
 #include "tools/command.h"
@@ -60,6 +61,30 @@ void add_collective(CLI::App& bench, const char* name, scheduler::WorkKind kind,
   command->callback([o, as_json, &action] { action = [o, as_json] { return bench_collective(*o, *as_json); }; });
 }
 
+void add_policies(CLI::App& bench, Action& action) {
+  CLI::App* command = bench.add_subcommand(
+      "policies",
+      "Train the same steps under every policy in turn, and compare times, predictions, overlap and losses");
+  auto o = std::make_shared<BenchPoliciesOptions>();
+  auto as_json = std::make_shared<bool>(false);
+  command->add_option("config", o->config, "Config file (protobuf text format)")->required();
+  command->add_option("--set", o->sets, "Override a field: path.to.field=value (repeatable)")->type_name("PATH=VALUE");
+  command->add_option("--policy", o->policy, "Policies, with commas between, or all")->capture_default_str();
+  command->add_option("--rounds", o->rounds, "Measured steps of each policy")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--warmup", o->warmup, "Steps of each before them")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--profile", o->profile,
+                      "Costs to plan with; default: schedule.profile, or measured on these ranks first");
+  command->add_option("--profile_out", o->profile_out, "Keep the measured costs here (configs/cluster.proto)");
+  command->add_option("--trace", o->trace_dir, "Folder for a trace of each policy's last step, measured and simulated");
+  command->add_flag("--json", *as_json, "Print one JSON document");
+  command->footer("Run it as training is run: mpirun -n 4 weft bench policies CONFIG, or under scripts/vcluster.");
+  command->callback([o, as_json, &action] { action = [o, as_json] { return bench_policies(*o, *as_json); }; });
+}
+
 void add_train_bench(CLI::App& bench, Action& action) {
   CLI::App* command = bench.add_subcommand("train", "A whole training step against the machine's own SGEMM rate");
   auto o = std::make_shared<BenchTrainOptions>();
@@ -92,6 +117,7 @@ void add_bench(CLI::App& app, Action& action) {
   add_simulator(*bench, action);
   add_executors(*bench, action);
   add_planning(*bench, action);
+  add_policies(*bench, action);
   add_collective(*bench, "alltoall", scheduler::WorkKind::kAllToAll, action);
   add_collective(*bench, "allgather", scheduler::WorkKind::kAllGather, action);
   add_collective(*bench, "reducescatter", scheduler::WorkKind::kReduceScatter, action);

@@ -110,7 +110,7 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
   out.mesh = mesh;
   out.plan = std::move(plan);
   require_priced(graph, cost);
-  const scheduler::SlotMap slots = scheduler::assign_slots(graph, out.plan.issue_order);
+  const scheduler::SlotMap slots = scheduler::assign_slots(graph, out.plan);
   out.memory = scheduler::memory_use(graph, slots);
   out.num_tasks = graph.num_tasks();
   out.num_micro_batches = training_spec(config, mesh).geometry.num_micro_batches;
@@ -124,8 +124,7 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
   if (config.data.val.empty()) return out;
   const scheduler::Graph validation = emit_step(validation_spec(config, mesh), out.plan.shape, config.train.dtype);
   const scheduler::Plan order = scheduler::sequential_plan(validation, out.plan.shape);
-  for (const std::int64_t bytes : scheduler::assign_slots(validation, order.issue_order).slot_bytes)
-    out.validation_bytes += bytes;
+  for (const std::int64_t bytes : scheduler::assign_slots(validation, order).slot_bytes) out.validation_bytes += bytes;
   return out;
 }
 
@@ -173,7 +172,7 @@ PeakMemory peak_memory(const RunConfig& config, const Mesh& mesh, const schedule
     Mesh its = mesh;
     its.world_rank = rank;
     const scheduler::Graph graph = emit_step(training_spec(config, its), plan.shape, config.train.dtype);
-    const std::int64_t bytes = scheduler::memory_use(graph, scheduler::assign_slots(graph, plan.issue_order)).total();
+    const std::int64_t bytes = scheduler::memory_use(graph, scheduler::assign_slots(graph, plan)).total();
     if (bytes > peak.bytes) peak = {bytes, rank};
   }
   return peak;

@@ -189,7 +189,7 @@ double probe_issue_us(comm::Communicator& world) {
   }
   const scheduler::Graph graph = builder.take();
   const scheduler::Plan plan = scheduler::sequential_plan(graph, {});
-  const scheduler::SlotMap slots = scheduler::assign_slots(graph, plan.issue_order);
+  const scheduler::SlotMap slots = scheduler::assign_slots(graph, plan);
   scheduler::Arena arena({}, graph, slots);
   scheduler::StreamExecutor executor({}, graph, plan, slots);
   const std::vector<scheduler::TaskBody> bodies(kTasks, [](scheduler::TaskContext&) {});

@@ -47,7 +47,7 @@ CostModel line_costs(double scale = 1.0) {
 }
 
 Timeline run(const Graph& graph, const Plan& plan, const CostModel& cost) {
-  return simulate(graph, plan, assign_slots(graph, plan.issue_order), cost, false);
+  return simulate(graph, plan, assign_slots(graph, plan), cost, false);
 }
 
 Timeline timeline_of(const Schedule& schedule, const Instance& instance) {
