@@ -70,6 +70,10 @@ struct Plan {
   std::int32_t slot_rest = 0;
   /// What it was made for, "world_size = 4" and the like: shown when it does not fit. Not part of the digest.
   std::vector<std::string> made_for{};
+  /// Bytes of one rank's step that it was planned under (0: no limit), and that the fullest rank takes as simulated (0:
+  /// not worked out yet). What a job checks is its own peak, so they are not part of the digest either.
+  std::int64_t memory_limit_bytes = 0;
+  std::int64_t peak_memory_bytes = 0;
 };
 
 /// A plan as numbers, to send it to other ranks, and back. unpack throws kInternal for numbers that are no plan.

@@ -69,6 +69,8 @@ std::vector<std::int64_t> pack(const Plan& plan) {
   for (const TaskId t : plan.issue_order) w.integer(t);
   w.integer(static_cast<std::int64_t>(plan.made_for.size()));
   for (const std::string& line : plan.made_for) w.text(line);
+  w.integer(plan.memory_limit_bytes);
+  w.integer(plan.peak_memory_bytes);
   return w.take();
 }
 
@@ -94,6 +96,8 @@ Plan unpack(std::span<const std::int64_t> numbers) {
   for (TaskId& t : plan.issue_order) t = static_cast<TaskId>(r.integer());
   plan.made_for.resize(r.count());
   for (std::string& line : plan.made_for) line = r.text();
+  plan.memory_limit_bytes = r.integer();
+  plan.peak_memory_bytes = r.integer();
   return plan;
 }
 

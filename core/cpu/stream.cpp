@@ -30,9 +30,13 @@ class EventState final : public Event::State {
  public:
   bool done() const override { return done_.load(std::memory_order_acquire); }
   void wait() const override {
-    // A look for a few microseconds first: to sleep and be woken costs more, and most waits in a step are short.
-    constexpr int kLooks = 4000;
-    for (int i = 0; i < kLooks && !done(); ++i) {
+    // Looks for some microseconds first: to sleep and be woken costs more, and most waits in a step are short. Between
+    // rounds of looks whoever else is ready gets the core, which may be what this waits for.
+    constexpr int kLooks = 1000, kRounds = 12;
+    for (int round = 0; round < kRounds && !done(); ++round) {
+      for (int i = 0; i < kLooks && !done(); ++i) {
+      }
+      if (!done()) std::this_thread::yield();
     }
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return done(); });

@@ -160,15 +160,18 @@ void Training<T>::make_plan() {
   plan_ = take_plan(config_, mesh_, options_.cost, agree_on_plan(world_, [this] {
                       return options_.plan ? *options_.plan : parallel::make_plan(config_, mesh_, options_.cost);
                     }));
+  require_memory(config_, peak_memory(world_, plan_), plan_.plan);
   if (resume_ && options_.plan_from_text && !resume_->state().plan_text.empty()) {
     try {
       scheduler::Plan stored = options_.plan_from_text(resume_->state().plan_text);
       if (scheduler::digest(stored) != scheduler::digest(plan_.plan)) {
-        plan_ = take_plan(config_, mesh_, options_.cost, std::move(stored));
+        RunPlan taken = take_plan(config_, mesh_, options_.cost, std::move(stored));
+        require_memory(config_, peak_memory(world_, taken), taken.plan);
+        plan_ = std::move(taken);
         observer_.on_note("goes on with the checkpoint's plan, which is not the config's; --resume none plans afresh");
       }
-    } catch (const Error&) {
-      observer_.on_note("the checkpoint's plan is for another layout: planned afresh");
+    } catch (const Error& e) {
+      observer_.on_note("planned afresh, not by the checkpoint's plan: " + e.message());
     }
   }
   require_same_plan();

@@ -57,6 +57,19 @@ struct RunPlan {
 /// `decide` runs on rank 0 alone; every rank gets its plan, or throws its error. Collective.
 [[nodiscard]] scheduler::Plan agree_on_plan(comm::Communicator& world, const std::function<scheduler::Plan()>& decide);
 
+/// What the fullest rank needs for a step, of parameters, states, gradients and arena.
+struct PeakMemory {
+  std::int64_t bytes = 0;
+  int rank = 0;  ///< The lowest that needs as much.
+};
+/// Of all ranks of a job that does not run: emits every rank's step.
+[[nodiscard]] PeakMemory peak_memory(const RunConfig& config, const Mesh& mesh, const scheduler::Plan& plan);
+/// Of all ranks of this job, from what each has worked out of its own step. The same on every rank. Collective.
+[[nodiscard]] PeakMemory peak_memory(comm::Communicator& world, const RunPlan& plan);
+/// States limit and peak in the plan. Throws kInvalidArgument, with both figures and the rank, for a peak above
+/// schedule.memory_limit_mib.
+void require_memory(const RunConfig& config, const PeakMemory& peak, scheduler::Plan& plan);
+
 /// Told what happens, on every rank; what is shown is the observer's business. All calls come from the training thread.
 class TrainObserver {
  public:

@@ -354,11 +354,15 @@ TEST_CASE("A plan survives being packed", "[plan]") {
   plan.shape.stream_of_resource = {0, 1, 1, 2};
   plan.shape.imbalance_limit = 1.5;
   plan.issue_order = random_order(random_graph(3, 40), 5);
+  plan.memory_limit_bytes = 5'000'000'000;
+  plan.peak_memory_bytes = 4'900'000'000;
   const std::vector<std::int64_t> numbers = pack(plan);
   const Plan back = unpack(numbers);
   CHECK(back.policy == plan.policy);
   CHECK(back.shape == plan.shape);
   CHECK(back.issue_order == plan.issue_order);
   CHECK(back.made_for == plan.made_for);
+  CHECK(back.memory_limit_bytes == plan.memory_limit_bytes);
+  CHECK(back.peak_memory_bytes == plan.peak_memory_bytes);
   for (std::size_t n = 0; n < numbers.size(); n += 7) CHECK_THROWS_AS(unpack(std::span(numbers).first(n)), Error);
 }
