@@ -242,6 +242,7 @@ void check_rest(const RunConfig& config, Problems& problems) {
                  "must be a token below model.vocab_size = ", config.model.vocab_size, ", or -1 for none");
   problems.not_negative("checkpoint.every", config.checkpoint.every);
   problems.not_negative("checkpoint.keep", config.checkpoint.keep);
+  problems.not_negative("metrics.router_every", config.metrics.router_every);
   problems.not_negative("schedule.memory_limit_mib", config.schedule.memory_limit_mib);
   problems.positive("schedule.forward_chunks", config.schedule.forward_chunks);
   problems.positive("schedule.backward_chunks", config.schedule.backward_chunks);

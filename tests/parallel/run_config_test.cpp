@@ -120,6 +120,7 @@ const std::vector<Wrong> kWrong{
     {"data.end_of_text", 1, [](RunConfig& c) { c.data.end_of_text = 257; }},
     {"checkpoint.every", 1, [](RunConfig& c) { c.checkpoint.every = -1; }},
     {"checkpoint.keep", 1, [](RunConfig& c) { c.checkpoint.keep = -1; }},
+    {"metrics.router_every", 1, [](RunConfig& c) { c.metrics.router_every = -1; }},
     {"schedule.forward_chunks", 1, [](RunConfig& c) { c.schedule.forward_chunks = 0; }},
     {"schedule.backward_chunks", 1, [](RunConfig& c) { c.schedule.backward_chunks = 0; }},
     {"schedule.weight_grad_pieces", 1, [](RunConfig& c) { c.schedule.weight_grad_pieces = -1; }},

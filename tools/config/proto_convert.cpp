@@ -146,6 +146,11 @@ void fields(Visit visit, parallel::ScheduleConfig& c) {
 }
 
 template <class Visit>
+void fields(Visit visit, parallel::MetricsConfig& c) {
+  visit("router_every", c.router_every);
+}
+
+template <class Visit>
 void fields(Visit visit, parallel::RunConfig& c) {
   visit("name", c.name);
   visit.group("model", c.model);
@@ -154,6 +159,7 @@ void fields(Visit visit, parallel::RunConfig& c) {
   visit.group("data", c.data);
   visit.group("checkpoint", c.checkpoint);
   visit.group("schedule", c.schedule);
+  visit.group("metrics", c.metrics);
 }
 
 // A field of `message` by name. The lists above and the schema disagree only by a bug of ours, which the tests find.
