@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "parallel/moe/gate_registry.h"
 #include "parallel/step/norm.h"
 
 namespace weft::parallel {

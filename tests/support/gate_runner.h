@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/rng.h"
-#include "parallel/moe/gate.h"
+#include "tests/support/gates.h"
 #include "tests/support/generators.h"
 
 namespace weft::test {
@@ -113,17 +113,15 @@ class GateRunner {
   std::vector<parallel::Parameter<T>> parameters_;
 };
 
-/// A model for gates alone, with `kind`.
-[[nodiscard]] inline parallel::ModelConfig gate_model(parallel::GateKind kind) {
+/// A model for gates alone, with one of the gates.
+[[nodiscard]] inline parallel::ModelConfig gate_model(const std::string& gate) {
   parallel::ModelConfig m;
   m.layers = 1;
   m.model_dim = 6;
   m.moe.experts = 4;
   m.moe.top_k = 2;
-  m.moe.gate = kind;
   m.moe.balance_loss_coef = 0.1;
-  m.moe.slots_per_expert = 2;
-  m.moe.allow_noncausal = true;
+  choose_gate(m, gate);
   return m;
 }
 
