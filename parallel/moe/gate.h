@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "core/matrix.h"
@@ -48,14 +49,16 @@ struct GateTensor {
   GateTensorLife life = GateTensorLife::kSaved;
 };
 
-/// Which sequence each row belongs to, and where in it it stands: the same on every layout.
+/// Which sequence each row belongs to, where in it it stands, and its token: the same on every layout.
 struct RowIds {
+  const std::int32_t* tokens = nullptr;   ///< [micro_batch_rows], as MicroBatch::tokens.
   const std::int64_t* samples = nullptr;  ///< [B] of the micro-batch; null: numbered from 0.
   const std::int32_t* places = nullptr;   ///< [SP, micro_batch_rows], as MicroBatch::places; null: rows in order.
   std::int64_t micro_batch_rows = 0;
   std::int64_t first_row = 0;          ///< Of the unit in the micro-batch.
   std::int64_t rows_per_sequence = 1;  ///< On this rank.
   int sp_rank = 0;
+  [[nodiscard]] std::int32_t token(std::int64_t t) const { return tokens[first_row + t]; }
   [[nodiscard]] std::int64_t sample(std::int64_t t) const {
     const std::int64_t sequence = (first_row + t) / rows_per_sequence;
     return samples != nullptr ? samples[sequence] : sequence;
@@ -111,6 +114,10 @@ struct GatePhase {
   std::function<void(GateCall<T>&)> run;
 };
 
+/// The value of an option of the config's gate. Throws kInvalidArgument when the gate has none of that name, or its
+/// text is no number.
+[[nodiscard]] double gate_option(const MoeConfig& config, std::string_view option);
+
 /// What a gate is made from.
 struct GateOptions {
   ModelConfig model;
@@ -156,6 +163,7 @@ class Gate {
  protected:
   [[nodiscard]] const GateOptions& options() const { return options_; }
   [[nodiscard]] const MoeConfig& moe() const { return options_.model.moe; }
+  [[nodiscard]] double option(std::string_view name) const { return gate_option(moe(), name); }
 
  private:
   GateOptions options_;

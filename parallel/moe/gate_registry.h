@@ -58,9 +58,6 @@ const GateEntry& register_gate(GateEntry entry);
 [[nodiscard]] const GateEntry& gate_entry(std::string_view name);
 [[nodiscard]] std::string gate_names();  ///< Comma-separated.
 
-/// The value of an option of the config's gate. Throws kInvalidArgument when the gate has none of that name, or its
-/// text is no number.
-[[nodiscard]] double gate_option(const MoeConfig& config, std::string_view option);
 /// Everything about gate and gate_options that cannot run, in words for a user. Empty: a gate can be made.
 [[nodiscard]] std::vector<std::string> gate_problems(const ModelConfig& model);
 

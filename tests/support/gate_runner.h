@@ -46,6 +46,9 @@ class GateRunner {
       memory.assign(static_cast<std::size_t>(tensor.count), Cell{});  // room for any element type
     }
     ids.rows_per_sequence = group_rows;
+    for (std::int64_t t = 0; t < rows_; ++t)
+      tokens_.push_back(static_cast<std::int32_t>(rng.below(50, static_cast<std::uint64_t>(t))));
+    ids.tokens = tokens_.data();
   }
 
   [[nodiscard]] const parallel::Gate<T>& gate() const { return *gate_; }
@@ -111,6 +114,7 @@ class GateRunner {
   std::unique_ptr<parallel::Gate<T>> gate_;
   std::array<std::vector<Cell>, parallel::kMaxGateTensors> memory_;
   std::vector<parallel::Parameter<T>> parameters_;
+  std::vector<std::int32_t> tokens_;
 };
 
 /// A model for gates alone, with one of the gates.
