@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
-#include "parallel/moe/gate.h"
+#include "parallel/moe/gate_registry.h"
 #include "scheduler/order.h"
 
 namespace weft::parallel {
@@ -58,7 +58,7 @@ auto Evaluator<T>::run(const Batch& batch, const Wanted& wanted) -> Outputs {
   }
   if (wanted.routing && gate_needs(model_).form != RoutingForm::kTokenList)
     throw Error(ErrorCode::kInvalidArgument,
-                str("gate ", gate_entry(model_.moe.gate).name, " has no list of each token's experts to show"),
+                str("gate ", model_.moe.gate, " has no list of each token's experts to show"),
                 "ask for the loss, logits or gradients instead");
   if (wanted.routing)
     for (int layer = 0; layer < model_.layers; ++layer) {
@@ -86,10 +86,9 @@ template <class T>
 std::vector<T> Evaluator<T>::next_logits(std::span<const std::int32_t> tokens) {
   WEFT_CHECK(!tokens.empty(), "no token to go on from");
   if (gate_needs(model_).later_tokens)
-    throw Error(
-        ErrorCode::kInvalidArgument,
-        str("gate ", gate_entry(model_.moe.gate).name, " looks at later tokens, which a text to go on from lacks"),
-        "generate with a model whose gate chooses experts for each token by itself");
+    throw Error(ErrorCode::kInvalidArgument,
+                str("gate ", model_.moe.gate, " looks at later tokens, which a text to go on from lacks"),
+                "generate with a model whose gate chooses experts for each token by itself");
   const auto count = static_cast<std::int64_t>(tokens.size());
   const std::int64_t vocab = model_.vocab_size;
   if (!generation_ || generation_->length < count) {

@@ -11,9 +11,6 @@ namespace weft::parallel {
 /// kGpt2Moe: LayerNorm, learned positions, GELU feed-forward, biases (GPT-2 with MoE layers in place of some MLPs).
 enum class ModelFamily { kMixtral, kGpt2Moe };
 
-/// Routers: parallel/moe/gates, one file each.
-enum class GateKind { kSoftmaxTopK, kGShard, kSigmoid, kXmoe, kExpertChoice, kSoftMoe };
-
 /// Over which tokens f_i of the balance loss is counted (P_i always per routing group, mean over groups).
 /// kRoutingGroup: the group itself. kGlobalPrevious: the whole previous step (uniform in the first). kGlobalRunning:
 /// the micro-batches of this step up to and with this one, over all ranks.
@@ -25,17 +22,17 @@ enum class BalanceScope { kRoutingGroup, kGlobalPrevious, kGlobalRunning };
 enum class BalanceForm { kPerLayer, kHuggingFace };
 
 struct MoeConfig {
-  int experts = 8;               ///< E of a MoE layer.
-  int top_k = 2;                 ///< K, in [1, E].
-  double capacity_factor = 0.0;  ///< f of C = ceil(f * K * n / E), n tokens of the routing group; 0: dropless.
-  GateKind gate = GateKind::kSoftmaxTopK;
-  bool renormalize = true;  ///< Weights of a token's choices sum to 1 (before drops).
+  int experts = 8;                        ///< E of a MoE layer.
+  int top_k = 2;                          ///< K, in [1, E].
+  double capacity_factor = 0.0;           ///< f of C = ceil(f * K * n / E), n tokens of the routing group; 0: dropless.
+  std::string gate = "softmax_top_k";     ///< The router, by its name in parallel/moe/gate_registry.h.
+  std::vector<std::string> gate_options;  ///< What is the gate's own, "name=number" each.
+  bool renormalize = true;                ///< Weights of a token's choices sum to 1 (before drops).
   double balance_loss_coef = 0.01;
   BalanceScope balance_scope = BalanceScope::kRoutingGroup;
   BalanceForm balance_form = BalanceForm::kPerLayer;
   double z_loss_coef = 0.0;      ///< Weight of mean over tokens of logsumexp(router logits)^2, summed over layers.
   int group_sequences = 1;       ///< Consecutive sequences of one routing group (RG).
-  int slots_per_expert = 1;      ///< kSoftMoe: slots of each expert in each routing group.
   bool allow_noncausal = false;  ///< Gates whose routing looks at later tokens are allowed.
   friend bool operator==(const MoeConfig&, const MoeConfig&) = default;
 };

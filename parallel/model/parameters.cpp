@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "parallel/moe/gate.h"
+#include "parallel/moe/gate_registry.h"
 
 namespace weft::parallel {
 namespace {
@@ -208,11 +208,8 @@ ParameterCount count_parameters(const ModelConfig& config) {
 }
 
 double flops_per_token(const ModelConfig& config, std::int64_t sequence_length) {
-  // Share of the experts that a token pays for: its choices, or its part of the slots that its group fills.
-  double active_experts = double(config.moe.top_k) / config.moe.experts;
-  if (gate_needs(config).form == RoutingForm::kSlotMatrix)
-    active_experts = double(config.moe.slots_per_expert) /
-                     (double(config.moe.group_sequences) * static_cast<double>(sequence_length));
+  // Share of the experts that a token pays for.
+  const double active_experts = gate_rows_per_token(config, sequence_length) / config.moe.experts;
   double active_matrices = 0.0;
   for (const ParameterSpec& spec : global_parameters(config)) {
     if (spec.is_vector || spec.name.starts_with("embed.")) continue;

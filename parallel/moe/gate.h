@@ -1,6 +1,6 @@
 // parallel/moe/gate.h - the Gate: which experts each token goes to, and with what weight. An interface; the gates stand
-// in gates/, one file each, and gate_registry.cpp lists them. Source of the six sub-modules: FSMoE, arXiv:2501.10714,
-// section 3.1.
+// in gates/, one file each, and gate_registry.h knows them by name. Source of the six sub-modules: FSMoE,
+// arXiv:2501.10714, section 3.1.
 //
 // A gate is a list of phases, each a task of its own: local ones compute, collective ones talk to other ranks. It says
 // which tensors it keeps, and which of them each phase reads and writes; the emission makes buffers and edges of that.
@@ -9,10 +9,8 @@
 #include <array>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <span>
 #include <string_view>
-#include <type_traits>
 #include <vector>
 
 #include "core/matrix.h"
@@ -51,14 +49,16 @@ struct GateTensor {
   GateTensorLife life = GateTensorLife::kSaved;
 };
 
-/// Which sequence each row belongs to, and where in it it stands: the same on every layout.
+/// Which sequence each row belongs to, where in it it stands, and its token: the same on every layout.
 struct RowIds {
+  const std::int32_t* tokens = nullptr;   ///< [micro_batch_rows], as MicroBatch::tokens.
   const std::int64_t* samples = nullptr;  ///< [B] of the micro-batch; null: numbered from 0.
   const std::int32_t* places = nullptr;   ///< [SP, micro_batch_rows], as MicroBatch::places; null: rows in order.
   std::int64_t micro_batch_rows = 0;
   std::int64_t first_row = 0;          ///< Of the unit in the micro-batch.
   std::int64_t rows_per_sequence = 1;  ///< On this rank.
   int sp_rank = 0;
+  [[nodiscard]] std::int32_t token(std::int64_t t) const { return tokens[first_row + t]; }
   [[nodiscard]] std::int64_t sample(std::int64_t t) const {
     const std::int64_t sequence = (first_row + t) / rows_per_sequence;
     return samples != nullptr ? samples[sequence] : sequence;
@@ -114,6 +114,10 @@ struct GatePhase {
   std::function<void(GateCall<T>&)> run;
 };
 
+/// The value of an option of the config's gate. Throws kInvalidArgument when the gate has none of that name, or its
+/// text is no number.
+[[nodiscard]] double gate_option(const MoeConfig& config, std::string_view option);
+
 /// What a gate is made from.
 struct GateOptions {
   ModelConfig model;
@@ -159,6 +163,7 @@ class Gate {
  protected:
   [[nodiscard]] const GateOptions& options() const { return options_; }
   [[nodiscard]] const MoeConfig& moe() const { return options_.model.moe; }
+  [[nodiscard]] double option(std::string_view name) const { return gate_option(moe(), name); }
 
  private:
   GateOptions options_;
@@ -167,38 +172,5 @@ class Gate {
 /// ceil(f * K * n / E), at least 1 and at most n: GShard's capacity, arXiv:2006.16668, for the n tokens of a routing
 /// group.
 [[nodiscard]] std::int64_t gate_capacity(double factor, const MoeConfig& config, std::int64_t group_tokens);
-
-/// One line of the registry.
-struct GateEntry {
-  GateKind kind;
-  std::string_view name;  ///< As in configs: "SOFTMAX_TOP_K".
-  /// Tensors, named below "layers.N.": in this order GateCall::parameters has them.
-  std::vector<ParameterSpec> (*parameters)(const ModelConfig& config);
-  std::unique_ptr<Gate<float>> (*make_f32)(const GateOptions& options);
-  std::unique_ptr<Gate<double>> (*make_f64)(const GateOptions& options);
-};
-[[nodiscard]] std::span<const GateEntry> gate_registry();
-[[nodiscard]] const GateEntry& gate_entry(GateKind kind);
-
-template <class T>
-[[nodiscard]] std::unique_ptr<Gate<T>> make_gate(const GateOptions& options) {
-  const GateEntry& entry = gate_entry(options.model.moe.gate);
-  if constexpr (std::is_same_v<T, float>)
-    return entry.make_f32(options);
-  else
-    return entry.make_f64(options);
-}
-
-/// needs() of a model's gate where no sequence is shared.
-[[nodiscard]] GateNeeds gate_needs(const ModelConfig& model);
-
-/// The registry's entry of a gate class template.
-template <template <class> class Class>
-[[nodiscard]] GateEntry make_gate_entry(GateKind kind, std::string_view name,
-                                        std::vector<ParameterSpec> (*parameters)(const ModelConfig&)) {
-  return {kind, name, parameters,
-          [](const GateOptions& o) -> std::unique_ptr<Gate<float>> { return std::make_unique<Class<float>>(o); },
-          [](const GateOptions& o) -> std::unique_ptr<Gate<double>> { return std::make_unique<Class<double>>(o); }};
-}
 
 }  // namespace weft::parallel

@@ -21,12 +21,14 @@ struct GateLayout {
 
 struct GateNeeds {
   RoutingForm form = RoutingForm::kTokenList;
-  bool early_destinations = false;  ///< Rows go to places known before the step: the phases read no hidden states.
-  bool count_exchange = true;       ///< Only routing knows how many rows go where; false: every table entry travels.
-  bool static_shapes = false;       ///< The same number of rows every step: buffers are exact, nothing ever grows.
-  bool collective = false;          ///< Has phases that talk to other ranks.
-  bool shared_groups = true;        ///< Works where ranks share a routing group.
-  bool later_tokens = false;        ///< A token's routing depends on tokens behind it: no use for generating text.
+  /// Rows go to places known before the layer's attention: the forward phases up to the last that writes the table read
+  /// no hidden states. They and the exchange of counts then stand in front of the attention, and overlap it.
+  bool early_destinations = false;
+  bool count_exchange = true;  ///< Only routing knows how many rows go where; false: every table entry travels.
+  bool static_shapes = false;  ///< The same number of rows every step: buffers are exact, nothing ever grows.
+  bool collective = false;     ///< Has phases that talk to other ranks.
+  bool shared_groups = true;   ///< Works where ranks share a routing group.
+  bool later_tokens = false;   ///< A token's routing depends on tokens behind it: no use for generating text.
 };
 
 /// The table of a unit: entry (d, k) is a row that may travel. A chunk is a range of d.

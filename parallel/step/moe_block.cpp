@@ -131,7 +131,6 @@ BufferId MoeBlock<T>::emit_count_exchange(const Unit& unit, Phase phase, const M
 template <class T>
 void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s) const {
   const TableShape shape = gate_.gate().table(unit.rows);
-  const BufferId counts = emit_count_exchange(unit, phase, s);
   const bool two = s.backward.row != s.forward.row;
   BufferList writes{s.forward.row, s.forward.token};
   if (two) {
@@ -142,7 +141,7 @@ void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s) 
   const bool alone = !has_hops() && gate_.needs().count_exchange, known = !gate_.needs().count_exchange;
   ctx_.out.task(compute_task(Stage::kOrder, phase, "tables", layer_, unit, WorkKind::kMemory,
                              double(shape.rows * shape.width) * 16.0),
-                {s.gate[kGateKept], source, counts}, writes,
+                {s.gate[kGateKept], source, s.counts}, writes,
                 [=, s = s, index = unit.index, runtime = ctx_.runtime,
                  counted = phase == Phase::kForward && ctx_.training()](TaskContext& c) {
                   if (alone) {
@@ -226,10 +225,9 @@ void MoeBlock<T>::emit_forward_chunk(const Scope& s, MoeSaved& saved, BufferId o
 }
 
 template <class T>
-BufferId MoeBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, MoeSaved& s,
-                              const std::shared_ptr<PooledBalance>& pooled) const {
-  const std::int64_t rows = unit.rows, width = ctx_.width();
-  const TableShape table = gate_.gate().table(rows);
+void MoeBlock<T>::prepare(const Unit& unit, Phase phase, MoeSaved& s,
+                          const std::shared_ptr<PooledBalance>& pooled) const {
+  const TableShape table = gate_.gate().table(unit.rows);
   const scheduler::LayerShape& shape = ctx_.shape.layers[layer_];
   const bool again = phase == Phase::kBackward, full = shape.recompute == Recompute::kFull;
   const int forward_chunks = again ? shape.backward_chunks : shape.forward_chunks;
@@ -249,9 +247,6 @@ BufferId MoeBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, MoeSave
       s.plan->finish();
     }
   }
-  s.x = x;
-  s.normed = ctx_.buffer("ffn norm", rows * width);
-  s.statistics = ctx_.buffer("ffn norm statistics", norm_.statistics_count(rows));
   s.gate = gate_.buffers(unit, before, again);
   const auto new_tables = [&] {
     return RowTables{ctx_.template buffer<std::int32_t>("row table", table.rows * table.width),
@@ -259,13 +254,26 @@ BufferId MoeBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, MoeSave
   };
   s.forward = new_tables();
   s.backward = s.forward_cuts != s.backward_cuts ? new_tables() : s.forward;
+  if (!gate_.needs().early_destinations) return;
+  gate_.forward_early({unit, phase, s.gate, s.plan, pooled});
+  s.counts = emit_count_exchange(unit, phase, s);
+}
 
+template <class T>
+BufferId MoeBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, MoeSaved& s,
+                              const std::shared_ptr<PooledBalance>& pooled) const {
+  const std::int64_t rows = unit.rows, width = ctx_.width();
+  s.x = x;
+  s.normed = ctx_.buffer("ffn norm", rows * width);
+  s.statistics = ctx_.buffer("ffn norm statistics", norm_.statistics_count(rows));
   const BufferId out = ctx_.buffer("residual", rows * width);
   emit_norm(unit, phase, s);
-  gate_.forward(unit, phase, s.normed, s.gate, s.plan, pooled);
-  emit_tables(unit, phase, s);
-  for (int c = 0; c < forward_chunks; ++c) emit_forward_chunk(scope(unit, s, phase, false, c), s, out);
-  if (shape.recompute != Recompute::kNone && !again) {
+  gate_.forward({unit, phase, s.gate, s.plan, pooled}, s.normed);
+  if (!gate_.needs().early_destinations) s.counts = emit_count_exchange(unit, phase, s);
+  emit_tables(unit, phase, s);  // not early: computation would wait for the counts in front of attention
+  const int chunks = static_cast<int>(s.forward_cuts.size()) - 1;
+  for (int c = 0; c < chunks; ++c) emit_forward_chunk(scope(unit, s, phase, false, c), s, out);
+  if (ctx_.shape.layers[layer_].recompute != Recompute::kNone && phase == Phase::kForward) {
     s.normed = kNoBuffer;
     for (MoeSaved::Chunk& chunk : s.chunks) chunk.hidden = kNoBuffer;
   }

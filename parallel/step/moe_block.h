@@ -27,6 +27,7 @@ struct MoeSaved {
   MoeSaved() { gate.fill(kNoBuffer); }
   BufferId x = kNoBuffer, normed = kNoBuffer, statistics = kNoBuffer;  ///< [T, M], [T, M], the norm's.
   GateBuffers gate;
+  BufferId counts = kNoBuffer;  ///< Of rows to come; kNoBuffer: known without an exchange.
   RowTables forward, backward;
   struct Chunk {
     BufferId input = kNoBuffer;   ///< [R, M] rows of the local experts, expert order.
@@ -44,8 +45,10 @@ class MoeBlock {
  public:
   MoeBlock(const StepContext<T>& ctx, int layer);
 
-  /// Emits the forward pass; returns the output, [T, M]. With phase kBackward it is a recomputation: nothing is
-  /// counted, and what the gate keeps of its first pass is taken over.
+  /// Starts a forward pass, in front of the layer's attention: what the gate knows by then is emitted.
+  void prepare(const Unit& unit, Phase phase, MoeSaved& saved, const std::shared_ptr<PooledBalance>& pooled) const;
+  /// Emits the rest of the forward pass; returns the output, [T, M]. With phase kBackward it is a recomputation:
+  /// nothing is counted, and what the gate keeps of its first pass is taken over.
   BufferId forward(const Unit& unit, Phase phase, BufferId x, MoeSaved& saved,
                    const std::shared_ptr<PooledBalance>& pooled) const;
   /// d: [T, M], gradient of the output in, of the input out, in place.

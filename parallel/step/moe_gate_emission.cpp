@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "parallel/moe/gate_registry.h"
 #include "parallel/step/norm.h"
 
 namespace weft::parallel {
@@ -62,16 +63,24 @@ GateBuffers GateEmission<T>::buffers(const Unit& unit, const GateBuffers& before
   return out;
 }
 
-/// What follows the routing in the same task: the table's entries are counted, and shown to who asked.
+/// The table's entries are counted in the task that has written the last of them.
 template <class T>
-auto GateEmission<T>::bookkeeping(const Unit& unit, const std::shared_ptr<DispatchPlan>& plan) const -> After {
+auto GateEmission<T>::count_entries(const Unit& unit, const std::shared_ptr<DispatchPlan>& plan) const -> After {
+  const TableShape shape = gate_->table(unit.rows);
+  return {{[=](GateCall<T>& call) {
+            if (plan) plan->count_choices({call.template tensor<std::int32_t>(kGateKept), shape.rows, shape.width});
+          }},
+          {kGateKept}};
+}
+
+/// Choices and weights are shown to who asked.
+template <class T>
+auto GateEmission<T>::show_choices(const Unit& unit) const -> After {
   const StepGeometry& g = ctx_.spec.geometry;
   const std::int64_t first_row =
       std::int64_t{unit.micro_batch} * g.micro_batch * g.rows_per_sequence() + unit.first_row;
   const TableShape shape = gate_->table(unit.rows);
-  return [=, runtime = ctx_.runtime, layer = layer_](GateCall<T>& call) {
-    const Matrix<std::int32_t> kept(call.template tensor<std::int32_t>(kGateKept), shape.rows, shape.width);
-    if (plan) plan->count_choices(kept);
+  const auto show = [=, runtime = ctx_.runtime, layer = layer_](GateCall<T>& call) {
     const std::int32_t* choice = call.template tensor<std::int32_t>(kGateChoice);
     if (choice == nullptr || runtime->capture == nullptr || runtime->capture->expert.empty()) return;
     Capture<T>& capture = *runtime->capture;
@@ -79,6 +88,7 @@ auto GateEmission<T>::bookkeeping(const Unit& unit, const std::shared_ptr<Dispat
     std::copy_n(choice, n, capture.expert[layer].row(first_row));
     std::copy_n(call.tensor(kGateWeight), n, capture.expert_weight[layer].row(first_row));
   };
+  return {{show}, {kGateWeight, kGateChoice}};
 }
 
 template <class T>
@@ -97,7 +107,7 @@ void GateEmission<T>::emit(const Pass& pass, const GatePhase<T>& phase, bool fir
   const auto buffer_of = [&](int id) { return pass.tensors[static_cast<std::size_t>(id)]; };
   // What the phase does not name may lie in no slot, or in one that has another owner by now: it gets no pointer to it.
   std::set<int> named(phase.reads.begin(), phase.reads.end());
-  if (after) named.insert({kGateKept, kGateWeight, kGateChoice});  // bookkeeping looks at the table
+  named.insert(after.reads.begin(), after.reads.end());
   for (const int id : named) reads.add(buffer_of(id));
   for (const int id : phase.writes) writes.add(buffer_of(id));
   named.insert(phase.writes.begin(), phase.writes.end());
@@ -109,10 +119,11 @@ void GateEmission<T>::emit(const Pass& pass, const GatePhase<T>& phase, bool fir
   const StepGeometry& g = ctx_.spec.geometry;
   ctx_.out.task(
       spec, reads, writes,
-      [=, gate = gate_, run = phase.run, p = pass, named = std::vector<int>(named.begin(), named.end()),
-       reads_hidden = phase.reads_hidden, unit = pass.unit, parameters = parameters_, layer = layer_,
-       width = ctx_.width(), runtime = ctx_.runtime, resets = first && pass.counted && first_moe_layer_,
-       sp_rank = ctx_.mesh.sp_rank(), g = g, accumulate = accumulate_after_first(pass.unit)](TaskContext& c) {
+      [=, gate = gate_, run = phase.run, p = pass, then = after.run,
+       named = std::vector<int>(named.begin(), named.end()), reads_hidden = phase.reads_hidden, unit = pass.unit,
+       parameters = parameters_, layer = layer_, width = ctx_.width(), runtime = ctx_.runtime,
+       resets = first && pass.counted && first_moe_layer_, sp_rank = ctx_.mesh.sp_rank(), g = g,
+       accumulate = accumulate_after_first(pass.unit)](TaskContext& c) {
         if (resets) *p.pooled = {};
         GateCall<T> call{c.stream, Matrix<const T>(reads_hidden ? c.arena.get<T>(p.x) : nullptr, unit.rows, width)};
         for (const int id : named)
@@ -122,7 +133,7 @@ void GateEmission<T>::emit(const Pass& pass, const GatePhase<T>& phase, bool fir
         call.state = runtime->state;
         call.layer = layer;
         const MicroBatch& batch = runtime->state->batches[static_cast<std::size_t>(unit.micro_batch)];
-        call.ids = {batch.samples,  batch.places,          g.micro_batch * g.rows_per_sequence(),
+        call.ids = {batch.tokens,   batch.samples,         batch.places, g.micro_batch * g.rows_per_sequence(),
                     unit.first_row, g.rows_per_sequence(), sp_rank};
         call.comms = runtime->comms;
         if (p.counted) call.statistics = &runtime->state->statistics.router(unit.index, layer);
@@ -135,23 +146,51 @@ void GateEmission<T>::emit(const Pass& pass, const GatePhase<T>& phase, bool fir
           if (p.gradients.d_mix != kNoBuffer) call.d_mix = c.arena.get<T>(p.gradients.d_mix);
         }
         run(call);
-        if (after) after(call);
+        for (const auto& follow : then) follow(call);
       });
 }
 
+/// Index behind the last phase that writes one of `tensors`.
 template <class T>
-void GateEmission<T>::forward(const Unit& unit, Phase phase, BufferId x, const GateBuffers& tensors,
-                              const std::shared_ptr<DispatchPlan>& plan,
-                              const std::shared_ptr<PooledBalance>& pooled) const {
-  Pass pass{unit, phase, x, kNoBuffer, tensors};
-  pass.pooled = pooled;
-  pass.counted = phase == Phase::kForward && ctx_.training();  // a recomputation must not count again
-  const std::vector<GatePhase<T>> phases = gate_->forward(unit.rows, pass.counted);
-  std::size_t last = 0;
+std::size_t end_of_writers(const std::vector<GatePhase<T>>& phases, std::initializer_list<int> tensors) {
+  std::size_t end = 0;
   for (std::size_t i = 0; i < phases.size(); ++i)
-    if (std::find(phases[i].writes.begin(), phases[i].writes.end(), kGateKept) != phases[i].writes.end()) last = i;
-  for (std::size_t i = 0; i < phases.size(); ++i)
-    emit(pass, phases[i], i == 0, i == last ? bookkeeping(unit, needs_.count_exchange ? plan : nullptr) : After{});
+    for (const int id : tensors)
+      if (std::find(phases[i].writes.begin(), phases[i].writes.end(), id) != phases[i].writes.end()) end = i + 1;
+  return end;
+}
+
+template <class T>
+void GateEmission<T>::emit_forward(const Forward& forward, BufferId x, bool early) const {
+  Pass pass{forward.unit, forward.phase, x, kNoBuffer, forward.tensors};
+  pass.pooled = forward.pooled;
+  pass.counted = forward.phase == Phase::kForward && ctx_.training();  // a recomputation must not count again
+  const std::vector<GatePhase<T>> phases = gate_->forward(forward.unit.rows, pass.counted);
+  const std::size_t table_end = end_of_writers(phases, {kGateKept});
+  const std::size_t shown_end = end_of_writers(phases, {kGateKept, kGateWeight, kGateChoice});
+  const std::size_t early_end = needs_.early_destinations ? table_end : 0;
+  for (std::size_t i = early ? 0 : early_end; i < (early ? early_end : phases.size()); ++i) {
+    WEFT_CHECK(!early || !phases[i].reads_hidden, "phase '", phases[i].label, "' of gate ", ctx_.model.moe.gate,
+               " reads hidden states, but the gate declares early destinations");
+    After after;
+    const auto add = [&](const After& more) {
+      after.run.insert(after.run.end(), more.run.begin(), more.run.end());
+      after.reads.insert(after.reads.end(), more.reads.begin(), more.reads.end());
+    };
+    if (i + 1 == table_end && needs_.count_exchange) add(count_entries(forward.unit, forward.plan));
+    if (i + 1 == shown_end) add(show_choices(forward.unit));
+    emit(pass, phases[i], i == 0, after);
+  }
+}
+
+template <class T>
+void GateEmission<T>::forward_early(const Forward& pass) const {
+  emit_forward(pass, kNoBuffer, true);
+}
+
+template <class T>
+void GateEmission<T>::forward(const Forward& pass, BufferId x) const {
+  emit_forward(pass, x, false);
 }
 
 template <class T>

@@ -29,9 +29,19 @@ class GateEmission {
   /// Buffers of a forward pass: new ones, but for what the first pass left in `before` for good.
   [[nodiscard]] GateBuffers buffers(const Unit& unit, const GateBuffers& before, bool again) const;
 
-  /// x: [T, M]. The last phase that writes the table counts its entries into `plan` (null: they are known).
-  void forward(const Unit& unit, Phase phase, BufferId x, const GateBuffers& tensors,
-               const std::shared_ptr<DispatchPlan>& plan, const std::shared_ptr<PooledBalance>& pooled) const;
+  /// What all phases of one forward pass share. The last phase that writes the table counts its entries into `plan`
+  /// (null: they are known).
+  struct Forward {
+    const Unit& unit;
+    Phase phase;
+    const GateBuffers& tensors;
+    const std::shared_ptr<DispatchPlan>& plan;
+    const std::shared_ptr<PooledBalance>& pooled;
+  };
+  /// Phases up to the table, of a gate with early destinations; of others none.
+  void forward_early(const Forward& pass) const;
+  /// The rest. x: [T, M].
+  void forward(const Forward& pass, BufferId x) const;
   /// dx: [T, M].
   void backward(const Unit& unit, BufferId x, const GateBuffers& tensors, const GateGradients& gradients, BufferId dx,
                 kernels::Accumulate dx_accumulate, const std::shared_ptr<PooledBalance>& pooled) const;
@@ -47,9 +57,15 @@ class GateEmission {
     std::shared_ptr<PooledBalance> pooled = nullptr;
     bool counted = false;
   };
-  using After = std::function<void(GateCall<T>&)>;
+  /// What follows a phase in its task, and the tensors that it looks at.
+  struct After {
+    std::vector<std::function<void(GateCall<T>&)>> run = {};
+    std::vector<int> reads = {};
+  };
   void emit(const Pass& pass, const GatePhase<T>& phase, bool first, const After& after) const;
-  [[nodiscard]] After bookkeeping(const Unit& unit, const std::shared_ptr<DispatchPlan>& plan) const;
+  void emit_forward(const Forward& pass, BufferId x, bool early) const;
+  [[nodiscard]] After count_entries(const Unit& unit, const std::shared_ptr<DispatchPlan>& plan) const;
+  [[nodiscard]] After show_choices(const Unit& unit) const;
 
   const StepContext<T>& ctx_;
   int layer_, bucket_;

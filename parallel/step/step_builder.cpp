@@ -34,6 +34,7 @@ class Layer {
   }
   BufferId forward(const Unit& unit, Phase phase, BufferId x, LayerSaved& saved,
                    const std::shared_ptr<PooledBalance>& pooled) const {
+    if (moe_) moe_->prepare(unit, phase, saved.moe, pooled);
     const BufferId mid = attention_.forward(unit, phase, x, saved.attention);
     return moe_ ? moe_->forward(unit, phase, mid, saved.moe, pooled) : dense_->forward(unit, phase, mid, saved.dense);
   }

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "parallel/moe/gate.h"
+#include "parallel/moe/gate_registry.h"
 
 namespace weft::parallel {
 
@@ -45,12 +45,13 @@ std::vector<std::string> describe(const StepSpec& spec, DType dtype) {
   line("model.kv_heads", m.kv_heads);
   line("model.vocab_size", m.vocab_size);
   line("model.layer_pattern", m.layer_pattern);
-  line("model.moe.gate", gate_entry(m.moe.gate).name);
+  line("model.moe.gate", m.moe.gate);
+  for (const GateOption& option : gate_entry(m.moe.gate).options)
+    line("model.moe.gate_options", str(option.name, "=", gate_option(m.moe, option.name)));
   line("model.moe.experts", m.moe.experts);
   line("model.moe.top_k", m.moe.top_k);
   line("model.moe.capacity_factor", m.moe.capacity_factor);
   line("model.moe.group_sequences", m.moe.group_sequences);
-  line("model.moe.slots_per_expert", m.moe.slots_per_expert);
   line("ranks", spec.mesh.world_size);
   line("ranks per node", spec.mesh.ranks_per_node);
   line("parallel.expert", spec.mesh.ep_size);

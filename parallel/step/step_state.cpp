@@ -100,4 +100,11 @@ StepResult unpack(const std::vector<double>& sums, const ModelConfig& model, dou
   return out;
 }
 
+std::vector<std::vector<std::int64_t>> expert_tokens(const StepResult& result) {
+  std::vector<std::vector<std::int64_t>> out;
+  for (const RouterStatistics& layer : result.router)
+    if (!layer.kept.empty()) out.emplace_back(layer.kept.begin(), layer.kept.end());
+  return out;
+}
+
 }  // namespace weft::parallel

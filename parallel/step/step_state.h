@@ -102,6 +102,9 @@ struct StepResult {
 };
 [[nodiscard]] StepResult unpack(const std::vector<double>& sums, const ModelConfig& model, double num_valid_tokens);
 
+/// [MoE layers][E]: what each expert took in, after drops; dense layers are left out.
+[[nodiscard]] std::vector<std::vector<std::int64_t>> expert_tokens(const StepResult& result);
+
 struct StepState {
   std::int64_t step = 1;            ///< Number of the update, from 1.
   std::uint64_t seed = 1;           ///< Of the run: the key of the router's noise.

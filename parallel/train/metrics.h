@@ -1,4 +1,6 @@
-// parallel/train/metrics.h - metrics.jsonl: a schema line, then one JSON object per step.
+// parallel/train/metrics.h - metrics.jsonl: a schema line, then one JSON object per step. Every metrics.router_every
+// steps the object has "expert_tokens", [MoE layers][E]: the choices (slots) that each expert took in, after drops,
+// over all ranks and micro-batches of the step; MoE layers in order, dense ones left out.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +20,17 @@ class MetricsLine {
   void add(const std::string& key, std::int64_t value);
   void add(const std::string& key, int value) { add(key, static_cast<std::int64_t>(value)); }
   void add(const std::string& key, const std::string& text);
+  void add(const std::string& key, const std::vector<std::vector<std::int64_t>>& table);  ///< A list of lists.
   [[nodiscard]] std::string json() const;
 
  private:
   std::vector<std::pair<std::string, std::string>> entries_;
 };
+
+struct RunConfig;
+struct StepReport;
+/// A step's figures: those of every run, of models with MoE layers, and what config.metrics asks for.
+[[nodiscard]] MetricsLine step_line(const StepReport& report, const RunConfig& config);
 
 /// Appends lines to a file, each with one write, so that a reader never sees half a line but at the very end of a
 /// killed run.

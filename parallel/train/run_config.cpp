@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "core/error.h"
-#include "parallel/moe/gate.h"
+#include "parallel/moe/gate_registry.h"
 
 namespace weft::parallel {
 namespace {
@@ -17,6 +17,7 @@ class Problems {
   void add(const char* path, const T& value, const Text&... text) {
     found_.push_back(str(path, " = ", value, ": ", text...));
   }
+  void add(const std::vector<std::string>& problems) { found_.insert(found_.end(), problems.begin(), problems.end()); }
   void positive(const char* path, int value) {
     if (value < 1) add(path, value, "must be at least 1");
   }
@@ -91,19 +92,18 @@ void check_moe(const MoeConfig& m, Problems& problems) {
   problems.not_negative("model.moe.balance_loss_coef", m.balance_loss_coef);
   problems.not_negative("model.moe.z_loss_coef", m.z_loss_coef);
   problems.positive("model.moe.group_sequences", m.group_sequences);
-  problems.positive("model.moe.slots_per_expert", m.slots_per_expert);
 }
 
 // What the gate says of itself decides what fits it.
 void check_gate(const ModelConfig& m, Problems& problems) {
+  const std::vector<std::string> found = gate_problems(m);
+  problems.add(found);
+  if (!found.empty()) return;
   const GateNeeds needs = gate_needs(m);
-  const std::string_view gate = gate_entry(m.moe.gate).name;
   if (needs.later_tokens && !m.moe.allow_noncausal)
-    problems.add("model.moe.gate", gate,
+    problems.add("model.moe.gate", m.moe.gate,
                  "looks at later tokens, so the loss of a decoder says little and it cannot generate; choose another "
                  "gate, or set model.moe.allow_noncausal to true");
-  if (needs.form == RoutingForm::kSlotMatrix && m.moe.z_loss_coef != 0.0)
-    problems.add("model.moe.z_loss_coef", m.moe.z_loss_coef, "gate ", gate, " has no z-loss; set it to 0");
 }
 
 void check_optimizer(const OptimizerConfig& o, Problems& problems) {
@@ -162,9 +162,9 @@ std::int64_t check_sequence(const RunConfig& config, int world_size, Problems& p
     problems.add("train.sequence_length", length,
                  "must be a multiple of 2 * sequence_ring * sequence_heads = ", 2 * ranks,
                  ", so that each rank holds as much of a sequence as any other");
-  if (!gate_needs(config.model).shared_groups)
+  if (gate_problems(config.model).empty() && !gate_needs(config.model).shared_groups)
     problems.add(
-        "model.moe.gate", gate_entry(config.model.moe.gate).name,
+        "model.moe.gate", config.model.moe.gate,
         "with parallel.sequence_heads * sequence_ring > 1 routing groups span ranks, over which this gate's slots "
         "are not summed yet; set both to 1");
   if (world_size % ranks == 0) return ranks;
@@ -242,6 +242,7 @@ void check_rest(const RunConfig& config, Problems& problems) {
                  "must be a token below model.vocab_size = ", config.model.vocab_size, ", or -1 for none");
   problems.not_negative("checkpoint.every", config.checkpoint.every);
   problems.not_negative("checkpoint.keep", config.checkpoint.keep);
+  problems.not_negative("metrics.router_every", config.metrics.router_every);
   problems.not_negative("schedule.memory_limit_mib", config.schedule.memory_limit_mib);
   problems.positive("schedule.forward_chunks", config.schedule.forward_chunks);
   problems.positive("schedule.backward_chunks", config.schedule.backward_chunks);

@@ -73,6 +73,11 @@ struct CheckpointConfig {
   friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
 };
 
+struct MetricsConfig {
+  int router_every = 0;  ///< Steps between records of each expert's tokens in metrics.jsonl; 0: never.
+  friend bool operator==(const MetricsConfig&, const MetricsConfig&) = default;
+};
+
 /// kManual: the cuts of the config in the order of emission; the others are scheduler::PolicyKind.
 enum class SchedulePolicy : std::uint8_t {
   kManual,
@@ -111,6 +116,7 @@ struct RunConfig {
   DataConfig data;
   CheckpointConfig checkpoint;
   ScheduleConfig schedule;
+  MetricsConfig metrics;
   friend bool operator==(const RunConfig&, const RunConfig&) = default;
 };
 

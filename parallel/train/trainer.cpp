@@ -317,26 +317,7 @@ StepReport Training<T>::one_step(std::int64_t step, const std::vector<LocalBatch
 template <class T>
 void Training<T>::write_metrics(const StepReport& report, std::optional<double> validation_loss) {
   if (!metrics_) return;
-  const StepResult& r = report.result;
-  MetricsLine line;
-  line.add("step", report.step);
-  line.add("loss", r.loss);
-  line.add("grad_norm", r.gradient_norm);
-  line.add("lr", report.lr);
-  line.add("tokens", report.tokens);
-  line.add("step_ms", report.step_ms);
-  line.add("tokens_per_second", report.tokens_per_second);
-  line.add("model_tflops", report.model_tflops);
-  line.add("predicted_ms", report.predicted_ms);
-  line.add("exposed_comm_frac", report.exposed_comm_fraction);
-  if (config_.model.layer_pattern.find('M') != std::string::npos) {
-    line.add("aux_loss", r.balance_loss);
-    line.add("z_loss", r.z_loss);
-    line.add("drop_frac", r.drop_fraction);
-    line.add("max_vio", r.max_violation);
-    line.add("rank_imbalance", r.rank_imbalance);
-    line.add("dead_experts", r.dead_experts);
-  }
+  MetricsLine line = step_line(report, config_);
   if (validation_loss) line.add("val_loss", *validation_loss);
   try {
     metrics_->write(line);

@@ -15,7 +15,7 @@ namespace {
 constexpr std::int64_t kGroupRows = 7, kGroups = 3;
 
 ModelConfig draw_model() {
-  ModelConfig model = test::gate_model(gate_registry()[GENERATE(range(0, 6))].kind);
+  ModelConfig model = test::gate_model(GENERATE(from_range(test::all_gates())));
   model.moe.capacity_factor = GENERATE(0.0, 0.6);
   return model;
 }

@@ -4,8 +4,8 @@
 #include <tuple>
 
 #include "core/error.h"
-#include "parallel/moe/gate.h"
 #include "tests/support/catch.h"
+#include "tests/support/gates.h"
 #include "tests/support/step_harness.h"
 #include "tests/support/training.h"
 
@@ -17,12 +17,9 @@ using test::StepOutcome;
 namespace {
 
 /// A small model with one of the gates, of either family.
-ModelConfig gated_model(GateKind kind, bool mixtral) {
+ModelConfig gated_model(const std::string& gate, bool mixtral) {
   ModelConfig m = mixtral ? test::small_mixtral() : test::small_gpt2_moe();
-  m.moe.gate = kind;
-  m.moe.allow_noncausal = true;
-  m.moe.slots_per_expert = 2;
-  if (kind == GateKind::kSoftMoe) m.moe.z_loss_coef = 0.0;
+  test::choose_gate(m, gate);
   return m;
 }
 
@@ -30,10 +27,10 @@ void check_same(const StepOutcome& reference, const StepCase& c, double toleranc
   std::string where;
   const StepOutcome outcome = test::run_steps<double>(c);
   const double difference = test::max_difference(reference, outcome, where);
-  INFO("gate " << gate_entry(c.model.moe.gate).name << ", world " << c.world_size << ", EP " << c.ep_size << ", ESP "
-               << c.esp_size << ", chunks " << c.shape.forward_chunks << "/" << c.shape.backward_chunks
-               << ", recompute " << to_string(c.shape.recompute) << ", dispatcher " << static_cast<int>(c.dispatcher)
-               << ", " << c.ranks_per_node << " ranks a node; worst: " << where);
+  INFO("gate " << c.model.moe.gate << ", world " << c.world_size << ", EP " << c.ep_size << ", ESP " << c.esp_size
+               << ", chunks " << c.shape.forward_chunks << "/" << c.shape.backward_chunks << ", recompute "
+               << to_string(c.shape.recompute) << ", dispatcher " << static_cast<int>(c.dispatcher) << ", "
+               << c.ranks_per_node << " ranks a node; worst: " << where);
   CHECK(difference <= tolerance);
 }
 
@@ -41,7 +38,7 @@ void check_same(const StepOutcome& reference, const StepCase& c, double toleranc
 
 TEST_CASE("Every gate: every layout trains the same model", "[layout][gate]") {
   StepCase one;
-  one.model = gated_model(gate_registry()[GENERATE(range(0, 6))].kind, GENERATE(true, false));
+  one.model = gated_model(GENERATE(from_range(test::all_gates())), GENERATE(true, false));
   one.model.moe.group_sequences = GENERATE(1, 2);
   one.model.moe.capacity_factor = one.model.moe.group_sequences == 2 ? 0.75 : 0.0;
   const StepOutcome reference = test::run_steps<double>(one);
@@ -62,7 +59,7 @@ TEST_CASE("Every gate: every layout trains the same model", "[layout][gate]") {
 TEST_CASE("Every gate: any order, on one thread or on streams, gives the bits of the sequential step",
           "[layout][gate][streams]") {
   StepCase c;
-  c.model = gated_model(gate_registry()[GENERATE(range(0, 6))].kind, true);
+  c.model = gated_model(GENERATE(from_range(test::all_gates())), true);
   c.model.moe.capacity_factor = 0.75;
   c.world_size = 4;
   c.ep_size = c.esp_size = 2;
@@ -79,7 +76,7 @@ TEST_CASE("Every gate: any order, on one thread or on streams, gives the bits of
 
 TEST_CASE("Every dispatcher gives the bits of the flat one", "[layout][dispatch]") {
   StepCase c;
-  c.model = gated_model(GENERATE(GateKind::kSoftmaxTopK, GateKind::kExpertChoice), true);
+  c.model = gated_model(GENERATE(as<std::string>{}, "softmax_top_k", "expert_choice"), true);
   c.model.moe.experts = 8;
   c.world_size = 8;
   c.micro_batch = 1;
@@ -97,7 +94,7 @@ TEST_CASE("Every dispatcher gives the bits of the flat one", "[layout][dispatch]
 
 TEST_CASE("Every gate: routing groups that ranks share are routed as a whole", "[layout][gate][sequence]") {
   StepCase one;
-  one.model = gated_model(gate_registry()[GENERATE(range(0, 6))].kind, GENERATE(true, false));
+  one.model = gated_model(GENERATE(from_range(test::all_gates())), GENERATE(true, false));
   if (!gate_needs(one.model).shared_groups) return;
   MoeConfig& moe = one.model.moe;
   moe.group_sequences = GENERATE(1, 2);
@@ -125,23 +122,23 @@ TEST_CASE("Every gate: routing groups that ranks share are routed as a whole", "
 }
 
 TEST_CASE("Static shapes need no exchange of counts", "[gate]") {
-  for (const GateEntry& entry : gate_registry()) {
-    StepSpec spec{gated_model(entry.kind, true), make_mesh(4, 0, {4}), {1, 2, 8, 1}};
+  for (const std::string& gate : test::all_gates()) {
+    StepSpec spec{gated_model(gate, true), make_mesh(4, 0, {4}), {1, 2, 8, 1}};
     const scheduler::Graph graph = emit_step(spec, uniform_shape(spec.model.layers, {}), DType::kF64);
     int exchanges = 0, elastic = 0;
     for (const scheduler::Task& task : graph.tasks) exchanges += task.stage == scheduler::Stage::kCountExchange;
     for (const scheduler::BufferSpec& buffer : graph.buffers) elastic += buffer.elastic;
-    INFO(entry.name);
+    INFO(gate);
     CHECK((exchanges > 0) == gate_needs(spec.model).count_exchange);
     CHECK((elastic > 0) == !gate_needs(spec.model).static_shapes);
   }
 }
 
 TEST_CASE("Every gate learns real text", "[gate][trainer]") {
-  const GateEntry& gate = gate_registry()[GENERATE(range(0, 6))];
+  const std::string gate = GENERATE(from_range(test::all_gates()));
   const test::TempFolder folder;
   RunConfig config;
-  config.model = gated_model(gate.kind, true);
+  config.model = gated_model(gate, true);
   config.model.vocab_size = 257;
   config.model.init_std = 0.05;
   config.train.steps = 12;
@@ -155,7 +152,7 @@ TEST_CASE("Every gate learns real text", "[gate][trainer]") {
   test::run_training(config, {2, folder.path() / "run"});
   const std::vector<double> loss = test::metric(folder.path() / "run", "loss");
   REQUIRE(loss.size() == 12);
-  INFO(gate.name << ": " << loss.front() << " to " << loss.back());
+  INFO(gate << ": " << loss.front() << " to " << loss.back());
   CHECK(loss.front() == Approx(std::log(257.0)).epsilon(0.02));
   CHECK(loss.back() < loss.front() - 1.0);
 }

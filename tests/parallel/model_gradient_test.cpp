@@ -7,6 +7,7 @@
 #include "parallel/step/step_builder.h"
 #include "scheduler/order.h"
 #include "tests/support/catch.h"
+#include "tests/support/gates.h"
 #include "tests/support/step_harness.h"
 
 using namespace weft;
@@ -121,9 +122,7 @@ TEST_CASE("The whole model's gradient is that of its loss", "[gradient]") {
     model.layer_pattern = "M";
   }
   SECTION("other gates") {
-    model.moe.gate =
-        GENERATE(GateKind::kGShard, GateKind::kSigmoid, GateKind::kXmoe, GateKind::kExpertChoice, GateKind::kSoftMoe);
-    model.moe.slots_per_expert = 2;
+    test::choose_gate(model, GENERATE(from_range(test::all_gates())));
     shape = {3, 2, 1, GENERATE(scheduler::Recompute::kNone, scheduler::Recompute::kFull)};
   }
   double worst = 1.0;

@@ -2,8 +2,8 @@
 #include <string>
 
 #include "core/error.h"
-#include "parallel/moe/gate.h"
 #include "tests/support/catch.h"
+#include "tests/support/gates.h"
 #include "tests/support/generators.h"
 #include "tests/support/step_harness.h"
 
@@ -85,15 +85,12 @@ TEST_CASE("Layouts and plans drawn at random train the model of one rank", "[lay
 
 TEST_CASE("Any gate: layouts and plans drawn at random train the model of one rank",
           "[layout][gate][sequence][streams]") {
-  const GateEntry& gate = gate_registry()[GENERATE(range(0, 6))];
+  const std::string gate = GENERATE(from_range(test::all_gates()));
   StepCase one;
   one.model = test::small_mixtral();
-  one.model.moe.gate = gate.kind;
-  one.model.moe.allow_noncausal = true;
-  one.model.moe.slots_per_expert = 2;
+  test::choose_gate(one.model, gate);
   one.model.moe.group_sequences = GENERATE(1, 2);
   one.model.moe.capacity_factor = 0.8;
-  if (gate.kind == GateKind::kSoftMoe) one.model.moe.z_loss_coef = 0.0;
   one.documents = true;
   one.sequence_length = 32;
   one.steps = 2;
@@ -106,7 +103,7 @@ TEST_CASE("Any gate: layouts and plans drawn at random train the model of one ra
     c.shape.sub_batches = std::min(c.shape.sub_batches, c.micro_batch / one.model.moe.group_sequences);
     std::string where;
     const double difference = test::max_difference(reference, test::run_steps<double>(c), where);
-    INFO(gate.name << ", draw " << i << ": " << describe(c) << "; worst: " << where);
+    INFO(gate << ", draw " << i << ": " << describe(c) << "; worst: " << where);
     CHECK(difference <= 1e-10);
   }
 }

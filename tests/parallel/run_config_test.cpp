@@ -88,15 +88,33 @@ const std::vector<Wrong> kWrong{
     {"parallel.expert_shard", 1, [](RunConfig& c) { c.parallel.expert_shard = 0; }},
     {"parallel.expert_shard", 2, [](RunConfig& c) { c.parallel.expert = c.parallel.expert_shard = 2; }},
     {"parallel.expert_shard", 3, [](RunConfig& c) { c.parallel.expert_shard = 3, c.train.global_batch = 12; }},
-    {"model.moe.gate", 1, [](RunConfig& c) { c.model.moe.gate = GateKind::kExpertChoice; }},
-    {"model.moe.gate", 1, [](RunConfig& c) { c.model.moe.gate = GateKind::kSoftMoe; }},
+    {"model.moe.gate", 1, [](RunConfig& c) { c.model.moe.gate = "expert_choice"; }},
+    {"model.moe.gate", 1, [](RunConfig& c) { c.model.moe.gate = "soft_moe"; }},
     {"model.moe.z_loss_coef", 1,
      [](RunConfig& c) {
-       c.model.moe.gate = GateKind::kSoftMoe;
+       c.model.moe.gate = "soft_moe";
        c.model.moe.allow_noncausal = true;
        c.model.moe.z_loss_coef = 0.1;
      }},
-    {"model.moe.slots_per_expert", 1, [](RunConfig& c) { c.model.moe.slots_per_expert = 0; }},
+    {"model.moe.gate = SOFT_MOE: no such gate; choose one of softmax_top_k, ", 1,
+     [](RunConfig& c) { c.model.moe.gate = "SOFT_MOE"; }},
+    {"model.moe.gate", 2, [](RunConfig& c) { c.model.moe.gate = "", share(c, 2, 1); }},
+    {"model.moe.gate_options = slots_per_expert=0", 1,
+     [](RunConfig& c) {
+       c.model.moe.gate = "soft_moe";
+       c.model.moe.allow_noncausal = true;
+       c.model.moe.gate_options = {"slots_per_expert=0"};
+     }},
+    {"model.moe.gate_options = dimension=2.5", 1,
+     [](RunConfig& c) { c.model.moe.gate = "xmoe", c.model.moe.gate_options = {"dimension=2.5"}; }},
+    {"model.moe.gate_options = dimension=3", 1,
+     [](RunConfig& c) {
+       c.model.moe.gate = "xmoe", c.model.moe.gate_options = {"dimension=2", "temperature=1", "dimension=3"};
+     }},
+    {"model.moe.gate_options = temperature", 1,
+     [](RunConfig& c) { c.model.moe.gate = "xmoe", c.model.moe.gate_options = {"temperature"}; }},
+    {"model.moe.gate_options = slots=1: no such option; gate softmax_top_k has none", 1,
+     [](RunConfig& c) { c.model.moe.gate_options = {"slots=1"}; }},
     {"parallel.sequence_heads", 1, [](RunConfig& c) { c.parallel.sequence_heads = 0; }},
     {"parallel.sequence_ring", 1, [](RunConfig& c) { c.parallel.sequence_ring = -1; }},
     {"parallel.sequence_heads", 3, [](RunConfig& c) { share(c, 3, 1), c.train.sequence_length = 120; }},
@@ -108,7 +126,7 @@ const std::vector<Wrong> kWrong{
     {"model.moe.gate", 2,
      [](RunConfig& c) {
        share(c, 2, 1);
-       c.model.moe.gate = GateKind::kSoftMoe;
+       c.model.moe.gate = "soft_moe";
        c.model.moe.allow_noncausal = true;
      }},
     {"data.train", 1,
@@ -120,6 +138,7 @@ const std::vector<Wrong> kWrong{
     {"data.end_of_text", 1, [](RunConfig& c) { c.data.end_of_text = 257; }},
     {"checkpoint.every", 1, [](RunConfig& c) { c.checkpoint.every = -1; }},
     {"checkpoint.keep", 1, [](RunConfig& c) { c.checkpoint.keep = -1; }},
+    {"metrics.router_every", 1, [](RunConfig& c) { c.metrics.router_every = -1; }},
     {"schedule.forward_chunks", 1, [](RunConfig& c) { c.schedule.forward_chunks = 0; }},
     {"schedule.backward_chunks", 1, [](RunConfig& c) { c.schedule.backward_chunks = 0; }},
     {"schedule.weight_grad_pieces", 1, [](RunConfig& c) { c.schedule.weight_grad_pieces = -1; }},

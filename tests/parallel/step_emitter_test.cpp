@@ -114,7 +114,7 @@ TEST_CASE("A step says what it is, line by line", "[plan]") {
     return describe(other, DType::kF32) != lines;
   };
   CHECK(differs([](StepSpec& s) { ++s.model.layers; }));
-  CHECK(differs([](StepSpec& s) { s.model.moe.gate = GateKind::kSigmoid; }));
+  CHECK(differs([](StepSpec& s) { s.model.moe.gate = "sigmoid"; }));
   CHECK(differs([](StepSpec& s) { s.dispatcher = DispatcherKind::kHierarchical2d; }));
   CHECK(differs([](StepSpec& s) { s.mesh.world_size *= 2; }));
   CHECK(differs([](StepSpec& s) { ++s.geometry.num_micro_batches; }));

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <numeric>
 
 #include "core/error.h"
 #include "parallel/train/checkpoint.h"
@@ -60,6 +61,36 @@ TEST_CASE("The same layout twice writes the same metrics, times aside", "[traine
   run_training(config, {4, folder.path() / "b"});
   CHECK(timeless_metrics(folder.path() / "a").size() == 6);
   CHECK(timeless_metrics(folder.path() / "a") == timeless_metrics(folder.path() / "b"));
+}
+
+TEST_CASE("Every so many steps metrics.jsonl has what each expert took in", "[trainer]") {
+  const test::TempFolder folder;
+  RunConfig config = test::tiny_run(folder.path());
+  config.model.layers = 3;
+  config.model.layer_pattern = "MDM";
+  config.model.moe.capacity_factor = GENERATE(0.0, 1.0);
+  config.metrics.router_every = 2;
+  config.parallel.expert = 2;
+  run_training(config, {4, folder.path() / "four"});
+  config.parallel.expert = 1;
+  run_training(config, {1, folder.path() / "one"});
+  const auto lines = test::metric_lines(folder.path() / "four"), one = test::metric_lines(folder.path() / "one");
+  REQUIRE(lines.size() == 6);
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    REQUIRE(lines[i].contains("expert_tokens") == (i % 2 == 1));
+    if (i % 2 == 0) continue;
+    const auto layers = lines[i]["expert_tokens"].get<std::vector<std::vector<std::int64_t>>>();
+    CHECK(lines[i]["expert_tokens"] == one[i]["expert_tokens"]);
+    REQUIRE(layers.size() == 2);  // the MoE layers
+    std::int64_t taken = 0;
+    for (const auto& layer : layers) {
+      REQUIRE(layer.size() == 8);
+      taken = std::accumulate(layer.begin(), layer.end(), taken);
+    }
+    const double choices = 2.0 * 8 * 8 * 2, dropped = lines[i]["drop_frac"].get<double>();  // layers * batch * S * K
+    CHECK(double(taken) == Approx(choices * (1.0 - dropped)).epsilon(1e-12));
+    CHECK((dropped > 0.0) == (config.model.moe.capacity_factor > 0.0));
+  }
 }
 
 TEST_CASE("Stopped and resumed, a run ends with the bits of an unbroken one", "[trainer]") {

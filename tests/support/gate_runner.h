@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/rng.h"
-#include "parallel/moe/gate.h"
+#include "tests/support/gates.h"
 #include "tests/support/generators.h"
 
 namespace weft::test {
@@ -46,6 +46,9 @@ class GateRunner {
       memory.assign(static_cast<std::size_t>(tensor.count), Cell{});  // room for any element type
     }
     ids.rows_per_sequence = group_rows;
+    for (std::int64_t t = 0; t < rows_; ++t)
+      tokens_.push_back(static_cast<std::int32_t>(rng.below(50, static_cast<std::uint64_t>(t))));
+    ids.tokens = tokens_.data();
   }
 
   [[nodiscard]] const parallel::Gate<T>& gate() const { return *gate_; }
@@ -111,19 +114,18 @@ class GateRunner {
   std::unique_ptr<parallel::Gate<T>> gate_;
   std::array<std::vector<Cell>, parallel::kMaxGateTensors> memory_;
   std::vector<parallel::Parameter<T>> parameters_;
+  std::vector<std::int32_t> tokens_;
 };
 
-/// A model for gates alone, with `kind`.
-[[nodiscard]] inline parallel::ModelConfig gate_model(parallel::GateKind kind) {
+/// A model for gates alone, with one of the gates.
+[[nodiscard]] inline parallel::ModelConfig gate_model(const std::string& gate) {
   parallel::ModelConfig m;
   m.layers = 1;
   m.model_dim = 6;
   m.moe.experts = 4;
   m.moe.top_k = 2;
-  m.moe.gate = kind;
   m.moe.balance_loss_coef = 0.1;
-  m.moe.slots_per_expert = 2;
-  m.moe.allow_noncausal = true;
+  choose_gate(m, gate);
   return m;
 }
 

@@ -37,6 +37,8 @@ std::string write_tokens(const fs::path& path, std::uint64_t seed) {
   return path.string();
 }
 
+}  // namespace
+
 std::vector<nlohmann::ordered_json> metric_lines(const fs::path& run_dir) {
   std::vector<nlohmann::ordered_json> out;
   std::ifstream in(run_dir / "metrics.jsonl");
@@ -45,8 +47,6 @@ std::vector<nlohmann::ordered_json> metric_lines(const fs::path& run_dir) {
   while (std::getline(in, line)) out.push_back(nlohmann::ordered_json::parse(line));
   return out;
 }
-
-}  // namespace
 
 RunConfig tiny_run(const fs::path& folder) {
   RunConfig c;

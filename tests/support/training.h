@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -31,5 +32,8 @@ TrainRun run_training(const parallel::RunConfig& config, const TrainCall& call);
 [[nodiscard]] std::vector<std::string> timeless_metrics(const std::filesystem::path& run_dir);
 /// Column `key` of metrics.jsonl.
 [[nodiscard]] std::vector<double> metric(const std::filesystem::path& run_dir, const std::string& key);
+
+/// The lines of metrics.jsonl behind the schema.
+[[nodiscard]] std::vector<nlohmann::ordered_json> metric_lines(const std::filesystem::path& run_dir);
 
 }  // namespace weft::test

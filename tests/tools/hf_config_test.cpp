@@ -136,7 +136,7 @@ TEST_CASE("a model that Mixtral cannot be is not exported") {
     test::check_error(ErrorCode::kInvalidArgument, "model.family", [&] { (void)write_hf_config(m, -1); });
   }
   SECTION("another gate") {
-    m.moe.gate = GENERATE(parallel::GateKind::kGShard, parallel::GateKind::kSoftMoe);
+    m.moe.gate = GENERATE(as<std::string>{}, "gshard", "soft_moe");
     test::check_error(ErrorCode::kInvalidArgument, "model.moe.gate", [&] { (void)write_hf_config(m, -1); });
   }
   SECTION("dense layers, and weights that are not normalised") {

@@ -64,8 +64,8 @@ ModelConfig random_model(Draw& d) {
   c.layer_pattern = d.text();
   c.moe.renormalize = d.boolean();
   c.moe.allow_noncausal = d.boolean();
-  c.moe.slots_per_expert = d.integer();
-  c.moe.gate = d.choice<GateKind>(6);
+  c.moe.gate = d.text();
+  c.moe.gate_options = d.list();
   c.moe.balance_scope = d.choice<BalanceScope>(3);
   c.moe.balance_form = d.choice<BalanceForm>(2);
   return c;
@@ -76,11 +76,12 @@ RunConfig random_config(std::uint64_t seed) {
   RunConfig c;
   c.name = d.text();
   c.model = random_model(d);
-  for (int* field : {&c.train.steps, &c.train.global_batch, &c.train.micro_batch, &c.train.sequence_length,
-                     &c.train.validate_every, &c.train.validate_sequences, &c.train.optimizer.warmup_steps,
-                     &c.parallel.expert, &c.parallel.expert_shard, &c.parallel.sequence_heads,
-                     &c.parallel.sequence_ring, &c.checkpoint.every, &c.checkpoint.keep, &c.schedule.forward_chunks,
-                     &c.schedule.backward_chunks, &c.schedule.gradient_slices, &c.schedule.weight_grad_pieces})
+  for (int* field :
+       {&c.train.steps, &c.train.global_batch, &c.train.micro_batch, &c.train.sequence_length, &c.train.validate_every,
+        &c.train.validate_sequences, &c.train.optimizer.warmup_steps, &c.parallel.expert, &c.parallel.expert_shard,
+        &c.parallel.sequence_heads, &c.parallel.sequence_ring, &c.checkpoint.every, &c.checkpoint.keep,
+        &c.schedule.forward_chunks, &c.schedule.backward_chunks, &c.schedule.gradient_slices,
+        &c.schedule.weight_grad_pieces, &c.metrics.router_every})
     *field = d.integer();
   OptimizerConfig& o = c.train.optimizer;
   for (double* field : {&o.lr, &o.min_lr_ratio, &o.wsd_decay_fraction, &o.beta1, &o.beta2, &o.eps, &o.weight_decay,
@@ -127,9 +128,9 @@ int absent_fields(const google::protobuf::Message& message) {
 
 TEST_CASE("every field of the schema has a counterpart in the structs") {
   RunConfig config;
-  config.data.train = config.data.val = {"x"};
+  config.data.train = config.data.val = config.model.moe.gate_options = {"x"};
   CHECK(absent_fields(to_proto(config)) == 0);
-  CHECK(absent_fields(config::RunConfig()) == 7);  // the count itself counts
+  CHECK(absent_fields(config::RunConfig()) == 8);  // the count itself counts
 }
 
 TEST_CASE("every enum value of the schema has a counterpart") {
@@ -163,7 +164,7 @@ TEST_CASE("every enum value of the schema has a counterpart") {
       }
     }
   }
-  CHECK(values == 2 + 6 + 3 + 2 + 4 + 2 + 3 + 3 + 9 + 3);
+  CHECK(values == 2 + 3 + 2 + 4 + 2 + 3 + 3 + 9 + 3);
 }
 
 TEST_CASE("a dtype that configs do not have cannot be written") {

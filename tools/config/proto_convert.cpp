@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "core/error.h"
-#include "parallel/moe/gate.h"
 
 namespace weft::tools {
 namespace {
@@ -29,31 +28,20 @@ constexpr std::string_view kPolicies[] = {
 constexpr std::string_view kExecutors[] = {"AUTO", "INLINE", "STREAMS"};
 constexpr std::string_view kDispatchers[] = {"ALL_TO_ALL", "HIERARCHICAL_1D", "HIERARCHICAL_2D"};
 
-// The gates' names, from their registry.
-Names gate_names() {
-  static const std::vector<std::string_view> names = [] {
-    std::vector<std::string_view> out(parallel::gate_registry().size());
-    for (const parallel::GateEntry& entry : parallel::gate_registry())
-      out.at(static_cast<std::size_t>(entry.kind)) = entry.name;
-    return out;
-  }();
-  return names;
-}
-
 // The fields of each struct, once, for both directions: `visit` is a Reader or a Writer.
 template <class Visit>
 void fields(Visit visit, parallel::MoeConfig& c) {
   visit("experts", c.experts);
   visit("top_k", c.top_k);
   visit("capacity_factor", c.capacity_factor);
-  visit("gate", c.gate, gate_names());
+  visit("gate", c.gate);
+  visit("gate_options", c.gate_options);
   visit("renormalize", c.renormalize);
   visit("balance_loss_coef", c.balance_loss_coef);
   visit("balance_scope", c.balance_scope, kBalanceScopes);
   visit("balance_form", c.balance_form, kBalanceForms);
   visit("z_loss_coef", c.z_loss_coef);
   visit("group_sequences", c.group_sequences);
-  visit("slots_per_expert", c.slots_per_expert);
   visit("allow_noncausal", c.allow_noncausal);
 }
 
@@ -146,6 +134,11 @@ void fields(Visit visit, parallel::ScheduleConfig& c) {
 }
 
 template <class Visit>
+void fields(Visit visit, parallel::MetricsConfig& c) {
+  visit("router_every", c.router_every);
+}
+
+template <class Visit>
 void fields(Visit visit, parallel::RunConfig& c) {
   visit("name", c.name);
   visit.group("model", c.model);
@@ -154,6 +147,7 @@ void fields(Visit visit, parallel::RunConfig& c) {
   visit.group("data", c.data);
   visit.group("checkpoint", c.checkpoint);
   visit.group("schedule", c.schedule);
+  visit.group("metrics", c.metrics);
 }
 
 // A field of `message` by name. The lists above and the schema disagree only by a bug of ours, which the tests find.

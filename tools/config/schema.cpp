@@ -15,6 +15,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "parallel/moe/gate_registry.h"
 #include "tools/build_info.h"
 #include "tools/config/proto_convert.h"
 
@@ -101,8 +102,21 @@ std::string comment_of(const T& element) {
   return text;
 }
 
+// The gates are known by their registry: a line for each, or for each option of each.
+std::string comment_of_gates(bool options) {
+  std::string text;
+  for (const parallel::GateEntry& gate : parallel::gate_registry()) {
+    if (!options) text += str("\n", gate.name, ": ", gate.summary);
+    for (const parallel::GateOption& o : options ? gate.options : std::vector<parallel::GateOption>{})
+      text += str("\n", gate.name, ": ", o.name, "=", o.default_value, ": ", o.summary);
+  }
+  return text;
+}
+
 std::string comment_with_values(const FieldDescriptor& field) {
   std::string text = comment_of(field);
+  if (field.full_name() == "weft.config.MoeConfig.gate") text += comment_of_gates(false);
+  if (field.full_name() == "weft.config.MoeConfig.gate_options") text += comment_of_gates(true);
   if (field.enum_type() == nullptr) return text;
   for (int i = 0; i < field.enum_type()->value_count(); ++i) {
     const auto& value = *field.enum_type()->value(i);

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "parallel/moe/gate.h"
+#include "parallel/moe/gate_registry.h"
 
 namespace weft::tools {
 namespace {
@@ -149,8 +149,7 @@ std::string write_hf_config(const ModelConfig& m, int end_of_text) {
   };
   if (m.family != ModelFamily::kMixtral) refuse("model.family", "is not MIXTRAL");
   if (m.layer_pattern.find('D') != std::string::npos) refuse("model.layer_pattern", "has dense layers");
-  if (m.moe.gate != parallel::GateKind::kSoftmaxTopK)
-    refuse("model.moe.gate", "is ", parallel::gate_entry(m.moe.gate).name, ": Mixtral's is SOFTMAX_TOP_K");
+  if (m.moe.gate != "softmax_top_k") refuse("model.moe.gate", "is ", m.moe.gate, ": Mixtral's is softmax_top_k");
   if (!m.moe.renormalize) refuse("model.moe.renormalize", "is false: Mixtral's weights of a token sum to 1");
   if (!problems.empty())
     throw Error(ErrorCode::kInvalidArgument, "the model has no Hugging Face Mixtral form: " + problems,

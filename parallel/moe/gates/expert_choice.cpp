@@ -5,6 +5,7 @@
 #include "kernels/router.h"
 #include "kernels/slots.h"
 #include "kernels/topk.h"
+#include "parallel/moe/gate_registry.h"
 #include "parallel/moe/gates/top_k.h"
 
 namespace weft::parallel {
@@ -179,8 +180,12 @@ class ExpertChoiceGate final : public Gate<T> {
 
 GateEntry expert_choice_gate();
 GateEntry expert_choice_gate() {
-  return make_gate_entry<ExpertChoiceGate>(GateKind::kExpertChoice, "EXPERT_CHOICE",
-                                           [](const ModelConfig& m) { return std::vector{router_weight(m)}; });
+  GateEntry entry = gate_entry_of<ExpertChoiceGate>(
+      "expert_choice",
+      "Each expert takes its top tokens of the routing group, ceil(f * K * n / E) of n (f = 1 where capacity_factor is "
+      "0). No balance loss. Needs allow_noncausal, and cannot generate.");
+  entry.parameters = [](const ModelConfig& m) { return std::vector{router_weight(m)}; };
+  return entry;
 }
 
 }  // namespace weft::parallel

@@ -4,6 +4,7 @@
 #include "core/rng.h"
 #include "kernels/reduce.h"
 #include "kernels/router.h"
+#include "parallel/moe/gate_registry.h"
 #include "parallel/moe/gates/top_k.h"
 
 namespace weft::parallel {
@@ -62,6 +63,11 @@ std::vector<ParameterSpec> parameters(const ModelConfig& config) {
 }  // namespace
 
 GateEntry gshard_gate();
-GateEntry gshard_gate() { return make_gate_entry<GShardGate>(GateKind::kGShard, "GSHARD", parameters); }
+GateEntry gshard_gate() {
+  GateEntry entry = gate_entry_of<GShardGate>(
+      "gshard", "The same with learned noise on the logits in training: x Wg + N(0, 1) * softplus(x Wnoise).");
+  entry.parameters = parameters;
+  return entry;
+}
 
 }  // namespace weft::parallel

@@ -1,5 +1,6 @@
 // parallel/moe/gates/sigmoid.cpp - logits = x Wg^T; an expert's output is scaled by the sigmoid of its logit, each
 // choice by itself. Sources: BASE, arXiv:2103.16716, eq. 2; StableMoE, arXiv:2204.08396; as FSMoE's sigmoid gate.
+#include "parallel/moe/gate_registry.h"
 #include "parallel/moe/gates/top_k.h"
 
 namespace weft::parallel {
@@ -20,8 +21,11 @@ class SigmoidGate final : public TopKGate<T> {
 
 GateEntry sigmoid_gate();
 GateEntry sigmoid_gate() {
-  return make_gate_entry<SigmoidGate>(GateKind::kSigmoid, "SIGMOID",
-                                      [](const ModelConfig& m) { return std::vector{router_weight(m)}; });
+  GateEntry entry = gate_entry_of<SigmoidGate>(
+      "sigmoid",
+      "The top_k largest logits; an expert's output is scaled by the sigmoid of its logit: renormalize has no effect.");
+  entry.parameters = [](const ModelConfig& m) { return std::vector{router_weight(m)}; };
+  return entry;
 }
 
 }  // namespace weft::parallel

@@ -1,17 +1,22 @@
 // parallel/moe/gates/soft_moe.cpp - slots are mixtures: a slot's input is a softmax over the routing group's tokens, a
 // token's output a softmax over all slots. Nothing is dropped, nothing is discrete, and a token sees later ones.
 // Source: arXiv:2308.00951, section 2.1: X' = D^T X, Y = C Y', D and C softmaxes of X Phi by columns and by rows.
+#include "core/error.h"
 #include "kernels/slots.h"
 #include "kernels/topk.h"
+#include "parallel/moe/gate_registry.h"
 #include "parallel/moe/gates/top_k.h"
 
 namespace weft::parallel {
 namespace {
 
+constexpr std::string_view kSlots = "slots_per_expert";
+
 template <class T>
 class SoftMoeGate final : public Gate<T> {
  public:
-  using Gate<T>::Gate;
+  explicit SoftMoeGate(const GateOptions& options)
+      : Gate<T>(options), slots_(static_cast<std::int64_t>(gate_option(options.model.moe, kSlots))) {}
 
   [[nodiscard]] GateNeeds needs() const override {
     GateNeeds needs;
@@ -23,8 +28,7 @@ class SoftMoeGate final : public Gate<T> {
     return needs;
   }
   [[nodiscard]] TableShape table(std::int64_t rows) const override {
-    const std::int64_t slots = this->moe().slots_per_expert;
-    return {rows / this->options().group_rows * slots, this->moe().experts, slots};
+    return {rows / this->options().group_rows * slots_, this->moe().experts, slots_};
   }
   [[nodiscard]] std::int64_t max_rows_per_expert(std::int64_t rows) const override { return table(rows).rows; }
   [[nodiscard]] std::vector<GateTensor> tensors(std::int64_t rows) const override {
@@ -68,9 +72,7 @@ class SoftMoeGate final : public Gate<T> {
  private:
   static constexpr int kLogits = kGateOwn, kDLogits = kGateOwn + 1;
 
-  [[nodiscard]] std::int64_t columns() const {
-    return std::int64_t{this->moe().experts} * this->moe().slots_per_expert;
-  }
+  [[nodiscard]] std::int64_t columns() const { return this->moe().experts * slots_; }
   [[nodiscard]] double flops(std::int64_t rows) const {
     return 2.0 * static_cast<double>(rows * this->options().model.model_dim * columns());
   }
@@ -94,15 +96,32 @@ class SoftMoeGate final : public Gate<T> {
     in.choice = in.kept = kept(call);
     count_balance(call, this->moe(), in);
   }
+
+  std::int64_t slots_;  ///< C
 };
 
 std::vector<ParameterSpec> parameters(const ModelConfig& config) {
-  return {{"moe.gate.weight", std::int64_t{config.moe.experts} * config.moe.slots_per_expert, config.model_dim}};
+  const auto slots = static_cast<std::int64_t>(gate_option(config.moe, kSlots));
+  return {{"moe.gate.weight", config.moe.experts * slots, config.model_dim}};
+}
+
+std::vector<std::string> check(const ModelConfig& config) {
+  if (config.moe.z_loss_coef == 0.0) return {};
+  return {str("model.moe.z_loss_coef = ", config.moe.z_loss_coef, ": gate soft_moe has no z-loss; set it to 0")};
 }
 
 }  // namespace
 
 GateEntry soft_moe_gate();
-GateEntry soft_moe_gate() { return make_gate_entry<SoftMoeGate>(GateKind::kSoftMoe, "SOFT_MOE", parameters); }
+GateEntry soft_moe_gate() {
+  GateEntry entry =
+      gate_entry_of<SoftMoeGate>("soft_moe",
+                                 "Slots that are softmax mixtures of the routing group's tokens; nothing is dropped. "
+                                 "No balance loss, no z-loss. Needs allow_noncausal, and cannot generate.");
+  entry.parameters = parameters;
+  entry.options = {{kSlots, 1, 1, 1e6, true, "slots of each expert in each routing group"}};
+  entry.check = check;
+  return entry;
+}
 
 }  // namespace weft::parallel

@@ -1,4 +1,5 @@
 // parallel/moe/gates/softmax_top_k.cpp - logits = x Wg^T. Sources: arXiv:1701.06538; Mixtral, arXiv:2401.04088.
+#include "parallel/moe/gate_registry.h"
 #include "parallel/moe/gates/top_k.h"
 
 namespace weft::parallel {
@@ -18,8 +19,10 @@ class SoftmaxTopKGate final : public TopKGate<T> {
 
 GateEntry softmax_top_k_gate();
 GateEntry softmax_top_k_gate() {
-  return make_gate_entry<SoftmaxTopKGate>(GateKind::kSoftmaxTopK, "SOFTMAX_TOP_K",
-                                          [](const ModelConfig& m) { return std::vector{router_weight(m)}; });
+  GateEntry entry = gate_entry_of<SoftmaxTopKGate>("softmax_top_k",
+                                                   "Softmax over all experts, then the top_k largest probabilities.");
+  entry.parameters = [](const ModelConfig& m) { return std::vector{router_weight(m)}; };
+  return entry;
 }
 
 }  // namespace weft::parallel

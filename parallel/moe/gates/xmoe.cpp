@@ -1,20 +1,22 @@
 // parallel/moe/gates/xmoe.cpp - cosine routing in a low dimension: logit = cos(Wp x, e_i) / tau, tau learned.
-// Source: X-MoE, arXiv:2204.09179, section 3.2. tau = kTemperature * exp(theta) stays positive; theta is the parameter.
+// Source: X-MoE, arXiv:2204.09179, section 3.2. tau = tau_0 * exp(theta) stays positive; theta is the parameter.
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/gemm.h"
 #include "kernels/reduce.h"
 #include "kernels/router.h"
+#include "parallel/moe/gate_registry.h"
 #include "parallel/moe/gates/top_k.h"
 
 namespace weft::parallel {
 namespace {
 
-constexpr double kTemperature = 0.3;
-
 /// d: E / 2, as the paper takes it, and at least 2: on a line there are only two directions.
-std::int64_t low_dimension(const ModelConfig& config) { return std::max<std::int64_t>(2, config.moe.experts / 2); }
+std::int64_t low_dimension(const ModelConfig& config) {
+  const auto given = static_cast<std::int64_t>(gate_option(config.moe, "dimension"));
+  return given > 0 ? given : std::max<std::int64_t>(2, config.moe.experts / 2);
+}
 
 enum Index : std::size_t { kProjection, kExperts, kTheta };
 
@@ -91,8 +93,8 @@ class XmoeGate final : public TopKGate<T> {
           cosine(call.tensor(kCosine), call.x.rows, experts) {}
     Matrix<T> hidden, unit, cosine;
   };
-  static T inverse_temperature(const GateCall<T>& call) {
-    return T(1.0 / kTemperature) * std::exp(-*call.parameters[kTheta].weight);
+  [[nodiscard]] T inverse_temperature(const GateCall<T>& call) const {
+    return T(1.0 / gate_option(this->moe(), "temperature")) * std::exp(-*call.parameters[kTheta].weight);
   }
 };
 
@@ -106,6 +108,14 @@ std::vector<ParameterSpec> parameters(const ModelConfig& config) {
 }  // namespace
 
 GateEntry xmoe_gate();
-GateEntry xmoe_gate() { return make_gate_entry<XmoeGate>(GateKind::kXmoe, "XMOE", parameters); }
+GateEntry xmoe_gate() {
+  GateEntry entry = gate_entry_of<XmoeGate>(
+      "xmoe",
+      "Cosine of the token, projected to a low dimension, and a vector of each expert, over a learned temperature.");
+  entry.parameters = parameters;
+  entry.options = {{"dimension", 0, 0, 1e6, true, "the low dimension; 0: half the experts, at least 2"},
+                   {"temperature", 0.3, 1e-3, 1e3, false, "at the start"}};
+  return entry;
+}
 
 }  // namespace weft::parallel
