@@ -9,7 +9,7 @@
 namespace weft {
 
 /// What the numbers are for: part of the key, so that two uses of one seed never share a number.
-enum class RngPurpose : std::uint32_t { kInit = 1, kShuffle, kGateNoise, kSample, kTest, kSearch };
+enum class RngPurpose : std::uint32_t { kInit = 1, kShuffle, kGateNoise, kSample, kTest, kSearch, kResample };
 
 /// One generator. The key is (seed, purpose, step, layer); the counter, the caller's global id of the number
 /// (token, parameter element, ...): never a rank and never "the next one".

@@ -7,8 +7,9 @@ namespace weft {
 
 bool is_available(DeviceKind kind) noexcept { return kind == DeviceKind::kCpu || cuda::is_available(); }
 
-std::unique_ptr<Stream> make_stream(Device device, std::string_view name) {
-  return device.kind == DeviceKind::kCpu ? cpu::make_stream(device, name) : cuda::make_stream(device, name);
+std::unique_ptr<Stream> make_stream(Device device, std::string_view name, StreamPriority priority) {
+  return device.kind == DeviceKind::kCpu ? cpu::make_stream(device, name, priority)
+                                         : cuda::make_stream(device, name, priority);
 }
 
 std::unique_ptr<Stream> make_inline_stream() { return cpu::make_inline_stream(); }

@@ -3,6 +3,7 @@
 // host worker threads, so that one schedule runs with and without a GPU.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string_view>
@@ -56,8 +57,14 @@ class Stream {
   [[nodiscard]] virtual void* native() const noexcept = 0;  ///< The cudaStream_t; nullptr on the CPU.
 };
 
+/// kHigh, for communication: it waits most of the time, and what it does when its turn comes is short and others wait
+/// for it. CUDA: its kernels go before those of other streams. CPU: its thread takes a core from a computing one at
+/// once.
+enum class StreamPriority : std::uint8_t { kNormal, kHigh };
+
 /// `name` shows in logs and traces. Throws Error{kUnavailable} for a device this build or machine lacks.
-[[nodiscard]] std::unique_ptr<Stream> make_stream(Device device, std::string_view name);
+[[nodiscard]] std::unique_ptr<Stream> make_stream(Device device, std::string_view name,
+                                                  StreamPriority priority = StreamPriority::kNormal);
 
 /// A CPU stream without a thread: enqueue() runs its work before it returns, on the caller's thread.
 [[nodiscard]] std::unique_ptr<Stream> make_inline_stream();

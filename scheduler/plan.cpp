@@ -1,6 +1,7 @@
 #include "scheduler/plan.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <numeric>
 #include <set>
@@ -62,23 +63,85 @@ class LastUsers {
   std::vector<Node> nodes_;
 };
 
-/// The free slots; best fit: the smallest that is large enough, else the largest (which then grows).
-class FreeSlots {
+/// Which tasks are done for certain before another starts: by edges, and by the order of its stream. For each task, the
+/// last place in the issue order of each stream that is.
+class Precedence {
  public:
-  void put(std::int32_t slot, std::int64_t bytes) { free_.emplace(bytes, slot); }
-  std::int32_t take(std::int64_t bytes) {
-    if (free_.empty()) return kNoId;
-    auto best = free_.lower_bound({bytes, 0});
-    if (best == free_.end()) --best;
-    // A slot far too small is better left to others than grown.
-    if (best->first * 4 < bytes) return kNoId;
-    const std::int32_t slot = best->second;
-    free_.erase(best);
-    return slot;
+  Precedence(const Graph& graph, const Plan& plan) : graph_(graph), stream_of_task_(graph.tasks.size()) {
+    const StreamSets sets = stream_sets(plan.shape);
+    std::array<int, 1U << kNumResources> stream_of_set{};
+    stream_of_set.fill(kNoId);
+    for (std::size_t t = 0; t < graph.tasks.size(); ++t) {
+      int& stream = stream_of_set[sets[graph.tasks[t].resources.bits()].bits()];
+      if (stream == kNoId) stream = num_streams_++;
+      stream_of_task_[t] = static_cast<std::uint8_t>(stream);
+    }
+    done_.assign(graph.tasks.size() * num_streams_, -1);
+    position_.assign(graph.tasks.size(), -1);
+    last_.assign(num_streams_, kNoId);
+  }
+  /// Tasks come in issue order.
+  void visit(TaskId t, std::int32_t position) {
+    position_[t] = position;
+    for (const TaskId d : graph_.dependencies(t)) add(t, d);
+    TaskId& before = last_[stream_of_task_[t]];
+    if (before != kNoId) add(t, before);
+    before = t;
+  }
+  /// `t`, visited last, comes after `task`, visited before.
+  void add(TaskId t, TaskId task) {
+    std::int32_t* mine = &done_[t * num_streams_];
+    const std::int32_t* its = &done_[task * num_streams_];
+    for (std::size_t s = 0; s < num_streams_; ++s) mine[s] = std::max(mine[s], its[s]);
+    std::int32_t& on_stream = mine[stream_of_task_[task]];
+    on_stream = std::max(on_stream, position_[task]);
+  }
+  [[nodiscard]] bool comes_after(TaskId t, TaskId task) const {
+    return done_[t * num_streams_ + stream_of_task_[task]] >= position_[task];
   }
 
  private:
-  std::set<std::pair<std::int64_t, std::int32_t>> free_;  // bytes, slot
+  const Graph& graph_;
+  std::size_t num_streams_ = 0;
+  std::vector<std::uint8_t> stream_of_task_;  // [tasks]
+  std::vector<std::int32_t> done_;            // [tasks, streams]
+  std::vector<std::int32_t> position_;        // [tasks]
+  std::vector<TaskId> last_;                  // [streams]
+};
+
+/// The free slots, by size and then by how long they have been free.
+class FreeSlots {
+ public:
+  void put(std::int32_t slot, std::int64_t bytes, std::int32_t since) { free_.insert({bytes, since, slot}); }
+  /// The smallest that is large enough, else the largest (which then grows), of those that `may_take(slot, since)`.
+  template <class F>
+  std::int32_t take(std::int64_t bytes, const F& may_take) {
+    constexpr int kLooks = 16;
+    const auto first = free_.lower_bound({bytes, -1, -1});
+    auto at = first;
+    for (int look = 0; at != free_.end() && look < kLooks; ++at, ++look)
+      if (may_take(at->slot, at->since)) return remove(at);
+    at = first;
+    for (int look = 0; at != free_.begin() && look < kLooks; ++look) {
+      --at;
+      if (at->bytes * 4 < bytes) break;  // a slot far too small is better left to others than grown
+      if (may_take(at->slot, at->since)) return remove(at);
+    }
+    return kNoId;
+  }
+
+ private:
+  struct Entry {
+    std::int64_t bytes;
+    std::int32_t since, slot;
+    friend auto operator<=>(const Entry&, const Entry&) = default;
+  };
+  std::int32_t remove(std::set<Entry>::iterator at) {
+    const std::int32_t slot = at->slot;
+    free_.erase(at);
+    return slot;
+  }
+  std::set<Entry> free_;
 };
 
 }  // namespace
@@ -134,30 +197,42 @@ std::uint64_t digest(const Plan& plan) noexcept {
     for (const double share : l.gradient_shares) text += str(",", std::bit_cast<std::uint64_t>(share));
     text += ";";
   }
+  text += str(plan.slot_rest, ";");
   for (const TaskId t : plan.issue_order) text += str(t, " ");
   return hash_name(text);
 }
 
-SlotMap assign_slots(const Graph& graph, std::span<const TaskId> issue_order) {
-  const std::vector<Lifetime> life = lifetimes(graph, issue_order);
+SlotMap assign_slots(const Graph& graph, const Plan& plan) {
+  const std::vector<Lifetime> life = lifetimes(graph, plan.issue_order);
   SlotMap map;
   map.slot_of_buffer.assign(graph.buffers.size(), kNoId);
   std::vector<BufferId> previous;  // last buffer of each slot
   LastUsers users(graph.buffers.size(), graph.accesses.size());
   FreeSlots free;
+  Precedence precedence(graph, plan);
   std::vector<bool> ended(graph.buffers.size(), false);
 
-  for (std::int32_t i = 0; i < static_cast<std::int32_t>(issue_order.size()); ++i) {
-    const TaskId t = issue_order[i];
+  for (std::int32_t i = 0; i < static_cast<std::int32_t>(plan.issue_order.size()); ++i) {
+    const TaskId t = plan.issue_order[i];
+    precedence.visit(t, i);
+    const auto may_take = [&](std::int32_t slot, std::int32_t since) {
+      if (i - since >= plan.slot_rest) return true;
+      bool after = true;
+      users.for_each(previous[slot], [&](TaskId user) { after = after && precedence.comes_after(t, user); });
+      return after;
+    };
     const auto start = [&](BufferId b) {
       if (graph.buffers[b].persistent || life[b].first != i || map.slot_of_buffer[b] != kNoId) return;
-      std::int32_t slot = free.take(graph.buffers[b].bytes);
+      std::int32_t slot = free.take(graph.buffers[b].bytes, may_take);
       if (slot == kNoId) {
         slot = static_cast<std::int32_t>(map.slot_bytes.size());
         map.slot_bytes.push_back(0);
         previous.push_back(kNoId);
       } else {
-        users.for_each(previous[slot], [&](TaskId user) { map.reuse_edges.push_back({user, t}); });
+        users.for_each(previous[slot], [&](TaskId user) {
+          map.reuse_edges.push_back({user, t});
+          precedence.add(t, user);
+        });
       }
       map.slot_of_buffer[b] = slot;
       map.slot_bytes[slot] = std::max(map.slot_bytes[slot], graph.buffers[b].bytes);
@@ -170,7 +245,7 @@ SlotMap assign_slots(const Graph& graph, std::span<const TaskId> issue_order) {
       const std::int32_t slot = map.slot_of_buffer[b];
       if (slot == kNoId || life[b].last != i || previous[slot] != b || ended[b]) return;
       ended[b] = true;  // a buffer both read and written by one task ends once
-      free.put(slot, map.slot_bytes[slot]);
+      free.put(slot, map.slot_bytes[slot], i);
     };
     for (const BufferId b : graph.reads(t)) stop(b);
     for (const BufferId b : graph.writes(t)) stop(b);

@@ -64,8 +64,16 @@ struct Plan {
   std::string policy;
   Shape shape;
   std::vector<TaskId> issue_order;  ///< A linear extension of all edges, the same on every rank.
+  /// Places in the order that a slot rests before a task of another stream takes it over; 0: it is taken over at once.
+  /// A slot that is taken over early ties two streams together: the next chunk's transfer waits for the computation on
+  /// this one's. One that rests is memory.
+  std::int32_t slot_rest = 0;
   /// What it was made for, "world_size = 4" and the like: shown when it does not fit. Not part of the digest.
   std::vector<std::string> made_for{};
+  /// Bytes of one rank's step that it was planned under (0: no limit), and that the fullest rank takes as simulated (0:
+  /// not worked out yet). What a job checks is its own peak, so they are not part of the digest either.
+  std::int64_t memory_limit_bytes = 0;
+  std::int64_t peak_memory_bytes = 0;
 };
 
 /// A plan as numbers, to send it to other ranks, and back. unpack throws kInternal for numbers that are no plan.
@@ -91,7 +99,8 @@ struct SlotMap {
   };
   std::vector<Edge> reuse_edges;
 };
-[[nodiscard]] SlotMap assign_slots(const Graph& graph, std::span<const TaskId> issue_order);
+/// Linear in tasks, edges and streams.
+[[nodiscard]] SlotMap assign_slots(const Graph& graph, const Plan& plan);
 
 /// Bytes by MemoryClass: persistent buffers in full, plus the slots, each counted as the class of its largest buffer.
 struct MemoryUse {

@@ -64,10 +64,13 @@ std::vector<std::int64_t> pack(const Plan& plan) {
   w.integer(plan.shape.micro_batches_in_flight);
   for (const int stream : plan.shape.stream_of_resource) w.integer(stream);
   w.real(plan.shape.imbalance_limit);
+  w.integer(plan.slot_rest);
   w.integer(static_cast<std::int64_t>(plan.issue_order.size()));
   for (const TaskId t : plan.issue_order) w.integer(t);
   w.integer(static_cast<std::int64_t>(plan.made_for.size()));
   for (const std::string& line : plan.made_for) w.text(line);
+  w.integer(plan.memory_limit_bytes);
+  w.integer(plan.peak_memory_bytes);
   return w.take();
 }
 
@@ -88,10 +91,13 @@ Plan unpack(std::span<const std::int64_t> numbers) {
   plan.shape.micro_batches_in_flight = static_cast<int>(r.integer());
   for (std::uint8_t& stream : plan.shape.stream_of_resource) stream = static_cast<std::uint8_t>(r.integer());
   plan.shape.imbalance_limit = r.real();
+  plan.slot_rest = static_cast<std::int32_t>(r.integer());
   plan.issue_order.resize(r.count());
   for (TaskId& t : plan.issue_order) t = static_cast<TaskId>(r.integer());
   plan.made_for.resize(r.count());
   for (std::string& line : plan.made_for) line = r.text();
+  plan.memory_limit_bytes = r.integer();
+  plan.peak_memory_bytes = r.integer();
   return plan;
 }
 

@@ -27,7 +27,7 @@ class Best {
 
   void offer(const Graph& graph, const Shape& shape, std::vector<TaskId> order) {
     Plan plan{std::string(to_string(policy_)), shape, std::move(order)};
-    const PlanPrice plan_price = price(graph, plan, cost_);
+    const PlanPrice plan_price = settle_slots(graph, plan, cost_, limit_);
     ++num_candidates_;
     smallest_ = std::min(smallest_, plan_price.memory_bytes);
     if (limit_ > 0 && plan_price.memory_bytes > limit_) return;

@@ -1,9 +1,11 @@
 #include "scheduler/search.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "core/error.h"
@@ -15,11 +17,13 @@
 namespace weft::scheduler {
 namespace {
 
+constexpr std::int32_t kSlotRest = 64;  ///< Of slots, while searching: about the tasks of a layer.
+
 /// What list scheduling goes by, beside the longest way to the end. In units of a micro-batch's critical path.
 struct PriorityRule {
-  double micro_batch = 0.5;   ///< Older micro-batches first.
-  double backward = 0.0;      ///< Backward before forward.
-  double weight_grad = -0.5;  ///< dW fills gaps.
+  double micro_batch = 0.25;  ///< Older micro-batches first.
+  double backward = 0.1;      ///< Backward before forward.
+  double weight_grad = -0.8;  ///< dW fills gaps.
   double gradient = -0.5;     ///< So do gradient reductions.
   double sub_batch = 0.0;     ///< Earlier sub-batches first.
   double chunk = 0.0;         ///< Earlier chunks first: against going on with the next chunk's all-gather.
@@ -64,8 +68,12 @@ class Search {
 
   SearchResult run(const std::vector<Plan>& incumbents) {
     for (const Plan& plan : incumbents) add_incumbent(plan);
+    visits_ = 0.0;  // others' plans are not the search's to pay for
+    const double tasks = emitter_.emit(space_.base).num_tasks();
+    budget_ = std::max(options_.task_visits, options_.visits_per_task * tasks);
+    few_candidates_ = budget_ < kManyVisits * tasks;
     sweep();
-    evolve(0.8 * options_.task_visits);
+    evolve(0.8 * budget_);
     polish();
     if (population_.empty())
       throw Error(ErrorCode::kInvalidArgument,
@@ -73,12 +81,19 @@ class Search {
                       " bytes: the smallest found needs ", smallest_memory_),
                   "raise schedule.memory_limit_mib, use a smaller train.micro_batch, or recompute (train.recompute)");
     const Candidate& best = population_.front();
-    return {{"weft", best.problem->shape, best.schedule.order}, best.price, num_candidates_};
+    Plan plan{"weft", best.problem->shape, best.schedule.order};
+    const PlanPrice settled = settle_slots(best.problem->graph, plan, cost_, options_.memory_limit_bytes);
+    if (incumbent_ && incumbent_->price.total_us < settled.total_us) {
+      incumbent_->plan.policy = "weft";
+      return {std::move(incumbent_->plan), incumbent_->price, num_candidates_};
+    }
+    return {std::move(plan), settled, num_candidates_};
   }
 
  private:
   static constexpr std::size_t kPopulation = 12;
-  static constexpr int kRounds = 4;  // of justification
+  static constexpr double kManyVisits = 5000;  // of each task: enough to find good rules by chance
+  static constexpr int kRounds = 4;            // of justification
   // A task emitted, or priced with its memory, costs about as much as this many tasks in a list schedule.
   static constexpr double kEmissionVisits = 12, kPriceVisits = 10;
 
@@ -105,8 +120,13 @@ class Search {
     ++num_candidates_;
     if (population_.size() == kPopulation && guess >= population_.back().price.total_us) return;
     const Problem& p = *candidate.problem;
-    candidate.price = price(p.graph, {"weft", p.shape, candidate.schedule.order}, cost_);
-    visits_ += kPriceVisits * p.forward.size();
+    const auto price_at = [&](std::int32_t rest) {
+      visits_ += kPriceVisits * p.forward.size();
+      return price(p.graph, {"weft", p.shape, candidate.schedule.order, rest}, cost_);
+    };
+    candidate.price = price_at(kSlotRest);
+    if (options_.memory_limit_bytes > 0 && candidate.price.memory_bytes > options_.memory_limit_bytes)
+      candidate.price = price_at(0);
     smallest_memory_ = std::min(smallest_memory_, candidate.price.memory_bytes);
     if (options_.memory_limit_bytes > 0 && candidate.price.memory_bytes > options_.memory_limit_bytes) return;
     for (const Candidate& known : population_)
@@ -119,6 +139,9 @@ class Search {
   void add_incumbent(const Plan& plan) {
     Candidate c{make_problem(plan.shape), {}, {}, {}};
     c.schedule.order = plan.issue_order;
+    const PlanPrice its = price(c.problem->graph, plan, cost_);
+    const bool fits = options_.memory_limit_bytes <= 0 || its.memory_bytes <= options_.memory_limit_bytes;
+    if (fits && (!incumbent_ || its.total_us < incumbent_->price.total_us)) incumbent_ = SearchResult{plan, its, 0};
     const SlotMap none{std::vector<std::int32_t>(c.problem->graph.buffers.size(), kNoId), {}, {}};
     const Timeline timeline = simulate(c.problem->graph, plan, none, cost_, false);
     c.schedule.start = timeline.start_us;
@@ -162,13 +185,18 @@ class Search {
       for (int r = 1; r <= most; r = single_layer ? r + 1 : 2 * r) out.push_back(r);
       return out;
     };
+    std::vector<std::array<int, 3>> cuts;  // sub-batches, chunks forward and backward
     for (int s = 1; s <= std::min(space_.max_sub_batches, 4); ++s)
       for (const int forward : degrees(space_.max_forward_chunks))
-        for (const int backward : degrees(space_.max_backward_chunks)) {
-          if (!single_layer && s * std::max(forward, backward) > 8) continue;
-          if (visits_ > 0.4 * options_.task_visits && !population_.empty()) return;
-          sweep_shape(s, forward, backward, single_layer);
-        }
+        for (const int backward : degrees(space_.max_backward_chunks))
+          if (single_layer || s * std::max(forward, backward) <= 8) cuts.push_back({s, forward, backward});
+    if (few_candidates_ && !single_layer)  // those of few tasks first, when not all will be seen
+      std::stable_sort(cuts.begin(), cuts.end(),
+                       [](const auto& a, const auto& b) { return a[0] * (a[1] + a[2]) < b[0] * (b[1] + b[2]); });
+    for (const auto& [s, forward, backward] : cuts) {
+      if (visits_ > 0.4 * budget_ && !population_.empty()) return;
+      sweep_shape(s, forward, backward, single_layer);
+    }
   }
 
   void sweep_shape(int sub_batches, int forward, int backward, bool single_layer) {
@@ -186,7 +214,7 @@ class Search {
       set_slices(shape, 0, static_cast<int>(shape.layers.size()), sub_batches > 1 ? 2 : 1);
       if (emitter_.shape_bound_us(shape, cost_) >= best_us()) return;
       const auto problem = make_problem(shape);
-      for (int k = 0; k < 3; ++k) attempt(problem, random_rule());
+      for (int k = 0; k < 3; ++k) attempt(problem, few_candidates_ && k == 0 ? PriorityRule{} : random_rule());
       if (!single_layer) continue;
       for (double chunk = 1.0; chunk > 2e-2; chunk /= 2.0) {
         PriorityRule rule;
@@ -292,7 +320,7 @@ class Search {
     const std::size_t best = std::min<std::size_t>(population_.size(), 2);
     const std::vector<Candidate> from(population_.begin(), population_.begin() + static_cast<std::ptrdiff_t>(best));
     for (const Candidate& candidate : from) {
-      const double left = std::max(0.0, options_.task_visits - visits_), tasks = candidate.problem->forward.size();
+      const double left = std::max(0.0, budget_ - visits_), tasks = candidate.problem->forward.size();
       // a move looks at all tasks twice, and at their edges
       const int moves = static_cast<int>(std::min(4000.0, left / (best * 3.0 * tasks)));
       if (moves < 1) continue;
@@ -310,8 +338,10 @@ class Search {
   std::uint64_t counter_ = 0;
   ListScheduler lists_;
   std::vector<double> priority_;
-  std::vector<Candidate> population_;  // best first
-  double visits_ = 0.0;
+  std::vector<Candidate> population_;      // best first
+  std::optional<SearchResult> incumbent_;  // the best of them
+  double visits_ = 0.0, budget_ = 0.0;
+  bool few_candidates_ = false;  // for so many tasks the budget is small: what is known to be good goes first
   std::int64_t num_candidates_ = 0;
   std::int64_t smallest_memory_ = std::numeric_limits<std::int64_t>::max();
 };
@@ -319,8 +349,25 @@ class Search {
 }  // namespace
 
 PlanPrice price(const Graph& graph, const Plan& plan, const CostModel& cost) {
-  const SlotMap slots = assign_slots(graph, plan.issue_order);
+  const SlotMap slots = assign_slots(graph, plan);
   return {simulate(graph, plan, slots, cost, false).total_us, memory_use(graph, slots).total()};
+}
+
+PlanPrice settle_slots(const Graph& graph, Plan& plan, const CostModel& cost, std::int64_t memory_limit_bytes) {
+  constexpr double kTolerance = 1.002;
+  plan.slot_rest = 0;
+  PlanPrice best = price(graph, plan, cost);
+  if (has_one_stream(plan.shape)) return best;
+  for (const std::int32_t rest : {kSlotRest / 4, kSlotRest, 4 * kSlotRest}) {
+    Plan other = plan;
+    other.slot_rest = rest;
+    const PlanPrice its = price(graph, other, cost);
+    if (memory_limit_bytes > 0 && its.memory_bytes > memory_limit_bytes) break;
+    if (its.total_us * kTolerance >= best.total_us) continue;
+    best = its;
+    plan.slot_rest = rest;
+  }
+  return best;
 }
 
 SearchResult search_plan(const Emitter& emitter, const CostModel& cost, const std::vector<Plan>& incumbents,

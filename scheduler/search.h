@@ -15,10 +15,12 @@ namespace weft::scheduler {
 
 struct SearchOptions {
   /// How much is looked at, in tasks over all list schedules, moves and emissions: a budget that, unlike time, gives
-  /// the same plan for the same input. 1e7 is about a third of a second.
+  /// the same plan for the same input. 1e7 is about a quarter of a second. Pricing the incumbents is not counted.
   double task_visits = 4.5e7;
   std::int64_t memory_limit_bytes = 0;  ///< Plans that need more are left out; 0: no limit.
   std::uint64_t seed = 1;
+  /// At least this many visits for each task of the coarsest Shape: for a large step the budget grows with it.
+  double visits_per_task = 1500.0;
 };
 
 /// A plan's simulated time and memory.
@@ -27,6 +29,11 @@ struct PlanPrice {
   std::int64_t memory_bytes = 0;
 };
 [[nodiscard]] PlanPrice price(const Graph& graph, const Plan& plan, const CostModel& cost);
+
+/// Sets plan.slot_rest to the shortest of a few rests with which the plan is as fast as with longer ones (to 0.2 %),
+/// within the memory limit (0: none), and prices it.
+[[nodiscard]] PlanPrice settle_slots(const Graph& graph, Plan& plan, const CostModel& cost,
+                                     std::int64_t memory_limit_bytes);
 
 struct SearchResult {
   Plan plan;  ///< policy: "weft".

@@ -28,7 +28,9 @@ StreamExecutor::StreamExecutor(Device device, const Graph& graph, const Plan& pl
     int& stream = stream_of_set[occupied.bits()];
     if (stream == kNoId) {
       stream = static_cast<int>(streams_.size());
-      streams_.push_back(make_stream(device, stream_name(occupied)));
+      streams_.push_back(
+          make_stream(device, stream_name(occupied),
+                      occupied.has(Resource::kCompute) ? StreamPriority::kNormal : StreamPriority::kHigh));
     }
     stream_of_task_[t] = stream;
   }

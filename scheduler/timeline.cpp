@@ -29,6 +29,34 @@ double exposed_comm_us(const Graph& graph, const Timeline& timeline) {
   return exposed;
 }
 
+std::array<std::array<double, 3>, 3> overlap_us(const Graph& graph, const Timeline& timeline) {
+  constexpr std::array kStreams{Resource::kCompute, Resource::kIntra, Resource::kInter};
+  struct Change {
+    double at;
+    std::size_t stream;
+    int by;  // +1 a task starts, -1 it ends
+  };
+  std::vector<Change> changes;
+  for (TaskId t = 0; t < graph.num_tasks(); ++t)
+    for (std::size_t s = 0; s < kStreams.size(); ++s)
+      if (graph.tasks[t].resources.has(kStreams[s])) {
+        changes.push_back({timeline.start_us[t], s, 1});
+        changes.push_back({timeline.end_us[t], s, -1});
+      }
+  std::sort(changes.begin(), changes.end(), [](const Change& a, const Change& b) { return a.at < b.at; });
+  std::array<std::array<double, 3>, 3> out{};
+  std::array<int, 3> running{};
+  double before = 0.0;
+  for (const Change& change : changes) {
+    for (std::size_t a = 0; a < 3; ++a)
+      for (std::size_t b = 0; b < 3; ++b)
+        if (running[a] > 0 && running[b] > 0) out[a][b] += change.at - before;
+    before = change.at;
+    running[change.stream] += change.by;
+  }
+  return out;
+}
+
 std::array<double, kNumStages> exposed_stage_us(const Graph& graph, const Timeline& timeline) {
   std::vector<std::pair<double, double>> compute;  // intervals, by start
   for (TaskId t = 0; t < graph.num_tasks(); ++t)

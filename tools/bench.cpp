@@ -2,6 +2,8 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "tools/bench/bench_collectives.h"
+#include "tools/bench/bench_policies.h"
 #include "tools/bench/bench_schedule.h"
 #include "tools/bench/bench_train.h"
 #include "tools/command.h"
@@ -38,6 +40,51 @@ void add_executors(CLI::App& bench, Action& action) {
   command->callback([o, &action] { action = [o] { return bench_executors(o->tasks, o->runs, o->json); }; });
 }
 
+void add_collective(CLI::App& bench, const char* name, scheduler::WorkKind kind, Action& action) {
+  CLI::App* command = bench.add_subcommand(
+      name, "Bus bandwidth (as nccl-tests define it) and CPU time of a collective, per class of links; run by mpirun");
+  auto o = std::make_shared<BenchCollectiveOptions>();
+  auto as_json = std::make_shared<bool>(false);
+  o->kind = kind;
+  command->add_option("--min_bytes", o->min_bytes, "Smallest buffer of a rank; sizes grow by 4")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--max_bytes", o->max_bytes, "Largest buffer of a rank")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--repeats", o->repeats, "Runs of each size; the median is shown")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--compute", o->compute,
+                    "A second thread of every rank multiplies matrices meanwhile; shows what is left of its rate");
+  command->add_flag("--json", *as_json, "Print one JSON document");
+  command->callback([o, as_json, &action] { action = [o, as_json] { return bench_collective(*o, *as_json); }; });
+}
+
+void add_policies(CLI::App& bench, Action& action) {
+  CLI::App* command = bench.add_subcommand(
+      "policies",
+      "Train the same steps under every policy in turn, and compare times, predictions, overlap and losses");
+  auto o = std::make_shared<BenchPoliciesOptions>();
+  auto as_json = std::make_shared<bool>(false);
+  command->add_option("config", o->config, "Config file (protobuf text format)")->required();
+  command->add_option("--set", o->sets, "Override a field: path.to.field=value (repeatable)")->type_name("PATH=VALUE");
+  command->add_option("--policy", o->policy, "Policies, with commas between, or all")->capture_default_str();
+  command->add_option("--rounds", o->rounds, "Measured steps of each policy")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--warmup", o->warmup, "Steps of each before them")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--profile", o->profile,
+                      "Costs to plan with; default: schedule.profile, or measured on these ranks first");
+  command->add_option("--profile_out", o->profile_out, "Keep the measured costs here (configs/cluster.proto)");
+  command->add_option("--trace", o->trace_dir, "Folder for a trace of each policy's last step, measured and simulated");
+  command->add_flag("--json", *as_json, "Print one JSON document");
+  command->footer("Run it as training is run: mpirun -n 4 weft bench policies CONFIG, or under scripts/vcluster.");
+  command->callback([o, as_json, &action] { action = [o, as_json] { return bench_policies(*o, *as_json); }; });
+}
+
 void add_train_bench(CLI::App& bench, Action& action) {
   CLI::App* command = bench.add_subcommand("train", "A whole training step against the machine's own SGEMM rate");
   auto o = std::make_shared<BenchTrainOptions>();
@@ -70,6 +117,11 @@ void add_bench(CLI::App& app, Action& action) {
   add_simulator(*bench, action);
   add_executors(*bench, action);
   add_planning(*bench, action);
+  add_policies(*bench, action);
+  add_collective(*bench, "alltoall", scheduler::WorkKind::kAllToAll, action);
+  add_collective(*bench, "allgather", scheduler::WorkKind::kAllGather, action);
+  add_collective(*bench, "reducescatter", scheduler::WorkKind::kReduceScatter, action);
+  add_collective(*bench, "allreduce", scheduler::WorkKind::kAllReduce, action);
 }
 
 }  // namespace weft::tools

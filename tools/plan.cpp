@@ -36,7 +36,11 @@ int run_plan(const PlanArguments& args) {
   const Comparison comparison =
       compare_plans(config, ranks, ranks_per_node, costs_of(config), policies_named(args.policy));
   const nlohmann::ordered_json facts = to_json(comparison);
-  if (!args.out.empty()) write_file(args.out, plan_to_text(comparison.fastest().run.plan));
+  if (!args.out.empty()) {
+    parallel::RunPlan fastest = comparison.fastest().run;
+    parallel::require_memory(config, parallel::peak_memory(config, fastest.mesh, fastest.plan), fastest.plan);
+    write_file(args.out, plan_to_text(fastest.plan));
+  }
   if (args.json)
     std::cout << facts.dump(2) << "\n";
   else

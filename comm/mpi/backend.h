@@ -9,10 +9,14 @@
 
 namespace weft::comm::mpi {
 
+inline constexpr std::int64_t kPieceBytes = 256 << 10;
+
 struct Options {
-  std::chrono::milliseconds timeout{0};                    ///< Of one collective; zero: for ever.
-  std::int64_t max_message_bytes = std::int64_t{1} << 30;  ///< Longer messages are cut: MPI counts are of type int.
-  std::int64_t scratch_bytes = std::int64_t{4} << 20;      ///< At most this much memory for reductions, per group.
+  std::chrono::milliseconds timeout{0};  ///< Of one collective; zero: for ever.
+  /// Longer messages are sent in pieces of this size. Small enough for MPI to send a piece without asking first
+  /// (mpi_scope.cpp): on a link that both directions share with their own answers, asking makes them take turns.
+  std::int64_t piece_bytes = kPieceBytes;
+  std::int64_t scratch_bytes = std::int64_t{4} << 20;  ///< At most this much memory for reductions, per group.
 };
 
 [[nodiscard]] bool is_in_build() noexcept;

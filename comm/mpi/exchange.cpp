@@ -12,93 +12,113 @@ namespace weft::comm::mpi {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using std::chrono::microseconds;
 
-// A wait has three phases. Measured with 4 ranks on 2 cores: sleeping through a long transfer halves its bandwidth, as
-// data moves on in our polls only; spinning through it takes the core from the peer that must copy: 3 times slower.
-constexpr std::chrono::microseconds kSpin{20};      // poll only: a peer that is here answers within this
-constexpr std::int64_t kTransferBytesPerUs = 2000;  // then poll and yield for as long as the bytes may take
-constexpr std::chrono::microseconds kSleep{50};  // then poll and sleep: the core is for compute threads and other ranks
-
-template <class Post>
-void for_each_piece(std::int64_t bytes, std::int64_t limit, const Post& post) {
-  for (std::int64_t first = 0; first < bytes; first += limit)
-    post(first, static_cast<int>(std::min(limit, bytes - first)));
-}
+// A wait has three phases. Measured with 4 ranks on 2 cores: over shared memory, sleeping through a long transfer
+// halves its bandwidth, as data moves on in our polls only, and spinning through it takes the core from the peer that
+// must copy: 3 times slower.
+constexpr microseconds kSpin{20};  // poll only: a peer that is here answers within this
+// Then poll and yield for as long as the bytes may take (WaitStyle); then poll and sleep: the core is for compute
+// threads and other ranks. The longer the wait has been, the longer the next nap: it costs a small share of the whole.
+constexpr microseconds kShortestSleep{20}, kLongestSleep{200};
+constexpr int kSleepShare = 16;
 
 }  // namespace
 
-void Exchange::receive(void* data, std::int64_t bytes, int src_rank) {
-  for_each_piece(bytes, options_.max_message_bytes, [&](std::int64_t first, int length) {
-    posted_.push_back({src_rank, length, true});
-    requests_.push_back(MPI_REQUEST_NULL);
-    WEFT_MPI_CHECK(
-        MPI_Irecv(static_cast<std::byte*>(data) + first, length, MPI_BYTE, src_rank, tag_, comm_, &requests_.back()));
-  });
-  total_bytes_ += bytes;
+void Exchange::add(const Message& message) {
+  if (message.bytes == 0) return;
+  messages_.push_back(message);
+  oldest_.push_back(MPI_REQUEST_NULL);
+  total_bytes_ += message.bytes;
+  post(message.peer, message.is_receive);
 }
 
-void Exchange::send(const void* data, std::int64_t bytes, int dst_rank) {
-  for_each_piece(bytes, options_.max_message_bytes, [&](std::int64_t first, int length) {
-    posted_.push_back({dst_rank, length, false});
-    requests_.push_back(MPI_REQUEST_NULL);
-    WEFT_MPI_CHECK(MPI_Isend(static_cast<const std::byte*>(data) + first, length, MPI_BYTE, dst_rank, tag_, comm_,
-                             &requests_.back()));
-  });
-  total_bytes_ += bytes;
+void Exchange::post(int peer, bool is_receive) {
+  for (std::size_t i = 0; i < messages_.size(); ++i) {
+    Message& m = messages_[i];
+    if (m.peer != peer || m.is_receive != is_receive) continue;
+    while (m.under_way < kWindow && m.posted < m.bytes) post_piece(m);
+    if (m.under_way > 0) oldest_[i] = m.requests[static_cast<std::size_t>(m.first)];
+    if (m.posted < m.bytes) return;
+  }
+}
+
+void Exchange::post_piece(Message& m) {
+  const int length = static_cast<int>(std::min(options_.piece_bytes, m.bytes - m.posted));
+  MPI_Request& request = m.requests[static_cast<std::size_t>((m.first + m.under_way) % kWindow)];
+  if (m.is_receive)
+    WEFT_MPI_CHECK(MPI_Irecv(m.data + m.posted, length, MPI_BYTE, m.peer, tag_, comm_, &request));
+  else
+    WEFT_MPI_CHECK(MPI_Isend(m.data + m.posted, length, MPI_BYTE, m.peer, tag_, comm_, &request));
+  m.posted += length;
+  ++m.under_way;
 }
 
 void Exchange::wait() {
-  statuses_.resize(requests_.size());
+  indices_.resize(messages_.size());
+  statuses_.resize(messages_.size());
   const auto start = Clock::now();
   const auto spin_end = start + kSpin;
-  const auto transfer_end = spin_end + std::chrono::microseconds(total_bytes_ / kTransferBytesPerUs);
-  while (!test()) {
+  const auto polled_end =
+      spin_end + microseconds(style_.polled_bytes_per_us > 0 ? total_bytes_ / style_.polled_bytes_per_us : 0);
+  while (num_done_ < messages_.size()) {
+    if (advance()) continue;
     const auto now = Clock::now();
     if (options_.timeout.count() > 0 && now - start > options_.timeout) throw_timeout();
-    if (now > transfer_end)
-      std::this_thread::sleep_for(kSleep);
+    if (now > polled_end)
+      std::this_thread::sleep_for(std::clamp(std::chrono::duration_cast<microseconds>((now - start) / kSleepShare),
+                                             kShortestSleep, kLongestSleep));
     else if (now > spin_end)
       std::this_thread::yield();
   }
-  for (std::size_t i = 0; i < posted_.size(); ++i) check_length(posted_[i], statuses_[i]);
 }
 
-bool Exchange::test() {
-  int done = 0;
-  const int status = MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, statuses_.data());
-  if (status == MPI_ERR_IN_STATUS) {
-    for (std::size_t i = 0; i < posted_.size(); ++i) {
-      if (statuses_[i].MPI_ERROR == MPI_SUCCESS || statuses_[i].MPI_ERROR == MPI_ERR_PENDING) continue;
-      check(statuses_[i].MPI_ERROR, str("message of ", posted_[i].bytes, " bytes ",
-                                        posted_[i].is_receive ? "from" : "to", " rank ", posted_[i].peer)
-                                        .c_str());
-    }
+bool Exchange::advance() {
+  int num = 0;
+  const int status =
+      MPI_Testsome(static_cast<int>(oldest_.size()), oldest_.data(), &num, indices_.data(), statuses_.data());
+  if (status != MPI_ERR_IN_STATUS) WEFT_MPI_CHECK(status);
+  if (num == MPI_UNDEFINED) return false;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(num); ++i) {
+    Message& m = messages_[static_cast<std::size_t>(indices_[i])];
+    if (status == MPI_ERR_IN_STATUS && statuses_[i].MPI_ERROR != MPI_SUCCESS)
+      check(statuses_[i].MPI_ERROR,
+            str("message of ", m.bytes, " bytes ", m.is_receive ? "from" : "to", " rank ", m.peer).c_str());
+    finish_piece(m, statuses_[i]);
   }
-  WEFT_MPI_CHECK(status);
-  return done != 0;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(num); ++i) {  // once all that is done is known to be
+    const Message& m = messages_[static_cast<std::size_t>(indices_[i])];
+    post(m.peer, m.is_receive);
+  }
+  return num > 0;
+}
+
+void Exchange::finish_piece(Message& m, const MPI_Status& status) {
+  const auto wanted = static_cast<int>(std::min(options_.piece_bytes, m.bytes - m.done));
+  int length = wanted;
+  if (m.is_receive) WEFT_MPI_CHECK(MPI_Get_count(&status, MPI_BYTE, &length));
+  if (length != wanted)
+    throw Error(ErrorCode::kComm, str("rank ", m.peer, " sent ", m.done + length, " bytes, ", m.bytes,
+                                      " were expected: the ranks' counts differ"));
+  m.done += length;
+  m.first = (m.first + 1) % kWindow;
+  --m.under_way;
+  if (m.done == m.bytes) ++num_done_;
 }
 
 void Exchange::throw_timeout() {
   std::set<int> missing;
-  for (std::size_t i = 0; i < requests_.size(); ++i) {
-    int done = 0;
-    WEFT_MPI_CHECK(MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE));
-    if (done != 0) continue;
-    missing.insert(posted_[i].peer);
-    if (posted_[i].is_receive) static_cast<void>(MPI_Cancel(&requests_[i]));  // the caller's memory may go away now
+  for (std::size_t i = 0; i < messages_.size(); ++i) {
+    Message& m = messages_[i];
+    if (m.done == m.bytes) continue;
+    missing.insert(m.peer);
+    m.requests[static_cast<std::size_t>(m.first)] = oldest_[i];
+    for (int k = 0; k < m.under_way && m.is_receive; ++k)  // the caller's memory may go away now
+      static_cast<void>(MPI_Cancel(&m.requests[static_cast<std::size_t>((m.first + k) % kWindow)]));
   }
   std::string ranks;
   for (const int r : missing) ranks += str(ranks.empty() ? "" : ", ", r);
   throw Error(ErrorCode::kTimeout, str("no answer from rank ", ranks, " within ", options_.timeout.count(), " ms"));
-}
-
-void Exchange::check_length(const Posted& posted, const MPI_Status& status) const {
-  if (!posted.is_receive) return;
-  int length = 0;
-  WEFT_MPI_CHECK(MPI_Get_count(&status, MPI_BYTE, &length));
-  if (length == posted.bytes) return;
-  throw Error(ErrorCode::kComm, str("rank ", posted.peer, " sent ", length, " bytes, ", posted.bytes,
-                                    " were expected: the ranks' counts differ"));
 }
 
 }  // namespace weft::comm::mpi

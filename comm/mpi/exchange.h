@@ -3,6 +3,7 @@
 
 #include <mpi.h>
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -12,33 +13,59 @@
 
 namespace weft::comm::mpi {
 
+/// How a wait spends its time; chosen per group.
+struct WaitStyle {
+  /// Bytes a microsecond over which a poll is followed by the next at once, because data moves in our polls only
+  /// (shared memory). 0: the kernel moves it (TCP), and a waiting rank can sleep.
+  std::int64_t polled_bytes_per_us = 0;
+};
+
 /// A set of messages: post all receives and sends, then wait() once. Messages between one pair match in order. Both
-/// sides cut long ones alike, as they agree on the length. Empty ones are not sent.
+/// sides cut long ones into pieces alike, as they agree on the length, and have a few pieces of each under way at a
+/// time. Empty ones are not sent.
 class Exchange {
  public:
-  Exchange(MPI_Comm comm, int tag, const Options& options) : comm_(comm), tag_(tag), options_(options) {}
-  void receive(void* data, std::int64_t bytes, int src_rank);
-  void send(const void* data, std::int64_t bytes, int dst_rank);
-  /// Polls, then polls with short sleeps, until all is done. Throws Error{kTimeout} naming the peers that did not come,
+  Exchange(MPI_Comm comm, int tag, const Options& options, WaitStyle style)
+      : comm_(comm), tag_(tag), options_(options), style_(style) {}
+  void receive(void* data, std::int64_t bytes, int src_rank) {
+    add({static_cast<std::byte*>(data), bytes, src_rank, true});
+  }
+  void send(const void* data, std::int64_t bytes, int dst_rank) {
+    add({static_cast<std::byte*>(const_cast<void*>(data)), bytes, dst_rank, false});  // MPI_Isend only reads
+  }
+  /// Polls, then polls with sleeps, until all is done. Throws Error{kTimeout} naming the peers that did not come,
   /// and Error{kComm} when MPI fails or a peer sent another length.
   void wait();
 
  private:
-  struct Posted {
+  static constexpr int kWindow = 4;  ///< Pieces of one message under way: enough to keep a link busy between polls.
+  struct Message {
+    std::byte* data;
+    std::int64_t bytes;
     int peer;
-    int bytes;
     bool is_receive;
+    std::int64_t posted = 0, done = 0;  ///< Bytes.
+    int first = 0, under_way = 0;       ///< The oldest piece and their number, in the ring of its requests.
+    std::array<MPI_Request, kWindow> requests{};
   };
-  [[nodiscard]] bool test();
+  void add(const Message& message);
+  /// Fills the windows of the messages with `peer`, in order: a message's first piece comes after the last one's last.
+  void post(int peer, bool is_receive);
+  void post_piece(Message& message);
+  /// One look at the oldest piece of every message. True when some piece was done.
+  bool advance();
+  void finish_piece(Message& message, const MPI_Status& status);
   [[noreturn]] void throw_timeout();
-  void check_length(const Posted& posted, const MPI_Status& status) const;
 
   MPI_Comm comm_;
   int tag_;
   const Options& options_;
+  WaitStyle style_;
   std::int64_t total_bytes_ = 0;
-  std::vector<MPI_Request> requests_;
-  std::vector<Posted> posted_;  ///< One for each request.
+  std::size_t num_done_ = 0;
+  std::vector<Message> messages_;
+  std::vector<MPI_Request> oldest_;  ///< [messages]; MPI_REQUEST_NULL once a message is done.
+  std::vector<int> indices_;
   std::vector<MPI_Status> statuses_;
 };
 

@@ -2,8 +2,8 @@
 //
 // Direct algorithms over point-to-point messages, for three reasons: the order of every sum is ours (the same as the
 // local backend's, so results agree bit for bit), one wait serves all (deadline, sleeping, naming who is missing), and
-// no length is limited by MPI's int counts. Each moves the least bytes per rank that its collective allows
-// (comm/cost.h).
+// no length is limited by MPI's int counts, and long messages go in pieces. Each moves the least bytes per rank that
+// its collective allows (comm/cost.h).
 #include <mpi.h>
 
 #include <algorithm>
@@ -68,7 +68,10 @@ class MpiCommunicator final : public Communicator {
   MpiCommunicator(std::shared_ptr<MpiScope> scope, MPI_Comm comm, const Options& options, std::string name)
       : Communicator(rank_in(comm), size_of_group(comm), DeviceKind::kCpu, std::move(name)),
         comm_(std::move(scope), comm),
-        options_(options) {}
+        options_(options) {
+    constexpr std::int64_t kSharedMemoryRate = 2000;  // bytes a microsecond
+    if (comm_.scope()->on_this_host(comm)) style_.polled_bytes_per_us = kSharedMemoryRate;
+  }
 
   void abort(int exit_code) noexcept override { MPI_Abort(MPI_COMM_WORLD, exit_code); }
 
@@ -86,7 +89,7 @@ class MpiCommunicator final : public Communicator {
                   e.hint());
     }
   }
-  [[nodiscard]] Exchange exchange() const { return Exchange(comm_.get(), next_tag_, options_); }
+  [[nodiscard]] Exchange exchange() const { return Exchange(comm_.get(), next_tag_, options_, style_); }
 
   /// The k-th peer in this rank's order: all ranks start with different ones, so that no rank is everybody's first.
   [[nodiscard]] int to_peer(int k) const { return (rank() + k) % size(); }
@@ -252,6 +255,7 @@ class MpiCommunicator final : public Communicator {
 
   CommHandle comm_;
   Options options_;
+  WaitStyle style_;
   int next_tag_ = 0;
   std::vector<std::byte> scratch_;
 };

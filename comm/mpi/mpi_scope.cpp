@@ -5,7 +5,9 @@
 #include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <string>
 
+#include "comm/mpi/backend.h"
 #include "core/error.h"
 #include "core/log.h"
 
@@ -23,6 +25,7 @@ void check(int status, const char* call, const char* file, int line) {
 struct MpiScope::State {
   int exceptions_at_start = std::uncaught_exceptions();
   std::atomic<bool> broken{false};
+  MPI_Group host = MPI_GROUP_NULL;  // the ranks of this host
 };
 
 std::shared_ptr<MpiScope> MpiScope::acquire() {
@@ -44,6 +47,11 @@ MpiScope::MpiScope() : state_(std::make_unique<State>()) {
     throw Error(ErrorCode::kUnavailable, "MPI has been finalised in this process", "keep one communicator to the end");
   // With it on (as --oversubscribe sets it), a rank that waits gives way to every compute thread for milliseconds.
   ::setenv("OMPI_MCA_mpi_yield_when_idle", "0", /*overwrite=*/0);
+  // Over TCP, a piece of ours goes out without a request and an answer (with room for MPI's own header).
+  const std::string eager_bytes = str(kPieceBytes + 1024);
+  for (const char* name :
+       {"OMPI_MCA_btl_tcp_eager_limit", "OMPI_MCA_btl_tcp_rndv_eager_limit", "OMPI_MCA_btl_tcp_max_send_size"})
+    ::setenv(name, eager_bytes.c_str(), /*overwrite=*/0);
   int provided = MPI_THREAD_SINGLE;
   WEFT_MPI_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided));
   if (provided < MPI_THREAD_MULTIPLE) {
@@ -53,6 +61,10 @@ MpiScope::MpiScope() : state_(std::make_unique<State>()) {
   }
   WEFT_MPI_CHECK(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
   WEFT_MPI_CHECK(MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN));
+  MPI_Comm host = MPI_COMM_NULL;
+  WEFT_MPI_CHECK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host));
+  WEFT_MPI_CHECK(MPI_Comm_group(host, &state_->host));
+  WEFT_MPI_CHECK(MPI_Comm_free(&host));
 }
 
 MpiScope::~MpiScope() {
@@ -63,7 +75,21 @@ MpiScope::~MpiScope() {
     log()->debug("leaving without MPI_Finalize after an error");
     return;
   }
+  if (const int status = MPI_Group_free(&state_->host); status != MPI_SUCCESS)
+    log()->error("MPI_Group_free: status {}", status);
   if (const int status = MPI_Finalize(); status != MPI_SUCCESS) log()->error("MPI_Finalize: status {}", status);
+}
+
+bool MpiScope::on_this_host(MPI_Comm comm) const {
+  MPI_Group group = MPI_GROUP_NULL, here = MPI_GROUP_NULL;
+  int size = 0, size_here = 0;
+  WEFT_MPI_CHECK(MPI_Comm_group(comm, &group));
+  WEFT_MPI_CHECK(MPI_Group_intersection(group, state_->host, &here));
+  WEFT_MPI_CHECK(MPI_Group_size(group, &size));
+  WEFT_MPI_CHECK(MPI_Group_size(here, &size_here));
+  WEFT_MPI_CHECK(MPI_Group_free(&here));
+  WEFT_MPI_CHECK(MPI_Group_free(&group));
+  return size == size_here;
 }
 
 void MpiScope::mark_broken() noexcept { state_->broken = true; }

@@ -20,6 +20,8 @@ class MpiScope {
   MpiScope& operator=(const MpiScope&) = delete;
   ~MpiScope();
 
+  /// True when all ranks of `comm` run on this host. Local.
+  [[nodiscard]] bool on_this_host(MPI_Comm comm) const;
   /// A collective failed: messages may be under way for ever, so MPI must not be finalised (that would wait for them).
   void mark_broken() noexcept;
   [[nodiscard]] bool is_broken() const noexcept;

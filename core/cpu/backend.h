@@ -8,7 +8,7 @@
 
 namespace weft::cpu {
 
-[[nodiscard]] std::unique_ptr<Stream> make_stream(Device device, std::string_view name);
+[[nodiscard]] std::unique_ptr<Stream> make_stream(Device device, std::string_view name, StreamPriority priority);
 [[nodiscard]] std::unique_ptr<Stream> make_inline_stream();
 
 }  // namespace weft::cpu

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/cpu/backend.h"
+#include "core/cpu/thread.h"
 #include "core/log.h"
 
 namespace weft::cpu {
@@ -29,9 +30,13 @@ class EventState final : public Event::State {
  public:
   bool done() const override { return done_.load(std::memory_order_acquire); }
   void wait() const override {
-    // A look for a few microseconds first: to sleep and be woken costs more, and most waits in a step are short.
-    constexpr int kLooks = 4000;
-    for (int i = 0; i < kLooks && !done(); ++i) {
+    // Looks for some microseconds first: to sleep and be woken costs more, and most waits in a step are short. Between
+    // rounds of looks whoever else is ready gets the core, which may be what this waits for.
+    constexpr int kLooks = 1000, kRounds = 12;
+    for (int round = 0; round < kRounds && !done(); ++round) {
+      for (int i = 0; i < kLooks && !done(); ++i) {
+      }
+      if (!done()) std::this_thread::yield();
     }
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return done(); });
@@ -55,7 +60,11 @@ class EventState final : public Event::State {
 
 class WorkerStream final : public Stream {
  public:
-  WorkerStream(Device device, std::string_view name) : device_(device), name_(name), worker_([this] { run(); }) {}
+  WorkerStream(Device device, std::string_view name, StreamPriority priority)
+      : device_(device), name_(name), worker_([this, priority] {
+          if (priority == StreamPriority::kHigh) prefer_this_thread();
+          run();
+        }) {}
   ~WorkerStream() override {
     push(nullptr);
     worker_.join();
@@ -157,8 +166,8 @@ class InlineStream final : public Stream {
 
 }  // namespace
 
-std::unique_ptr<Stream> make_stream(Device device, std::string_view name) {
-  return std::make_unique<WorkerStream>(device, name);
+std::unique_ptr<Stream> make_stream(Device device, std::string_view name, StreamPriority priority) {
+  return std::make_unique<WorkerStream>(device, name, priority);
 }
 
 std::unique_ptr<Stream> make_inline_stream() { return std::make_unique<InlineStream>(); }

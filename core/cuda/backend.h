@@ -12,6 +12,6 @@ namespace weft::cuda {
 [[nodiscard]] bool is_available() noexcept;
 [[nodiscard]] void* allocate(Device device, std::int64_t bytes);
 void deallocate(Device device, void* data) noexcept;
-[[nodiscard]] std::unique_ptr<Stream> make_stream(Device device, std::string_view name);
+[[nodiscard]] std::unique_ptr<Stream> make_stream(Device device, std::string_view name, StreamPriority priority);
 
 }  // namespace weft::cuda

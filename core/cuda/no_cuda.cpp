@@ -14,6 +14,6 @@ namespace {
 bool is_available() noexcept { return false; }
 void* allocate(Device, std::int64_t) { unavailable(); }
 void deallocate(Device, void*) noexcept {}
-std::unique_ptr<Stream> make_stream(Device, std::string_view) { unavailable(); }
+std::unique_ptr<Stream> make_stream(Device, std::string_view, StreamPriority) { unavailable(); }
 
 }  // namespace weft::cuda

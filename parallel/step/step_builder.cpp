@@ -130,7 +130,7 @@ BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const
   if (!problems.empty())
     throw Error(ErrorCode::kInvalidArgument, "the plan does not fit this step:" + problems,
                 "plan again for this model, world and batch");
-  slots_ = scheduler::assign_slots(graph_, plan_.issue_order);
+  slots_ = scheduler::assign_slots(graph_, plan_);
   arena_ = std::make_unique<scheduler::Arena>(device, graph_, slots_);
   if (executor == scheduler::ExecutorKind::kStreams)
     streams_ = std::make_unique<scheduler::StreamExecutor>(device, graph_, plan_, slots_);

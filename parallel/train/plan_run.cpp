@@ -49,9 +49,17 @@ scheduler::PolicyKind policy_of(SchedulePolicy policy) {
   return static_cast<scheduler::PolicyKind>(static_cast<int>(policy) - 1);
 }
 
+namespace {
+
+std::int64_t memory_limit_bytes(const RunConfig& config) {
+  return std::llround(config.schedule.memory_limit_mib * 1024.0 * 1024.0);
+}
+
+}  // namespace
+
 scheduler::PolicyOptions policy_options(const RunConfig& config) {
   scheduler::PolicyOptions options;
-  options.search.memory_limit_bytes = std::llround(config.schedule.memory_limit_mib * 1024.0 * 1024.0);
+  options.search.memory_limit_bytes = memory_limit_bytes(config);
   return options;
 }
 
@@ -102,7 +110,7 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
   out.mesh = mesh;
   out.plan = std::move(plan);
   require_priced(graph, cost);
-  const scheduler::SlotMap slots = scheduler::assign_slots(graph, out.plan.issue_order);
+  const scheduler::SlotMap slots = scheduler::assign_slots(graph, out.plan);
   out.memory = scheduler::memory_use(graph, slots);
   out.num_tasks = graph.num_tasks();
   out.num_micro_batches = training_spec(config, mesh).geometry.num_micro_batches;
@@ -116,8 +124,7 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
   if (config.data.val.empty()) return out;
   const scheduler::Graph validation = emit_step(validation_spec(config, mesh), out.plan.shape, config.train.dtype);
   const scheduler::Plan order = scheduler::sequential_plan(validation, out.plan.shape);
-  for (const std::int64_t bytes : scheduler::assign_slots(validation, order.issue_order).slot_bytes)
-    out.validation_bytes += bytes;
+  for (const std::int64_t bytes : scheduler::assign_slots(validation, order).slot_bytes) out.validation_bytes += bytes;
   return out;
 }
 
@@ -157,6 +164,37 @@ RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::Co
                 str("the plan does not fit this step (", problems.size(), " problems): ", problems.front()),
                 "plan again for this model, layout and batch (weft plan)");
   return price(config, mesh, cost, graph, std::move(plan));
+}
+
+PeakMemory peak_memory(const RunConfig& config, const Mesh& mesh, const scheduler::Plan& plan) {
+  PeakMemory peak;
+  for (int rank = 0; rank < mesh.world_size; ++rank) {
+    Mesh its = mesh;
+    its.world_rank = rank;
+    const scheduler::Graph graph = emit_step(training_spec(config, its), plan.shape, config.train.dtype);
+    const std::int64_t bytes = scheduler::memory_use(graph, scheduler::assign_slots(graph, plan)).total();
+    if (bytes > peak.bytes) peak = {bytes, rank};
+  }
+  return peak;
+}
+
+PeakMemory peak_memory(comm::Communicator& world, const RunPlan& plan) {
+  std::int64_t mine = plan.memory.total();
+  std::vector<std::int64_t> all(static_cast<std::size_t>(world.size()));
+  all_gather(world, comm::as_buffer(&mine, 1), comm::as_buffer(all.data(), world.size()), *make_inline_stream());
+  const auto most = std::max_element(all.begin(), all.end());
+  return {*most, static_cast<int>(most - all.begin())};
+}
+
+void require_memory(const RunConfig& config, const PeakMemory& peak, scheduler::Plan& plan) {
+  plan.memory_limit_bytes = memory_limit_bytes(config);
+  plan.peak_memory_bytes = peak.bytes;
+  if (plan.memory_limit_bytes == 0 || peak.bytes <= plan.memory_limit_bytes) return;
+  throw Error(ErrorCode::kInvalidArgument,
+              str("the plan needs ", peak.bytes, " bytes on rank ", peak.rank, ", more than the ",
+                  plan.memory_limit_bytes, " of schedule.memory_limit_mib"),
+              "raise schedule.memory_limit_mib, plan again under it (weft plan), use a smaller train.micro_batch, or "
+              "recompute (train.recompute)");
 }
 
 scheduler::Plan agree_on_plan(comm::Communicator& world, const std::function<scheduler::Plan()>& decide) {

@@ -6,8 +6,8 @@
 #include <functional>
 #include <thread>
 
-#include "comm/cost.h"
 #include "kernels/gemm.h"
+#include "parallel/train/collective_probe.h"
 #include "scheduler/order.h"
 #include "scheduler/stream_executor.h"
 
@@ -45,70 +45,6 @@ std::vector<Group> groups_of(const MeshComms& comms, const Mesh& mesh) {
   }
   return out;
 }
-
-/// Runs one collective that puts `wire_bytes` on the wire, as near as whole elements allow.
-class Collective {
- public:
-  Collective(comm::Communicator& group, WorkKind kind, double wire_bytes) : group_(group), kind_(kind) {
-    const auto p = static_cast<std::int64_t>(group.size());
-    const double whole = wire_bytes / comm::wire_bytes(of(kind), group.size(), 1.0);
-    share_ = std::max<std::int64_t>(1, static_cast<std::int64_t>(whole) / (p * std::int64_t{sizeof(float)}));
-    send_.assign(static_cast<std::size_t>(share_ * p), 1.0F);
-    recv_.assign(send_.size(), 0.0F);
-    counts_.assign(static_cast<std::size_t>(p), share_);
-  }
-  [[nodiscard]] double wire_bytes() const {
-    return comm::wire_bytes(of(kind_), group_.size(), double(send_.size()) * sizeof(float));
-  }
-  void run(Stream& stream) {
-    const auto n = static_cast<std::int64_t>(send_.size());
-    const comm::ConstBuffer all = comm::as_buffer(static_cast<const float*>(send_.data()), n);
-    const comm::ConstBuffer share = comm::as_buffer(static_cast<const float*>(send_.data()), share_);
-    switch (kind_) {
-      case WorkKind::kAllToAll:
-        return group_.all_to_all_v(all, counts_, comm::as_buffer(recv_.data(), n), counts_, stream);
-      case WorkKind::kAllGather:
-        return group_.all_gather_v(share, comm::as_buffer(recv_.data(), n), counts_, stream);
-      case WorkKind::kReduceScatter:
-        return group_.reduce_scatter_v(all, comm::as_buffer(recv_.data(), share_), counts_, comm::ReduceOp::kSum,
-                                       stream);
-      case WorkKind::kSendRecv:
-        return shift(stream);
-      default:
-        return group_.all_reduce(all, comm::as_buffer(recv_.data(), n), comm::ReduceOp::kSum, stream);
-    }
-  }
-
- private:
-  static comm::Collective of(WorkKind kind) {
-    switch (kind) {
-      case WorkKind::kAllToAll:
-        return comm::Collective::kAllToAll;
-      case WorkKind::kAllGather:
-        return comm::Collective::kAllGather;
-      case WorkKind::kReduceScatter:
-        return comm::Collective::kReduceScatter;
-      case WorkKind::kSendRecv:
-        return comm::Collective::kSendRecv;
-      default:
-        return comm::Collective::kAllReduce;
-    }
-  }
-  /// A hop around the ring.
-  void shift(Stream& stream) {
-    const auto n = static_cast<std::int64_t>(send_.size());
-    const int p = group_.size(), to = (group_.rank() + 1) % p, from = (group_.rank() + p - 1) % p;
-    const comm::SendOp send{comm::as_buffer(static_cast<const float*>(send_.data()), n), to};
-    const comm::RecvOp recv{comm::as_buffer(recv_.data(), n), from};
-    group_.send_recv(std::span(&send, 1), std::span(&recv, 1), stream);
-  }
-
-  comm::Communicator& group_;
-  WorkKind kind_;
-  std::int64_t share_ = 1;
-  std::vector<float> send_, recv_;
-  std::vector<std::int64_t> counts_;
-};
 
 /// Something that keeps one stream busy, piece by piece, alike on all ranks.
 struct Load {
@@ -177,7 +113,7 @@ std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, con
     for (const WorkKind kind : {WorkKind::kAllToAll, WorkKind::kAllGather, WorkKind::kReduceScatter,
                                 WorkKind::kAllReduce, WorkKind::kSendRecv})
       for (double bytes = 1024; bytes <= 4 << 20; bytes *= 4) {
-        Collective collective(*group.comm, kind, bytes);
+        CollectiveProbe collective(*group.comm, kind, bytes);
         collective.run(*stream);
         std::vector<double> starts, ends;
         for (int i = 0; i < repeats; ++i) {
@@ -214,11 +150,11 @@ std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world,
                          kernels::Transpose::kNo, Matrix<const float>(w.data(), hidden, width),
                          kernels::Transpose::kYes);
   };
-  std::unique_ptr<Collective> links[3];
+  std::unique_ptr<CollectiveProbe> links[3];
   for (const int i : {1, 2}) {
     comm::Communicator& group = i == 1 ? *intra : *inter;
     if (group.size() == 1) continue;
-    links[i] = std::make_unique<Collective>(group, WorkKind::kAllToAll, kBytes);
+    links[i] = std::make_unique<CollectiveProbe>(group, WorkKind::kAllToAll, kBytes);
     loads[static_cast<std::size_t>(i)].piece = [&, i] { links[i]->run(*streams[static_cast<std::size_t>(i)]); };
   }
   const auto stream = make_inline_stream();
@@ -253,7 +189,7 @@ double probe_issue_us(comm::Communicator& world) {
   }
   const scheduler::Graph graph = builder.take();
   const scheduler::Plan plan = scheduler::sequential_plan(graph, {});
-  const scheduler::SlotMap slots = scheduler::assign_slots(graph, plan.issue_order);
+  const scheduler::SlotMap slots = scheduler::assign_slots(graph, plan);
   scheduler::Arena arena({}, graph, slots);
   scheduler::StreamExecutor executor({}, graph, plan, slots);
   const std::vector<scheduler::TaskBody> bodies(kTasks, [](scheduler::TaskContext&) {});

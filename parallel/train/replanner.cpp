@@ -149,7 +149,16 @@ std::optional<RunPlan> Replanner::consider(std::int64_t step, const RunPlan& cur
   }
   if (changes == 0) return std::nullopt;
   skipped_ = 0;
-  return take_plan(config_, current.mesh, cost_, agree_on_plan(world_, [&] { return *decision.plan; }));
+  RunPlan next = take_plan(config_, current.mesh, cost_, agree_on_plan(world_, [&] { return *decision.plan; }));
+  try {
+    require_memory(config_, peak_memory(world_, next), next.plan);
+  } catch (const Error& e) {  // on every rank: planned within rank 0's memory, but another's is fuller
+    incumbent_.reset();
+    given_up_.push_back(scheduler::digest(next.plan));
+    log_.push_back(entry(step, "keep", e.message(), measured_ms).dump());
+    return std::nullopt;
+  }
+  return next;
 }
 
 }  // namespace weft::parallel

@@ -49,10 +49,11 @@ std::string changed_lines(const std::string& before, const std::string& now) {
 }
 
 template <class T>
-class Training {
+class Training final : public TrainingRun {
  public:
   Training(const RunConfig& config, comm::Communicator& world, const TrainOptions& options, TrainObserver& observer);
-  TrainOutcome run();
+  std::optional<TrainOutcome> step() override;
+  [[nodiscard]] const RunPlan& plan() const override { return plan_; }
 
  private:
   void start_from_checkpoint();
@@ -80,7 +81,7 @@ class Training {
   ParameterTable table_;
   std::unique_ptr<Stream> stream_ = make_inline_stream();
   std::unique_ptr<Checkpoint> resume_;
-  std::int64_t first_step_ = 1, samples_ = 0, tokens_ = 0, last_saved_ = 0;
+  std::int64_t first_step_ = 1, next_step_ = 1, samples_ = 0, tokens_ = 0, last_saved_ = 0;
   std::int64_t noted_bytes_ = 0;  // size of the arena when its growth was last reported
   std::unique_ptr<ParameterStore<T>> store_;
   StepState state_;
@@ -106,7 +107,8 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
   make_plan();
   if (!config.data.val.empty()) validator_ = std::make_unique<Validator<T>>(config, comms_, mesh_, plan_.plan.shape);
   bind();
-  if (world.rank() == 0) {
+  next_step_ = first_step_;
+  if (world.rank() == 0 && !options.run_dir.empty()) {
     const int aside = set_aside_checkpoints(options.run_dir / "checkpoints", first_step_ - 1);
     if (aside > 0)
       observer.on_warning(str("moved ", aside, " checkpoint(s) of later steps aside, as ",
@@ -119,7 +121,7 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
 
 template <class T>
 void Training<T>::start_from_checkpoint() {
-  if (options_.resume == Resume::kNone) return;
+  if (options_.resume == Resume::kNone || options_.run_dir.empty()) return;
   const bool one = options_.resume == Resume::kFrom && fs::exists(options_.resume_from / "manifest.json");
   std::vector<std::string> refused;
   if (one) {
@@ -158,15 +160,18 @@ void Training<T>::make_plan() {
   plan_ = take_plan(config_, mesh_, options_.cost, agree_on_plan(world_, [this] {
                       return options_.plan ? *options_.plan : parallel::make_plan(config_, mesh_, options_.cost);
                     }));
+  require_memory(config_, peak_memory(world_, plan_), plan_.plan);
   if (resume_ && options_.plan_from_text && !resume_->state().plan_text.empty()) {
     try {
       scheduler::Plan stored = options_.plan_from_text(resume_->state().plan_text);
       if (scheduler::digest(stored) != scheduler::digest(plan_.plan)) {
-        plan_ = take_plan(config_, mesh_, options_.cost, std::move(stored));
+        RunPlan taken = take_plan(config_, mesh_, options_.cost, std::move(stored));
+        require_memory(config_, peak_memory(world_, taken), taken.plan);
+        plan_ = std::move(taken);
         observer_.on_note("goes on with the checkpoint's plan, which is not the config's; --resume none plans afresh");
       }
-    } catch (const Error&) {
-      observer_.on_note("the checkpoint's plan is for another layout: planned afresh");
+    } catch (const Error& e) {
+      observer_.on_note("planned afresh, not by the checkpoint's plan: " + e.message());
     }
   }
   require_same_plan();
@@ -345,37 +350,45 @@ void Training<T>::save(std::int64_t step) {
 }
 
 template <class T>
-TrainOutcome Training<T>::run() {
-  observer_.on_start(plan_, first_step_);
+std::optional<TrainOutcome> Training<T>::step() {
   const TrainConfig& t = config_.train;
-  for (std::int64_t step = first_step_; step <= t.steps; ++step) {
-    const std::vector<LocalBatch> batches = load_batches();
-    std::int64_t valid_here = 0, valid = 0;
-    for (const LocalBatch& b : batches) valid_here += count_valid_targets(b.targets);
-    if (should_stop(valid_here, valid)) {
-      save(step - 1);
-      return TrainOutcome::kStopped;
-    }
-    const StepReport report = one_step(step, batches, valid);
-    if (replanner_) replan(step);
-    std::optional<double> validation_loss;
-    const bool last = step == t.steps;
-    if (validator_ && (last || (t.validate_every > 0 && step % t.validate_every == 0))) {
-      validation_loss = validator_->run(*store_);
-      observer_.on_validation(step, *validation_loss);
-    }
-    write_metrics(report, validation_loss);
-    if (config_.checkpoint.every > 0 && (last || step % config_.checkpoint.every == 0)) save(step);
+  const std::int64_t step = next_step_;
+  if (step == first_step_) observer_.on_start(plan_, first_step_);
+  if (step > t.steps) return TrainOutcome::kFinished;
+  const std::vector<LocalBatch> batches = load_batches();
+  std::int64_t valid_here = 0, valid = 0;
+  for (const LocalBatch& b : batches) valid_here += count_valid_targets(b.targets);
+  if (should_stop(valid_here, valid)) {
+    save(step - 1);
+    return TrainOutcome::kStopped;
   }
-  return TrainOutcome::kFinished;
+  const StepReport report = one_step(step, batches, valid);
+  ++next_step_;
+  if (replanner_) replan(step);
+  std::optional<double> validation_loss;
+  const bool last = step == t.steps;
+  if (validator_ && (last || (t.validate_every > 0 && step % t.validate_every == 0))) {
+    validation_loss = validator_->run(*store_);
+    observer_.on_validation(step, *validation_loss);
+  }
+  write_metrics(report, validation_loss);
+  if (config_.checkpoint.every > 0 && (last || step % config_.checkpoint.every == 0)) save(step);
+  return last ? std::optional(TrainOutcome::kFinished) : std::nullopt;
 }
 
 }  // namespace
 
+std::unique_ptr<TrainingRun> start_training(const RunConfig& config, comm::Communicator& world,
+                                            const TrainOptions& options, TrainObserver& observer) {
+  if (config.train.dtype == DType::kF64) return std::make_unique<Training<double>>(config, world, options, observer);
+  return std::make_unique<Training<float>>(config, world, options, observer);
+}
+
 TrainOutcome train(const RunConfig& config, comm::Communicator& world, const TrainOptions& options,
                    TrainObserver& observer) {
-  if (config.train.dtype == DType::kF64) return Training<double>(config, world, options, observer).run();
-  return Training<float>(config, world, options, observer).run();
+  const std::unique_ptr<TrainingRun> run = start_training(config, world, options, observer);
+  for (;;)
+    if (const std::optional<TrainOutcome> outcome = run->step()) return *outcome;
 }
 
 }  // namespace weft::parallel

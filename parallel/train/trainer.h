@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -56,6 +57,19 @@ struct RunPlan {
 /// `decide` runs on rank 0 alone; every rank gets its plan, or throws its error. Collective.
 [[nodiscard]] scheduler::Plan agree_on_plan(comm::Communicator& world, const std::function<scheduler::Plan()>& decide);
 
+/// What the fullest rank needs for a step, of parameters, states, gradients and arena.
+struct PeakMemory {
+  std::int64_t bytes = 0;
+  int rank = 0;  ///< The lowest that needs as much.
+};
+/// Of all ranks of a job that does not run: emits every rank's step.
+[[nodiscard]] PeakMemory peak_memory(const RunConfig& config, const Mesh& mesh, const scheduler::Plan& plan);
+/// Of all ranks of this job, from what each has worked out of its own step. The same on every rank. Collective.
+[[nodiscard]] PeakMemory peak_memory(comm::Communicator& world, const RunPlan& plan);
+/// States limit and peak in the plan. Throws kInvalidArgument, with both figures and the rank, for a peak above
+/// schedule.memory_limit_mib.
+void require_memory(const RunConfig& config, const PeakMemory& peak, scheduler::Plan& plan);
+
 /// Told what happens, on every rank; what is shown is the observer's business. All calls come from the training thread.
 class TrainObserver {
  public:
@@ -92,7 +106,22 @@ struct TrainOptions {
 
 enum class TrainOutcome { kFinished, kStopped };  ///< kStopped: saved and stopped on request or at the time limit.
 
-/// Trains. Collective over `world`, which holds every rank of the job. Writes run_dir/metrics.jsonl and
+/// A run, step by step: for several side by side in one process.
+class TrainingRun {
+ public:
+  virtual ~TrainingRun() = default;
+  /// Collective. The next step, with the validation and the checkpoint that are due after it. How the run ended once it
+  /// has; nothing before. The first call tells the observer that the run starts.
+  virtual std::optional<TrainOutcome> step() = 0;
+  [[nodiscard]] virtual const RunPlan& plan() const = 0;
+};
+
+/// Collective. Everything up to the first step. `world`, `options` and `observer` outlive the run. An empty
+/// options.run_dir: no file is written, and nothing is resumed (checkpoint.every must be 0). Errors as train().
+[[nodiscard]] std::unique_ptr<TrainingRun> start_training(const RunConfig& config, comm::Communicator& world,
+                                                          const TrainOptions& options, TrainObserver& observer);
+
+/// Trains to the end. Collective over `world`, which holds every rank of the job. Writes run_dir/metrics.jsonl and
 /// run_dir/checkpoints (rank 0 makes the folder). validate(config, world.size()) must be empty. Throws kInvalidArgument
 /// (data, checkpoint of another model) before any large memory is taken; kNonFinite when loss or gradient norm are not
 /// finite: the update is not applied and the last checkpoint stands.

@@ -92,7 +92,7 @@ TEST_CASE("No plan of a real step is below its bound, and every policy's plan is
       INFO(found.plan.policy);
       const Graph graph = emitter.emit(found.plan.shape);
       CHECK(validate(graph, found.plan).empty());
-      const SlotMap slots = assign_slots(graph, found.plan.issue_order);
+      const SlotMap slots = assign_slots(graph, found.plan);
       const Timeline timeline = simulate(graph, found.plan, slots, cost, false);
       if (seed % 3 != 2) CHECK(test::faults(graph, found.plan.shape, cost, timeline).empty());  // tasks stretch there
       CHECK(timeline.total_us == found.price.total_us);

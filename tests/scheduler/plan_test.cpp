@@ -33,7 +33,7 @@ CostModel costs() {
 /// Runs the program on numbers: a task mixes what it reads into what it writes. What a slot holds before is garbage.
 std::vector<double> run_on_numbers(const Graph& graph, const Plan& plan,
                                    ExecutorKind executor = ExecutorKind::kInline) {
-  const SlotMap slots = assign_slots(graph, plan.issue_order);
+  const SlotMap slots = assign_slots(graph, plan);
   Arena arena({}, graph, slots);
   std::vector<double> results(graph.tasks.size());
   std::vector<char> written(graph.buffers.size(), 0);  // bytes: streams write neighbours at once
@@ -132,9 +132,10 @@ TEST_CASE("Slots never hold two live buffers, in any order", "[plan]") {
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
     INFO("seed " << seed);
     const Graph graph = random_graph(seed, 60);
-    const Plan plan{"random", {}, random_order(graph, seed)};
+    const std::int32_t rests[] = {0, 5, 1000};
+    const Plan plan{"random", {}, random_order(graph, seed), rests[seed % 3]};
     REQUIRE(validate(graph, plan).empty());
-    const SlotMap map = assign_slots(graph, plan.issue_order);
+    const SlotMap map = assign_slots(graph, plan);
     std::vector<int> first(graph.buffers.size(), -1), last(graph.buffers.size(), -1);
     for (int i = 0; i < graph.num_tasks(); ++i)
       for (const auto accesses : {graph.reads(plan.issue_order[i]), graph.writes(plan.issue_order[i])})
@@ -164,6 +165,29 @@ TEST_CASE("Slots never hold two live buffers, in any order", "[plan]") {
   }
 }
 
+TEST_CASE("Slots that rest tie no streams together", "[plan]") {
+  std::int64_t reused = 0;
+  double tied = 0.0;
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    INFO("seed " << seed);
+    const Graph graph = random_graph(seed, 60);
+    Plan plan{"random", {}, random_order(graph, seed), 1000};
+    const SlotMap none{std::vector<std::int32_t>(graph.buffers.size(), kNoId), {}, {}}, map = assign_slots(graph, plan);
+    const double free_us = simulate(graph, plan, none, costs(), false).total_us;
+    CHECK(simulate(graph, plan, map, costs(), false).total_us == Approx(free_us));
+    reused += static_cast<std::int64_t>(map.reuse_edges.size());
+    plan.slot_rest = 0;
+    tied += simulate(graph, plan, assign_slots(graph, plan), costs(), false).total_us - free_us;
+    plan.shape.stream_of_resource.fill(0);  // one stream: nothing to tie
+    plan.slot_rest = 1000;
+    const SlotMap rested = assign_slots(graph, plan);
+    plan.slot_rest = 0;
+    CHECK(rested.slot_bytes == assign_slots(graph, plan).slot_bytes);
+  }
+  CHECK(reused > 0);  // memory is shared all the same
+  CHECK(tied > 0.0);  // and without rest, it costs time
+}
+
 TEST_CASE("Every order of a program, in every executor, gives the same numbers", "[plan][executor]") {
   for (std::uint64_t seed = 0; seed < 30; ++seed) {
     INFO("seed " << seed);
@@ -171,7 +195,9 @@ TEST_CASE("Every order of a program, in every executor, gives the same numbers",
     const std::vector<double> expected = run_on_numbers(graph, sequential_plan(graph, {}));
     for (std::uint64_t order = 0; order < 3; ++order)
       for (const ExecutorKind executor : {ExecutorKind::kInline, ExecutorKind::kStreams})
-        CHECK(run_on_numbers(graph, {"random", {}, random_order(graph, 100 * seed + order)}, executor) == expected);
+        for (const std::int32_t rest : {0, 8, 1000})
+          CHECK(run_on_numbers(graph, {"random", {}, random_order(graph, 100 * seed + order), rest}, executor) ==
+                expected);
   }
 }
 
@@ -180,7 +206,7 @@ TEST_CASE("A simulated step lies between its bounds", "[simulator]") {
     INFO("seed " << seed);
     const Graph graph = random_graph(seed, 80);
     const Plan plan{"random", {}, random_order(graph, seed)};
-    const SlotMap slots = assign_slots(graph, plan.issue_order);
+    const SlotMap slots = assign_slots(graph, plan);
     const Timeline streams = simulate(graph, plan, slots, costs(), false),
                    single = simulate(graph, plan, slots, costs(), true);
     double sum = 0.0, loads[3] = {};
@@ -212,6 +238,25 @@ TEST_CASE("Exposed communication is what no computation hides", "[executor]") {
   CHECK(exposed_comm_us(graph, {{0, 1, 5, 6}, {4, 3, 9, 8}, 9}) == Approx(0));
 }
 
+TEST_CASE("Overlap of streams, pair by pair", "[executor]") {
+  GraphBuilder b;
+  for (const Resource r : {Resource::kCompute, Resource::kIntra, Resource::kInter, Resource::kCompute}) {
+    TaskSpec spec;
+    spec.resources = {r};
+    if (r == Resource::kInter) spec.resources.add(Resource::kIntra);  // one that holds both links
+    b.add_task(spec, {}, {});
+  }
+  const Graph graph = b.take();
+  const auto overlap = overlap_us(graph, {{0, 1, 3, 6}, {4, 2, 7, 9}, 9});
+  CHECK(overlap[0][0] == Approx(4 + 3));
+  CHECK(overlap[1][1] == Approx(1 + 4));
+  CHECK(overlap[2][2] == Approx(4));
+  CHECK(overlap[0][1] == Approx(1 + 1 + 1));  // [1, 2], [3, 4], [6, 7]
+  CHECK(overlap[0][2] == Approx(1 + 1));
+  CHECK(overlap[1][2] == Approx(4));
+  CHECK(overlap[2][1] == overlap[1][2]);
+}
+
 TEST_CASE("Streams carry a task's error past the tasks that depend on it", "[executor]") {
   GraphBuilder b;
   const BufferId x = b.add_buffer(bytes(8)), y = b.add_buffer(bytes(8));
@@ -222,7 +267,7 @@ TEST_CASE("Streams carry a task's error past the tasks that depend on it", "[exe
   b.add_task({}, std::vector{x}, std::vector{y});
   const Graph graph = b.take();
   const Plan plan = sequential_plan(graph, {});
-  const SlotMap slots = assign_slots(graph, plan.issue_order);
+  const SlotMap slots = assign_slots(graph, plan);
   Arena arena({}, graph, slots);
   bool second = false;
   int runs = 0;
@@ -254,7 +299,7 @@ TEST_CASE("A task's error carries its name and stops the step", "[executor]") {
   b.add_task({}, std::vector{x}, {});
   const Graph graph = b.take();
   const Plan plan = sequential_plan(graph, {});
-  Arena arena({}, graph, assign_slots(graph, plan.issue_order));
+  Arena arena({}, graph, assign_slots(graph, plan));
   bool second = false;
   const std::vector<TaskBody> bodies{
       [](TaskContext&) { throw Error(ErrorCode::kComm, "rank 2 is gone", "start again"); },
@@ -275,7 +320,7 @@ TEST_CASE("An elastic buffer grows and is counted", "[arena]") {
   const BufferId x = b.add_buffer({"rows", MemoryClass::kActivations, 16, true, false});
   b.add_task({}, {}, std::vector{x});
   const Graph graph = b.take();
-  Arena arena({}, graph, assign_slots(graph, std::vector<TaskId>{0}));
+  Arena arena({}, graph, assign_slots(graph, Plan{"", {}, {0}}));
   CHECK(arena.bytes() == 16);
   static_cast<void>(arena.require<double>(x, 2));
   CHECK(arena.num_grows() == 0);
@@ -296,21 +341,28 @@ TEST_CASE("The digest tells plans apart", "[plan]") {
   other = plan;
   std::swap(other.issue_order[0], other.issue_order[1]);
   CHECK(digest(plan) != digest(other));
+  other = plan;
+  other.slot_rest = 8;
+  CHECK(digest(plan) != digest(other));
 }
 
 TEST_CASE("A plan survives being packed", "[plan]") {
-  Plan plan{"weft", {}, {}, {"ranks = 4", ""}};
+  Plan plan{"weft", {}, {}, 64, {"ranks = 4", ""}};
   plan.shape.layers = {{3, 5, 2, Recompute::kFull, {0.25, 0.75}}, {}};
   plan.shape.sub_batches = {2, 1};
   plan.shape.micro_batches_in_flight = 2;
   plan.shape.stream_of_resource = {0, 1, 1, 2};
   plan.shape.imbalance_limit = 1.5;
   plan.issue_order = random_order(random_graph(3, 40), 5);
+  plan.memory_limit_bytes = 5'000'000'000;
+  plan.peak_memory_bytes = 4'900'000'000;
   const std::vector<std::int64_t> numbers = pack(plan);
   const Plan back = unpack(numbers);
   CHECK(back.policy == plan.policy);
   CHECK(back.shape == plan.shape);
   CHECK(back.issue_order == plan.issue_order);
   CHECK(back.made_for == plan.made_for);
+  CHECK(back.memory_limit_bytes == plan.memory_limit_bytes);
+  CHECK(back.peak_memory_bytes == plan.peak_memory_bytes);
   for (std::size_t n = 0; n < numbers.size(); n += 7) CHECK_THROWS_AS(unpack(std::span(numbers).first(n)), Error);
 }

@@ -47,7 +47,7 @@ CostModel line_costs(double scale = 1.0) {
 }
 
 Timeline run(const Graph& graph, const Plan& plan, const CostModel& cost) {
-  return simulate(graph, plan, assign_slots(graph, plan.issue_order), cost, false);
+  return simulate(graph, plan, assign_slots(graph, plan), cost, false);
 }
 
 Timeline timeline_of(const Schedule& schedule, const Instance& instance) {
@@ -354,6 +354,20 @@ TEST_CASE("Weft is never slower than any other policy, and every policy's schedu
     const auto again = make_all_plans(emitter, cost, options);
     CHECK(digest(again.back().plan) == digest(plans.back().plan));
   }
+}
+
+TEST_CASE("The search of a large step is not used up by the plans of others", "[policy]") {
+  const StageEmitter emitter(small_table(), 96, 2);
+  const CostModel cost = emitter.costs();
+  PolicyOptions options;
+  options.search.task_visits = 1.0;  // what is left grows with the step
+  options.search.visits_per_task = 400.0;
+  const std::vector<PolicyPlan> plans = make_all_plans(emitter, cost, options);
+  double others = std::numeric_limits<double>::infinity();
+  for (std::size_t p = 0; p + 1 < plans.size(); ++p) others = std::min(others, plans[p].price.total_us);
+  INFO("weft " << plans.back().price.total_us << ", others " << others);
+  CHECK(plans.back().num_candidates > 40);
+  CHECK(plans.back().price.total_us < 0.9 * others);
 }
 
 TEST_CASE("The memory limit leaves plans out, and says what the smallest needs", "[policy]") {

@@ -44,7 +44,7 @@ void set_contention(CostModel& cost, Resource a, Resource b, double factor) {
 
 Timeline run(const Graph& graph, const CostModel& cost, bool single = false) {
   const Plan plan = sequential_plan(graph, {});
-  return simulate(graph, plan, assign_slots(graph, plan.issue_order), cost, single);
+  return simulate(graph, plan, assign_slots(graph, plan), cost, single);
 }
 
 /// Time that task t takes on `timeline` if the others slow it as documented, by integrating over all intervals between
@@ -86,7 +86,7 @@ TEST_CASE("Without contention the event simulation is the plain one, bit for bit
     INFO("seed " << seed);
     const Graph graph = random_graph(seed, 120);
     const Plan plan{"random", {}, random_order(graph, seed)};
-    const SlotMap slots = assign_slots(graph, plan.issue_order);
+    const SlotMap slots = assign_slots(graph, plan);
     CostModel plain = costs();
     plain.machine.issue_us = seed % 3 == 0 ? 0.0 : 3.0;
     CostModel events = plain;
@@ -133,7 +133,7 @@ TEST_CASE("Every task of a contended step gets exactly its work done", "[simulat
     INFO("seed " << seed);
     const Graph graph = random_graph(seed, 60);
     const Plan plan{"random", {}, random_order(graph, seed)};
-    const SlotMap slots = assign_slots(graph, plan.issue_order);
+    const SlotMap slots = assign_slots(graph, plan);
     CostModel cost = costs();
     set_contention(cost, Resource::kCompute, Resource::kIntra, 1.3);
     set_contention(cost, Resource::kCompute, Resource::kInter, 1.1);

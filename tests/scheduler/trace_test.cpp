@@ -27,7 +27,7 @@ CostModel costs() {
 TEST_CASE("A trace has each task once per timeline, on its stream, at its time", "[trace]") {
   const Graph graph = test::random_graph(3, 60);
   const Plan plan = sequential_plan(graph, {});
-  const Timeline time = simulate(graph, plan, assign_slots(graph, plan.issue_order), costs(), false);
+  const Timeline time = simulate(graph, plan, assign_slots(graph, plan), costs(), false);
   const TraceProcess processes[] = {{"measured, \"rank 0\"", &graph, &time}, {"simulated", &graph, &time}};
   const std::string text = chrome_trace(processes);
   CHECK(text == chrome_trace(processes));

@@ -28,6 +28,7 @@ check 'weft plan prints a table' "$WEFT" plan "$tiny" --ranks 4 --set parallel.e
 for policy in "${policies[@]}"; do check "the plans of all policies: $policy" grep -q "\"$policy\": {" "$TMP/plan.json"; done
 check 'and why one was chosen' grep -q '"reasons"' "$TMP/plan.json"
 check 'the plan is written' grep -q 'made_for: "ranks = 4"' "$TMP/plan.textproto"
+check 'with the peak of the fullest rank' grep -q '^peak_memory_bytes: [1-9]' "$TMP/plan.textproto"
 check 'a policy that is not there' exits 2 "$WEFT" plan "$tiny" --policy weftt
 check 'names the nearest' grep -q 'did you mean weft' "$TMP/stderr"
 check 'a memory limit that nothing fits' exits 2 "$WEFT" plan "$tiny" --ranks 4 --set schedule.memory_limit_mib=0.5
@@ -52,6 +53,13 @@ if "$WEFT" version --json | grep -q '"mpi": true'; then
   check 'once' same 1 "$(grep -c '^error:' "$TMP/stderr")"
   check 'a plan for another model is refused' exits 2 train 4 "$TMP/refused" --set model.layers=2 --set schedule.plan="$TMP/plan.textproto"
   check 'with the model in words' grep -q 'model.layers = 4, and this is model.layers = 2' "$TMP/stderr"
+  limit() { echo $(($(sed -n 's/^peak_memory_bytes: //p' "$TMP/plan.textproto") $1)) | awk '{ printf "%.6f", $1 / 1048576 }'; }
+  check 'a plan that just fits the memory' train 4 "$TMP/fits" --set schedule.plan="$TMP/plan.textproto" --set schedule.memory_limit_mib="$(limit +64)"
+  check 'its limit and peak are kept' grep -q '^memory_limit_bytes: [1-9]' "$TMP/fits/plan.textproto"
+  check 'a plan that needs more memory than the job has' exits 2 train 4 "$TMP/refused" --set schedule.plan="$TMP/plan.textproto" \
+    --set schedule.memory_limit_mib="$(limit -64)"
+  check 'with both figures and the rank' grep -qE 'needs [0-9]+ bytes on rank [0-3], more than the [0-9]+ of' "$TMP/stderr"
+  check 'by one error' same 1 "$(grep -c '^error:' "$TMP/stderr")"
   sed 's/^issue_order: \[0, 1/issue_order: [1, 0/' "$TMP/plan.textproto" > "$TMP/edited.textproto"
   check 'a plan edited by hand is refused' exits 2 train 4 "$TMP/refused" --set schedule.plan="$TMP/edited.textproto"
   check 'by its digest' grep -q 'digest' "$TMP/stderr"

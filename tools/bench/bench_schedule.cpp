@@ -73,7 +73,7 @@ int bench_simulate(bool as_json) {
   for (const int num_tasks : {10'000, 100'000, 1'000'000}) {
     const Graph graph = made_up_step(num_tasks);
     const Plan plan = sequential_plan(graph, {});
-    const SlotMap slots = assign_slots(graph, plan.issue_order);
+    const SlotMap slots = assign_slots(graph, plan);
     const int runs = num_tasks < 1'000'000 ? 5 : 3;
     for (const bool contended : {false, true}) {
       const CostModel cost = made_up_costs(contended);
@@ -106,7 +106,7 @@ int bench_executors(int num_tasks, int runs, bool as_json) {
   for (const int chunks : {1, 4}) {
     const Graph graph = made_up_step(num_tasks, chunks);
     const Plan plan = sequential_plan(graph, {});
-    const SlotMap slots = assign_slots(graph, plan.issue_order);
+    const SlotMap slots = assign_slots(graph, plan);
     Arena arena({}, graph, slots);
     const std::vector<TaskBody> bodies(graph.tasks.size(), [](TaskContext&) {});
     StreamExecutor streams({}, graph, plan, slots);

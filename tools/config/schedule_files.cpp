@@ -33,8 +33,11 @@ std::string plan_to_text(const scheduler::Plan& plan) {
                                                plan.shape.stream_of_resource.end());
   message.set_micro_batches_in_flight(plan.shape.micro_batches_in_flight);
   message.set_imbalance_limit(plan.shape.imbalance_limit);
+  message.set_slot_rest(plan.slot_rest);
   message.mutable_issue_order()->Assign(plan.issue_order.begin(), plan.issue_order.end());
   for (const std::string& line : plan.made_for) message.add_made_for(line);
+  message.set_memory_limit_bytes(plan.memory_limit_bytes);
+  message.set_peak_memory_bytes(plan.peak_memory_bytes);
   message.set_digest(checksum_to_text(scheduler::digest(plan)));
   google::protobuf::TextFormat::Printer printer;
   printer.SetUseShortRepeatedPrimitives(true);
@@ -75,8 +78,11 @@ scheduler::Plan plan_from_text(const std::string& text, const std::string& origi
   }
   plan.shape.micro_batches_in_flight = message.micro_batches_in_flight();
   plan.shape.imbalance_limit = message.imbalance_limit();
+  plan.slot_rest = message.slot_rest();
   plan.issue_order.assign(message.issue_order().begin(), message.issue_order().end());
   plan.made_for.assign(message.made_for().begin(), message.made_for().end());
+  plan.memory_limit_bytes = message.memory_limit_bytes();
+  plan.peak_memory_bytes = message.peak_memory_bytes();
   if (message.digest() != checksum_to_text(scheduler::digest(plan)))
     throw Error(ErrorCode::kInvalidArgument, str(origin, ": the digest does not hold: the plan was changed by hand"),
                 "make it again instead of editing it");

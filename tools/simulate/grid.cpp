@@ -72,7 +72,7 @@ class Layer {
   [[nodiscard]] nlohmann::ordered_json tasks(const LayerPlans& plans) const {
     nlohmann::ordered_json out = nlohmann::ordered_json::array();
     const auto timeline = [&](const scheduler::Graph& graph, const PolicyPlan& plan) {
-      return scheduler::simulate(graph, plan.plan, scheduler::assign_slots(graph, plan.plan.issue_order), cost_, false);
+      return scheduler::simulate(graph, plan.plan, scheduler::assign_slots(graph, plan.plan), cost_, false);
     };
     const scheduler::Graph forward = forward_.emit(plans.forward.plan.shape),
                            backward = backward_.emit(plans.backward.plan.shape);

@@ -65,7 +65,7 @@ int simulate_stages(const StagesOptions& options) {
     const PolicyPlan& chosen = plans.back();
     const scheduler::Graph graph = emitter.emit(chosen.plan.shape);
     const scheduler::Timeline timeline =
-        scheduler::simulate(graph, chosen.plan, scheduler::assign_slots(graph, chosen.plan.issue_order), cost, false);
+        scheduler::simulate(graph, chosen.plan, scheduler::assign_slots(graph, chosen.plan), cost, false);
     nlohmann::ordered_json tasks = nlohmann::ordered_json::array();
     append_tasks(tasks, graph, timeline);
     write_schedule(options.schedule_out, chosen.plan.policy, timeline.total_us / 1e3, std::move(tasks));

@@ -22,7 +22,7 @@ TEST_CASE("every communicator over MPI", "[comm]") {
 TEST_CASE("cut messages and small scratch over MPI", "[comm]") {
   comm::mpi::Options options;
   options.timeout = std::chrono::seconds(60);
-  options.max_message_bytes = 1000;  // not a multiple of an element: pieces are bytes
+  options.piece_bytes = 1000;  // not a multiple of an element: pieces are bytes
   options.scratch_bytes = 20000;
   for (const ConformanceCase& c : conformance_cases()) {
     DYNAMIC_SECTION(c.name) {

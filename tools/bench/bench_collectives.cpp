@@ -1,0 +1,197 @@
+// tools/bench/bench_collectives.cpp - bus bandwidth of collectives, per class of links and size.
+#include "tools/bench/bench_collectives.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "comm/factory.h"
+#include "comm/topology.h"
+#include "core/error.h"
+#include "kernels/gemm.h"
+#include "parallel/train/collective_probe.h"
+#include "parallel/train/probe_clock.h"
+#include "scheduler/fit.h"
+#include "tools/exit_status.h"
+
+namespace weft::tools {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using scheduler::WorkKind;
+
+double us_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+}
+
+/// CPU time of all threads of this process, microseconds.
+double process_cpu_us() {
+  rusage use{};
+  getrusage(RUSAGE_SELF, &use);
+  const auto us = [](const timeval& t) { return 1e6 * static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec); };
+  return us(use.ru_utime) + us(use.ru_stime);
+}
+
+/// A thread that multiplies matrices until it is destroyed.
+class ComputeLoad {
+ public:
+  ComputeLoad()
+      : x_(kRows * kWidth, 0.5F), w_(kWidth * kWidth, 0.25F), y_(kRows * kWidth), thread_([this] { run(); }) {}
+  ComputeLoad(const ComputeLoad&) = delete;
+  ComputeLoad& operator=(const ComputeLoad&) = delete;
+  ~ComputeLoad() {
+    stop_ = true;
+    thread_.join();
+  }
+  [[nodiscard]] std::int64_t products() const { return products_; }
+
+ private:
+  static constexpr std::int64_t kRows = 64, kWidth = 256;
+  void run() {
+    const auto stream = make_inline_stream();
+    while (!stop_) {
+      kernels::gemm<float>(*stream, {y_.data(), kRows, kWidth}, Matrix<const float>(x_.data(), kRows, kWidth),
+                           kernels::Transpose::kNo, Matrix<const float>(w_.data(), kWidth, kWidth),
+                           kernels::Transpose::kYes);
+      ++products_;
+    }
+  }
+  std::vector<float> x_, w_, y_;
+  std::atomic<bool> stop_ = false;
+  std::atomic<std::int64_t> products_ = 0;
+  std::thread thread_;  // last: starts when the rest is there
+};
+
+/// Products per microsecond of all ranks' compute threads while nothing else runs.
+double products_per_us(comm::Communicator& world, const ComputeLoad& load) {
+  comm::barrier(world, *make_inline_stream());
+  const auto start = Clock::now();
+  const std::int64_t before = load.products();
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  std::vector<double> rate{static_cast<double>(load.products() - before) / us_since(start)};
+  parallel::agree(world, rate, comm::ReduceOp::kSum);
+  return rate[0];
+}
+
+struct LinkGroup {
+  std::string link;
+  std::unique_ptr<comm::Communicator> comm;
+};
+
+/// The ranks of each node, the ranks of equal place on all nodes, and all ranks: those with more than one rank.
+std::vector<LinkGroup> link_groups(comm::Communicator& world) {
+  const comm::Topology topology = comm::find_topology(world, *make_inline_stream());
+  std::vector<LinkGroup> out;
+  const auto add = [&](const char* link, int color, int key) {
+    auto group = world.split(color, key, link);
+    if (group->size() > 1) out.push_back({link, std::move(group)});
+  };
+  add("intra", topology.node_index, topology.local_rank);
+  if (topology.num_nodes > 1) add("inter", topology.local_rank, topology.node_index);
+  if (topology.num_nodes > 1 && topology.local_size > 1) add("both", 0, world.rank());
+  return out;
+}
+
+/// One row of the table: `repeats` runs of one size, all groups of the class at once.
+nlohmann::ordered_json measure(comm::Communicator& world, LinkGroup& group, const BenchCollectiveOptions& o,
+                               double bytes, const ComputeLoad* load) {
+  const auto stream = make_stream({}, "collective", StreamPriority::kHigh);  // as a step has it
+  const auto run_on = [&stream](const std::function<void()>& work) {
+    stream->enqueue(work);
+    stream->synchronize();
+  };
+  const bool all_reduce = o.kind == WorkKind::kAllReduce;
+  const double p = group.comm->size(), on_wire = (all_reduce ? 2.0 : 1.0) * (p - 1) / p;
+  parallel::CollectiveProbe collective(*group.comm, o.kind, bytes * on_wire);
+  run_on([&] { collective.run(*stream); });
+  std::vector<double> times;
+  double cpu_us = 0.0;
+  std::int64_t products = 0;
+  for (int i = 0; i < o.repeats; ++i) {
+    run_on([&] {
+      comm::barrier(world, *stream);
+      const double cpu_before = process_cpu_us();
+      const std::int64_t products_before = load != nullptr ? load->products() : 0;
+      const auto start = Clock::now();
+      collective.run(*stream);
+      times.push_back(us_since(start));
+      cpu_us += process_cpu_us() - cpu_before;
+      if (load != nullptr) products += load->products() - products_before;
+    });
+  }
+  double wall_us = 0.0;
+  for (const double t : times) wall_us += t;
+  std::vector<double> sums{wall_us, cpu_us, static_cast<double>(products)};
+  parallel::agree(world, times);  // a collective takes as long as its last rank
+  parallel::agree(world, sums, comm::ReduceOp::kSum);
+  const double us = scheduler::quantile(times, 0.5);
+  nlohmann::ordered_json row{{"link", group.link},
+                             {"ranks", group.comm->size()},
+                             {"bytes", collective.buffer_bytes()},
+                             {"us", us},
+                             {"us_min", *std::min_element(times.begin(), times.end())},
+                             {"us_max", *std::max_element(times.begin(), times.end())},
+                             {"algorithm_mb_per_s", collective.buffer_bytes() / us},
+                             {"bus_mb_per_s", collective.buffer_bytes() * on_wire / us},
+                             {"cores_per_rank", sums[1] / sums[0]}};
+  if (load != nullptr) {
+    row.erase("cores_per_rank");  // the compute thread's
+    row["products_per_us"] = sums[2] / (sums[0] / world.size());
+  }
+  return row;
+}
+
+void print(const nlohmann::ordered_json& facts) {
+  const bool compute = facts.contains("compute_alone_per_us");
+  std::cout << "link   ranks       bytes           us  (min .. max)           algorithm MB/s    bus MB/s  "
+            << (compute ? "compute rate left\n" : "cores per rank\n");
+  for (const auto& row : facts["rows"]) {
+    char line[200];
+    std::snprintf(line, sizeof line, "%-6s %5d %11.0f %12.1f  (%9.1f .. %9.1f) %12.1f %11.1f  %8.3f\n",
+                  row["link"].get<std::string>().c_str(), row["ranks"].get<int>(), row["bytes"].get<double>(),
+                  row["us"].get<double>(), row["us_min"].get<double>(), row["us_max"].get<double>(),
+                  row["algorithm_mb_per_s"].get<double>(), row["bus_mb_per_s"].get<double>(),
+                  compute ? row["products_per_us"].get<double>() / facts["compute_alone_per_us"].get<double>()
+                          : row["cores_per_rank"].get<double>());
+    std::cout << line;
+  }
+}
+
+}  // namespace
+
+int bench_collective(const BenchCollectiveOptions& o, bool as_json) {
+  kernels::set_blas_threads(1);
+  const auto world = comm::make_world();
+  if (world->size() < 2)
+    throw Error(ErrorCode::kInvalidArgument, "a collective of one rank moves nothing", "mpirun -n 4 weft bench ...");
+  std::vector<LinkGroup> groups = link_groups(*world);
+  nlohmann::ordered_json facts{{"collective", std::string(to_string(o.kind))},
+                               {"rows", nlohmann::ordered_json::array()}};
+  std::optional<ComputeLoad> load;
+  if (o.compute) {
+    load.emplace();
+    facts["compute_alone_per_us"] = products_per_us(*world, *load);
+  }
+  for (LinkGroup& group : groups)
+    for (double bytes = o.min_bytes; bytes <= o.max_bytes; bytes *= 4)
+      facts["rows"].push_back(measure(*world, group, o, bytes, load ? &*load : nullptr));
+  if (world->rank() != 0) return kExitDone;
+  if (as_json)
+    std::cout << facts.dump(2) << "\n";
+  else
+    print(facts);
+  return kExitDone;
+}
+
+}  // namespace weft::tools
