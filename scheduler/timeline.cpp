@@ -33,26 +33,29 @@ std::array<std::array<double, 3>, 3> overlap_us(const Graph& graph, const Timeli
   constexpr std::array kStreams{Resource::kCompute, Resource::kIntra, Resource::kInter};
   struct Change {
     double at;
-    std::size_t stream;
-    int by;  // +1 a task starts, -1 it ends
+    TaskId task;
+    int by;  // +1 it starts, -1 it ends
   };
   std::vector<Change> changes;
-  for (TaskId t = 0; t < graph.num_tasks(); ++t)
-    for (std::size_t s = 0; s < kStreams.size(); ++s)
-      if (graph.tasks[t].resources.has(kStreams[s])) {
-        changes.push_back({timeline.start_us[t], s, 1});
-        changes.push_back({timeline.end_us[t], s, -1});
-      }
+  for (TaskId t = 0; t < graph.num_tasks(); ++t) {
+    changes.push_back({timeline.start_us[t], t, 1});
+    changes.push_back({timeline.end_us[t], t, -1});
+  }
   std::sort(changes.begin(), changes.end(), [](const Change& a, const Change& b) { return a.at < b.at; });
   std::array<std::array<double, 3>, 3> out{};
-  std::array<int, 3> running{};
+  std::array<std::array<int, 3>, 3> running{};  // tasks that hold both; on the diagonal, that hold the one
   double before = 0.0;
   for (const Change& change : changes) {
     for (std::size_t a = 0; a < 3; ++a)
-      for (std::size_t b = 0; b < 3; ++b)
-        if (running[a] > 0 && running[b] > 0) out[a][b] += change.at - before;
+      for (std::size_t b = 0; b < 3; ++b) {
+        const int tasks = running[a][a] + running[b][b] - running[a][b];
+        if (running[a][a] > 0 && running[b][b] > 0 && (a == b || tasks > 1)) out[a][b] += change.at - before;
+      }
     before = change.at;
-    running[change.stream] += change.by;
+    const ResourceSet held = graph.tasks[change.task].resources;
+    for (std::size_t a = 0; a < 3; ++a)
+      for (std::size_t b = 0; b < 3; ++b)
+        if (held.has(kStreams[a]) && held.has(kStreams[b])) running[a][b] += change.by;
   }
   return out;
 }

@@ -18,8 +18,9 @@ struct Timeline {
 /// Time in which communication ran and computation did not: what a better schedule could still hide. Microseconds.
 [[nodiscard]] double exposed_comm_us(const Graph& graph, const Timeline& timeline);
 
-/// Time in which tasks of two resources ran at once: [compute, intra, inter] squared, symmetric; on the diagonal, how
-/// long a resource was in use. Microseconds.
+/// Time in which a task on one resource and another task on the other ran at once (one that holds both does not count
+/// by itself): [compute, intra, inter] squared, symmetric; on the diagonal, how long a resource was in use.
+/// Microseconds.
 [[nodiscard]] std::array<std::array<double, 3>, 3> overlap_us(const Graph& graph, const Timeline& timeline);
 
 /// The same by stage: how long communication of each stage runs without any computation beside it. Stages on different

@@ -12,16 +12,24 @@ namespace weft::comm::mpi {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using std::chrono::microseconds;
 
 // A wait has three phases. Measured with 4 ranks on 2 cores: over shared memory, sleeping through a long transfer
 // halves its bandwidth, as data moves on in our polls only, and spinning through it takes the core from the peer that
 // must copy: 3 times slower.
-constexpr microseconds kSpin{20};  // poll only: a peer that is here answers within this
-// Then poll and yield for as long as the bytes may take (WaitStyle); then poll and sleep: the core is for compute
-// threads and other ranks. The longer the wait has been, the longer the next nap: it costs a small share of the whole.
-constexpr microseconds kShortestSleep{20}, kLongestSleep{200};
-constexpr int kSleepShare = 16;
+constexpr double kSpinUs = 20;  // poll only: a peer that is here answers within this
+// Then poll and yield for as long as the bytes may take (Pace); then poll and sleep: the core is for compute threads
+// and other ranks. Each nap takes a core from computation when it ends, and its caches with it (steps of overlapping
+// policies were 14 % slower with naps of 20 to 200 us), so: sleep for most of the time that the bytes are known to
+// take, and after that, the longer the wait has been, the longer.
+constexpr double kShortestNapUs = 50, kLongestNapUs = 1000;
+constexpr double kNapBytes = 64 << 10;  // what the sockets' buffers hold meanwhile
+constexpr double kShareOfRest = 0.5, kShareOfWait = 0.25;
+constexpr std::int64_t kLongExchange = 64 << 10;  // bytes from which on the wire, not the start, takes the time
+constexpr double kForget = 1.02;                  // links get slower, too
+
+void nap(double us) {
+  std::this_thread::sleep_for(std::chrono::duration<double, std::micro>(std::clamp(us, kShortestNapUs, kLongestNapUs)));
+}
 
 }  // namespace
 
@@ -58,19 +66,25 @@ void Exchange::wait() {
   indices_.resize(messages_.size());
   statuses_.resize(messages_.size());
   const auto start = Clock::now();
-  const auto spin_end = start + kSpin;
-  const auto polled_end =
-      spin_end + microseconds(style_.polled_bytes_per_us > 0 ? total_bytes_ / style_.polled_bytes_per_us : 0);
+  const double polled_us =
+      kSpinUs + (pace_.polled_bytes_per_us > 0 ? double(total_bytes_ / pace_.polled_bytes_per_us) : 0.0);
+  const double expected_us = pace_.us_per_byte * static_cast<double>(total_bytes_);
+  const auto waited = [start] { return std::chrono::duration<double, std::micro>(Clock::now() - start).count(); };
   while (num_done_ < messages_.size()) {
     if (advance()) continue;
-    const auto now = Clock::now();
-    if (options_.timeout.count() > 0 && now - start > options_.timeout) throw_timeout();
-    if (now > polled_end)
-      std::this_thread::sleep_for(std::clamp(std::chrono::duration_cast<microseconds>((now - start) / kSleepShare),
-                                             kShortestSleep, kLongestSleep));
-    else if (now > spin_end)
+    const double waited_us = waited();
+    if (options_.timeout.count() > 0 && waited_us > 1e3 * static_cast<double>(options_.timeout.count()))
+      throw_timeout();
+    if (waited_us > polled_us)
+      nap(waited_us < expected_us
+              ? std::min({kShareOfRest * (expected_us - waited_us), waited_us, kNapBytes * pace_.us_per_byte})
+              : kShareOfWait * waited_us);
+    else if (waited_us > kSpinUs)
       std::this_thread::yield();
   }
+  if (total_bytes_ < kLongExchange) return;
+  const double took = waited() / static_cast<double>(total_bytes_);
+  pace_.us_per_byte = pace_.us_per_byte > 0.0 ? std::min(took, kForget * pace_.us_per_byte) : took;
 }
 
 bool Exchange::advance() {

@@ -13,11 +13,14 @@
 
 namespace weft::comm::mpi {
 
-/// How a wait spends its time; chosen per group.
-struct WaitStyle {
+/// How a wait spends its time, and what it has learned; one per group.
+struct Pace {
   /// Bytes a microsecond over which a poll is followed by the next at once, because data moves in our polls only
   /// (shared memory). 0: the kernel moves it (TCP), and a waiting rank can sleep.
   std::int64_t polled_bytes_per_us = 0;
+  /// What long exchanges of the group took lately at best, so that a wait can sleep until about when the next one is
+  /// done. 0: none yet.
+  double us_per_byte = 0.0;
 };
 
 /// A set of messages: post all receives and sends, then wait() once. Messages between one pair match in order. Both
@@ -25,8 +28,8 @@ struct WaitStyle {
 /// time. Empty ones are not sent.
 class Exchange {
  public:
-  Exchange(MPI_Comm comm, int tag, const Options& options, WaitStyle style)
-      : comm_(comm), tag_(tag), options_(options), style_(style) {}
+  Exchange(MPI_Comm comm, int tag, const Options& options, Pace& pace)
+      : comm_(comm), tag_(tag), options_(options), pace_(pace) {}
   void receive(void* data, std::int64_t bytes, int src_rank) {
     add({static_cast<std::byte*>(data), bytes, src_rank, true});
   }
@@ -60,7 +63,7 @@ class Exchange {
   MPI_Comm comm_;
   int tag_;
   const Options& options_;
-  WaitStyle style_;
+  Pace& pace_;
   std::int64_t total_bytes_ = 0;
   std::size_t num_done_ = 0;
   std::vector<Message> messages_;

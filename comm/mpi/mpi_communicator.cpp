@@ -70,7 +70,7 @@ class MpiCommunicator final : public Communicator {
         comm_(std::move(scope), comm),
         options_(options) {
     constexpr std::int64_t kSharedMemoryRate = 2000;  // bytes a microsecond
-    if (comm_.scope()->on_this_host(comm)) style_.polled_bytes_per_us = kSharedMemoryRate;
+    if (comm_.scope()->on_this_host(comm)) pace_.polled_bytes_per_us = kSharedMemoryRate;
   }
 
   void abort(int exit_code) noexcept override { MPI_Abort(MPI_COMM_WORLD, exit_code); }
@@ -89,7 +89,7 @@ class MpiCommunicator final : public Communicator {
                   e.hint());
     }
   }
-  [[nodiscard]] Exchange exchange() const { return Exchange(comm_.get(), next_tag_, options_, style_); }
+  [[nodiscard]] Exchange exchange() { return Exchange(comm_.get(), next_tag_, options_, pace_); }
 
   /// The k-th peer in this rank's order: all ranks start with different ones, so that no rank is everybody's first.
   [[nodiscard]] int to_peer(int k) const { return (rank() + k) % size(); }
@@ -255,7 +255,7 @@ class MpiCommunicator final : public Communicator {
 
   CommHandle comm_;
   Options options_;
-  WaitStyle style_;
+  Pace pace_;
   int next_tag_ = 0;
   std::vector<std::byte> scratch_;
 };

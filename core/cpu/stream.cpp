@@ -62,6 +62,7 @@ class WorkerStream final : public Stream {
  public:
   WorkerStream(Device device, std::string_view name, StreamPriority priority)
       : device_(device), name_(name), worker_([this, priority] {
+          name_this_thread(name_);
           if (priority == StreamPriority::kHigh) prefer_this_thread();
           run();
         }) {}

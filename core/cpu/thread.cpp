@@ -23,6 +23,12 @@ struct SchedAttributes {
 
 }  // namespace
 
+void name_this_thread(std::string_view name) noexcept {
+  char text[16] = {};
+  name.copy(text, sizeof text - 1);
+  static_cast<void>(prctl(PR_SET_NAME, text, 0UL, 0UL, 0UL));
+}
+
 void prefer_this_thread() noexcept {
   constexpr unsigned long kTimerSlackNs = 1000;
   static_cast<void>(prctl(PR_SET_TIMERSLACK, kTimerSlackNs, 0UL, 0UL, 0UL));

@@ -4,7 +4,7 @@
 #include <chrono>
 #include <exception>
 #include <functional>
-#include <thread>
+#include <memory>
 
 #include "kernels/gemm.h"
 #include "parallel/train/collective_probe.h"
@@ -49,11 +49,21 @@ std::vector<Group> groups_of(const MeshComms& comms, const Mesh& mesh) {
 /// Something that keeps one stream busy, piece by piece, alike on all ranks.
 struct Load {
   std::function<void()> piece;
+  std::unique_ptr<Stream> stream;  ///< As in a step: a thread that the system treats as it treats that stream's.
   int pieces = 1;
+  /// Starts; `us` is there once the stream is synchronised.
+  void start(double& us) const {
+    stream->enqueue([this, &us] {
+      const auto start = std::chrono::steady_clock::now();
+      for (int i = 0; i < pieces; ++i) piece();
+      us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+    });
+  }
   [[nodiscard]] double run() const {
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < pieces; ++i) piece();
-    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+    double us = 0.0;
+    start(us);
+    stream->synchronize();
+    return us;
   }
 };
 
@@ -78,21 +88,16 @@ double run_alone(comm::Communicator& world, Load& load, const std::function<void
 std::pair<double, double> run_pair(comm::Communicator& world, const Load& a, const Load& b, double alone_a,
                                    double alone_b) {
   std::vector<double> times(2);
+  a.start(times[0]);
+  b.start(times[1]);
   std::exception_ptr error;
-  std::thread other([&] {
+  for (const Load* load : {&a, &b}) {
     try {
-      times[1] = b.run();
+      load->stream->synchronize();
     } catch (...) {
-      error = std::current_exception();
+      if (!error) error = std::current_exception();
     }
-  });
-  try {
-    times[0] = a.run();
-  } catch (...) {
-    other.join();
-    throw;
   }
-  other.join();
   if (error) std::rethrow_exception(error);
   agree(world, times, comm::ReduceOp::kSum);
   const double a_us = times[0] / world.size(), b_us = times[1] / world.size(), both = std::min(a_us, b_us);
@@ -142,11 +147,13 @@ std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world,
   constexpr std::int64_t kRows = 128;
   std::vector<float> x(static_cast<std::size_t>(kRows * width), 0.5F), y(static_cast<std::size_t>(kRows * hidden)),
       w(static_cast<std::size_t>(width * hidden), 0.25F);
-  const auto streams = std::array{make_inline_stream(), make_inline_stream(), make_inline_stream()};
-  constexpr double kBytes = 256 << 10;
+  constexpr double kBytes = 1 << 20;  // about what a chunk of a step sends; short ones wait more than they move
   std::array<Load, 3> loads;
+  loads[0].stream = make_stream({}, "compute");
+  loads[1].stream = make_stream({}, "intra", StreamPriority::kHigh);
+  loads[2].stream = make_stream({}, "inter", StreamPriority::kHigh);
   loads[0].piece = [&] {
-    kernels::gemm<float>(*streams[0], {y.data(), kRows, hidden}, Matrix<const float>(x.data(), kRows, width),
+    kernels::gemm<float>(*loads[0].stream, {y.data(), kRows, hidden}, Matrix<const float>(x.data(), kRows, width),
                          kernels::Transpose::kNo, Matrix<const float>(w.data(), hidden, width),
                          kernels::Transpose::kYes);
   };
@@ -155,7 +162,7 @@ std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world,
     comm::Communicator& group = i == 1 ? *intra : *inter;
     if (group.size() == 1) continue;
     links[i] = std::make_unique<CollectiveProbe>(group, WorkKind::kAllToAll, kBytes);
-    loads[static_cast<std::size_t>(i)].piece = [&, i] { links[i]->run(*streams[static_cast<std::size_t>(i)]); };
+    loads[static_cast<std::size_t>(i)].piece = [&, i] { links[i]->run(*loads[static_cast<std::size_t>(i)].stream); };
   }
   const auto stream = make_inline_stream();
   const auto barrier = [&] { comm::barrier(world, *stream); };
