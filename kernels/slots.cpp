@@ -76,9 +76,9 @@ void expert_choice(Stream&, const SlotTable<T>& table, Matrix<const T> scores, s
 }
 
 template <class T>
-void column_softmax_forward(Stream&, Matrix<T> out, Matrix<const T> z, std::int64_t group_rows) {
-  check_matrix("column_softmax_forward", "out", out, z.rows, z.cols);
-  const std::int64_t groups = groups_of("column_softmax_forward", z.rows, group_rows);
+void column_logsumexp(Stream&, Matrix<T> lse, Matrix<const T> z, std::int64_t group_rows) {
+  const std::int64_t groups = groups_of("column_logsumexp", z.rows, group_rows);
+  check_matrix("column_logsumexp", "lse", lse, groups, z.cols);
   for (std::int64_t g = 0; g < groups; ++g) {
     std::vector<T> max(z.row(g * group_rows), z.row(g * group_rows) + z.cols), sum(max.size(), T(0));
     const auto rows = [&](const auto& visit) {
@@ -86,27 +86,38 @@ void column_softmax_forward(Stream&, Matrix<T> out, Matrix<const T> z, std::int6
         for (std::int64_t s = 0; s < z.cols; ++s) visit(t, s, static_cast<std::size_t>(s));
     };
     rows([&](std::int64_t t, std::int64_t s, std::size_t i) { max[i] = std::max(max[i], z.row(t)[s]); });
-    rows([&](std::int64_t t, std::int64_t s, std::size_t i) {
-      sum[i] += out.row(t)[s] = std::exp(z.row(t)[s] - max[i]);
-    });
-    rows([&](std::int64_t t, std::int64_t s, std::size_t i) { out.row(t)[s] /= sum[i]; });
+    rows([&](std::int64_t t, std::int64_t s, std::size_t i) { sum[i] += std::exp(z.row(t)[s] - max[i]); });
+    for (std::size_t i = 0; i < sum.size(); ++i) lse.row(g)[i] = max[i] + std::log(sum[i]);
   }
 }
 
 template <class T>
-void column_softmax_backward(Stream&, Matrix<T> dz, Matrix<const T> dout, Matrix<const T> out,
-                             std::int64_t group_rows) {
+void column_softmax_forward(Stream&, Matrix<T> out, Matrix<const T> z, Matrix<const T> lse, std::int64_t group_rows) {
+  check_matrix("column_softmax_forward", "out", out, z.rows, z.cols);
+  check_matrix("column_softmax_forward", "lse", lse, groups_of("column_softmax_forward", z.rows, group_rows), z.cols);
+  for (std::int64_t t = 0; t < z.rows; ++t)
+    for (std::int64_t s = 0; s < z.cols; ++s) out.row(t)[s] = std::exp(z.row(t)[s] - lse.row(t / group_rows)[s]);
+}
+
+template <class T>
+void column_dot(Stream&, Matrix<T> dot, Matrix<const T> dout, Matrix<const T> out, std::int64_t group_rows) {
+  check_matrix("column_dot", "dout", dout, out.rows, out.cols);
+  check_matrix("column_dot", "dot", dot, groups_of("column_dot", out.rows, group_rows), out.cols);
+  std::fill_n(dot.data, dot.rows * dot.cols, T(0));
+  for (std::int64_t t = 0; t < out.rows; ++t)
+    for (std::int64_t s = 0; s < out.cols; ++s) dot.row(t / group_rows)[s] += dout.row(t)[s] * out.row(t)[s];
+}
+
+template <class T>
+void column_softmax_backward(Stream&, Matrix<T> dz, const ColumnSoftmaxGradient<T>& grad, std::int64_t group_rows) {
+  const auto& [dout, out, dot] = grad;
   check_matrix("column_softmax_backward", "dz", dz, out.rows, out.cols);
   check_matrix("column_softmax_backward", "dout", dout, out.rows, out.cols);
-  const std::int64_t groups = groups_of("column_softmax_backward", out.rows, group_rows);
-  for (std::int64_t g = 0; g < groups; ++g) {
-    std::vector<T> dot(static_cast<std::size_t>(out.cols), T(0));
-    for (std::int64_t t = g * group_rows; t < (g + 1) * group_rows; ++t)
-      for (std::int64_t s = 0; s < out.cols; ++s) dot[static_cast<std::size_t>(s)] += dout.row(t)[s] * out.row(t)[s];
-    for (std::int64_t t = g * group_rows; t < (g + 1) * group_rows; ++t)
-      for (std::int64_t s = 0; s < out.cols; ++s)
-        dz.row(t)[s] += out.row(t)[s] * (dout.row(t)[s] - dot[static_cast<std::size_t>(s)]);
-  }
+  check_matrix("column_softmax_backward", "dot", dot, groups_of("column_softmax_backward", out.rows, group_rows),
+               out.cols);
+  for (std::int64_t t = 0; t < out.rows; ++t)
+    for (std::int64_t s = 0; s < out.cols; ++s)
+      dz.row(t)[s] += out.row(t)[s] * (dout.row(t)[s] - dot.row(t / group_rows)[s]);
 }
 
 template <class T>
@@ -151,6 +162,8 @@ void slots_gather_backward(Stream&, Matrix<T> dx, Matrix<const T> d_rows, const 
 
 #define WEFT_INSTANTIATE(T)                                                 \
   template decltype(expert_choice<T>) expert_choice<T>;                     \
+  template decltype(column_logsumexp<T>) column_logsumexp<T>;               \
+  template decltype(column_dot<T>) column_dot<T>;                           \
   template decltype(column_softmax_forward<T>) column_softmax_forward<T>;   \
   template decltype(column_softmax_backward<T>) column_softmax_backward<T>; \
   template decltype(slots_scatter<T>) slots_scatter<T>;                     \

@@ -24,12 +24,23 @@ struct SlotTable {
 template <class T>
 void expert_choice(Stream& stream, const SlotTable<T>& table, Matrix<const T> scores, std::int64_t group_rows);
 
-/// Softmax down the columns of each group: out[t, s] = exp(z[t, s]) / sum over the group's rows. out, z: [T, S].
+/// lse[g, s] = log of the sum over the group's rows of exp(z[t, s]). z: [T, S], lse: [G, S].
 template <class T>
-void column_softmax_forward(Stream& stream, Matrix<T> out, Matrix<const T> z, std::int64_t group_rows);
-/// dz += out * (dout - sum over the group's rows of dout * out).
+void column_logsumexp(Stream& stream, Matrix<T> lse, Matrix<const T> z, std::int64_t group_rows);
+/// Softmax down the columns of each group: out = exp(z - lse). Where a group has rows elsewhere too, lse is over all.
 template <class T>
-void column_softmax_backward(Stream& stream, Matrix<T> dz, Matrix<const T> dout, Matrix<const T> out,
+void column_softmax_forward(Stream& stream, Matrix<T> out, Matrix<const T> z, Matrix<const T> lse,
+                            std::int64_t group_rows);
+/// dot[g, s] = sum over the group's rows of dout * out. dot: [G, S].
+template <class T>
+void column_dot(Stream& stream, Matrix<T> dot, Matrix<const T> dout, Matrix<const T> out, std::int64_t group_rows);
+/// dz += out * (dout - dot), the backward of the softmax; out, dout, dz: [T, S].
+template <class T>
+struct ColumnSoftmaxGradient {
+  Matrix<const T> dout, out, dot;
+};
+template <class T>
+void column_softmax_backward(Stream& stream, Matrix<T> dz, const ColumnSoftmaxGradient<T>& grad,
                              std::int64_t group_rows);
 
 /// Entries of a table of slots whose rows travel. row: where the entry's row stands (-1: nowhere); source: its token.

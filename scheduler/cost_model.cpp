@@ -79,11 +79,16 @@ const LinearCost& CostModel::constants(const TaskSpec& task) const {
   return link == LinkClass::kBoth && both ? (*both)[kind] : inter[kind];
 }
 
+double CostModel::load_of(const TaskSpec& task) const {
+  if (!follows_load(task.stage)) return 1.0;
+  const auto layer = static_cast<std::size_t>(task.layer);  // kNoId is past the end
+  return layer < layer_imbalance.size() ? layer_imbalance[layer] : imbalance;
+}
+
 double CostModel::cost_us(const TaskSpec& task) const {
   if (task.work.kind == WorkKind::kNothing) return 0.0;
   const LinearCost& c = constants(task);
-  const double load = imbalance != 1.0 && follows_load(task.stage) ? imbalance : 1.0;
-  return c.at(task.work.operations, load * task.work.amount);
+  return c.at(task.work.operations, load_of(task) * task.work.amount);
 }
 
 CostModel fit_cost_model(const std::vector<TaskSample>& tasks, const std::vector<TaskSample>& probes) {

@@ -79,6 +79,7 @@ struct CostModel {
   /// Load of the busiest rank over the mean: multiplies the amounts of dispatch, expert and combine tasks (and those of
   /// expert shards), which the emission gives for balanced routing.
   double imbalance = 1.0;
+  std::vector<double> layer_imbalance;  ///< [layers] Goes before `imbalance`; empty: all layers are alike.
 
   /// A fit for a kind of work: keeps it and enters it into the tables above.
   void add(KindFit fit);
@@ -93,6 +94,7 @@ struct CostModel {
 
  private:
   static constexpr std::size_t kNumCells = std::size_t{kNumWorkKinds} * kNumLinkClasses * kNumStages * kNumPhases;
+  [[nodiscard]] double load_of(const TaskSpec& task) const;
   static std::size_t cell(WorkKind work, LinkClass link, Stage stage, Phase phase);
 
   std::vector<KindFit> kinds_;

@@ -17,9 +17,14 @@ struct TraceProcess {
 };
 
 /// Chrome trace event format (JSON object form), for ui.perfetto.dev or chrome://tracing: a process per timeline, in it
-/// a track per stream (set of resources), a slice per task with its place and work as arguments, and an arrow for every
-/// edge of the graph that crosses streams. Times in microseconds. The same input gives the same text. Source: Trace
-/// Event Format, Google, 2016.
+///   - a track per stream (set of resources) with a slice per task, its place and work as arguments. Slices of a track
+///     may not overlap, so tasks of a stream that do stand on further tracks below ("intra #2");
+///   - an asynchronous track per stream: when it works for each micro-batch, forward and backward;
+///   - an arrow from each other stream to a task that waits for it. Arrows bind to slices of tracks, not to
+///     asynchronous events: hence the tasks are not asynchronous ones;
+///   - the bytes of the buffers in use, by class.
+/// Times in microseconds. The same input gives the same text. Sources: Trace Event Format, Google, 2016; Perfetto's
+/// documentation of it, "Visualizing external trace formats".
 [[nodiscard]] std::string chrome_trace(std::span<const TraceProcess> processes);
 
 /// The graph in Graphviz's DOT language: tasks by stream colour, edges. The same input gives the same text.

@@ -55,8 +55,10 @@ void add_simulate(CLI::App& app, Action& action) {
   command->add_option("--gpus_per_node", a->gpus_per_node, "With --config: ranks of a node")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
-  command->add_option("--routing", a->routing,
-                      "With --config: metrics.jsonl of a run, for the routing that it recorded (0.95 quantile)");
+  command->add_option(
+      "--routing", a->routing,
+      "With --config: metrics.jsonl of a run with metrics.router_every, for the routing that it recorded: "
+      "of each layer's loads over the steps, the 0.95 quantile");
   command->add_option("--set", a->sets, "With --config: override a field, path.to.field=value (repeatable)")
       ->type_name("PATH=VALUE");
   command->add_option("--cluster", a->cluster,

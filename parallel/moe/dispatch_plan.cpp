@@ -25,6 +25,7 @@ DispatchPlan::DispatchPlan(const DispatchDims& dims)
       esp_rank_(dims.esp_rank),
       num_sources_(dims.ep_size * dims.esp_size),
       pair_counts_(dims.pair_counts),
+      place_all_(dims.place_all),
       num_local_experts_(dims.num_experts / dims.ep_size),
       forward_cuts_(chunk_cuts(dims.rows, dims.forward_chunks)),
       backward_cuts_(chunk_cuts(dims.rows, dims.backward_chunks)) {
@@ -90,6 +91,7 @@ void DispatchPlan::finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64
     }
   if (pair_counts_) finish_pairs(chunk, first, last);
   chunk.num_send = std::accumulate(chunk.send_rows.begin(), chunk.send_rows.end(), std::int64_t{0});
+  chunk.num_order = place_all_ ? (end - begin) * ep_size_ * num_local : chunk.num_send;
   chunk.num_recv = std::accumulate(chunk.recv_rows.begin(), chunk.recv_rows.end(), std::int64_t{0});
   chunk.num_rows = std::accumulate(chunk.shard_rows.begin(), chunk.shard_rows.end(), std::int64_t{0});
 
@@ -135,15 +137,16 @@ void DispatchPlan::place(bool backward, int c, Matrix<const std::int32_t> kept, 
                          const Places& out) const {
   const std::int64_t begin = cuts(backward)[static_cast<std::size_t>(c)],
                      end = cuts(backward)[static_cast<std::size_t>(c) + 1];
+  const auto expert = [&](std::int64_t t, std::int64_t k) { return place_all_ ? std::int32_t(k) : kept.row(t)[k]; };
   std::vector<std::int64_t> next(static_cast<std::size_t>(ep_size_ * num_local_experts_) + 1,
                                  0);  // counting sort by expert
   for (std::int64_t t = begin; t < end; ++t)
     for (std::int64_t k = 0; k < kept.cols; ++k)
-      if (kept.row(t)[k] >= 0) ++next[static_cast<std::size_t>(kept.row(t)[k]) + 1];
+      if (const std::int32_t e = expert(t, k); e >= 0) ++next[static_cast<std::size_t>(e) + 1];
   std::partial_sum(next.begin(), next.end(), next.begin());
   for (std::int64_t t = begin; t < end; ++t)
     for (std::int64_t k = 0; k < kept.cols; ++k) {
-      const std::int32_t e = kept.row(t)[k];
+      const std::int32_t e = expert(t, k);
       const std::int64_t at = e < 0 ? -1 : next[static_cast<std::size_t>(e)]++;
       out.row.row(t)[k] = static_cast<std::int32_t>(at);
       if (at >= 0)

@@ -30,6 +30,7 @@ namespace weft::parallel {
 
 /// Rows of one chunk on their way.
 struct ChunkRows {
+  std::int64_t num_order = 0;                ///< Rows that Order fills: num_send, or every entry with place_all.
   std::int64_t num_send = 0;                 ///< Rows that this rank's tokens send.
   std::int64_t num_recv = 0;                 ///< Rows that arrive at this rank.
   std::int64_t num_rows = 0;                 ///< Rows that its experts compute: those that arrive at any ESP peer.
@@ -52,6 +53,9 @@ struct DispatchDims {
   bool pair_counts = false;  ///< Every rank learns the counts between all pairs of ranks: hierarchical dispatch.
   int forward_chunks = 1;
   int backward_chunks = 1;
+  /// kSlotMatrix over ranks that share groups: K = E, and the row tables have every entry, by expert, also those that
+  /// other ranks send.
+  bool place_all = false;
 };
 
 class DispatchPlan {
@@ -116,7 +120,7 @@ class DispatchPlan {
   void finish_pairs(ChunkRows& chunk, std::int64_t first_piece, std::int64_t last_piece) const;
 
   int ep_size_, ep_rank_, esp_size_, esp_rank_, num_sources_;
-  bool pair_counts_;
+  bool pair_counts_, place_all_;
   std::int64_t num_local_experts_;
   std::vector<std::int64_t> forward_cuts_, backward_cuts_, piece_cuts_;
   std::vector<std::int64_t> send_counts_, recv_counts_;

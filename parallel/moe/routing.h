@@ -27,7 +27,7 @@ struct GateNeeds {
   bool count_exchange = true;  ///< Only routing knows how many rows go where; false: every table entry travels.
   bool static_shapes = false;  ///< The same number of rows every step: buffers are exact, nothing ever grows.
   bool collective = false;     ///< Has phases that talk to other ranks.
-  bool shared_groups = true;   ///< Works where ranks share a routing group.
+  double travelling = 1.0;     ///< Share of a rank's table entries that it sends, on average.
   bool later_tokens = false;   ///< A token's routing depends on tokens behind it: no use for generating text.
 };
 

@@ -8,6 +8,7 @@
 #include "comm/communicator.h"
 #include "core/error.h"
 #include "kernels/permute.h"
+#include "parallel/moe/dispatchers/hops.h"
 #include "parallel/step/feed_forward.h"
 
 namespace weft::parallel {
@@ -46,7 +47,18 @@ MoeBlock<T>::MoeBlock(const StepContext<T>& ctx, int layer)
       expert_(
           make_expert<T>(ctx.model, ctx.model.expert_hidden_dim / ctx.mesh.esp_size, expert_parameters(ctx, layer))),
       to_experts_(make_dispatch<T>(ctx.spec.dispatcher, ctx.mesh)->hops()),
-      from_experts_(make_combine<T>(ctx.spec.dispatcher, ctx.mesh)->hops()) {}
+      from_experts_(make_combine<T>(ctx.spec.dispatcher, ctx.mesh)->hops()) {
+  if (!shares_slots()) return;
+  const auto links = group_links(ctx.mesh, ctx.mesh.sp_size(), 1);
+  const int experts = ctx.model.moe.experts;
+  to_experts_.insert(to_experts_.begin(), shared_slot_hop<T>(ctx.mesh, experts, Direction::kToExperts, links));
+  from_experts_.push_back(shared_slot_hop<T>(ctx.mesh, experts, Direction::kFromExperts, links));
+}
+
+template <class T>
+bool MoeBlock<T>::shares_slots() const {
+  return gate_.needs().form == RoutingForm::kSlotMatrix && ctx_.spec.geometry.sequence_ranks > 1;
+}
 
 template <class T>
 auto MoeBlock<T>::scope(const Unit& unit, const MoeSaved& saved, Phase phase, bool backward, int c) const -> Scope {
@@ -64,8 +76,8 @@ TaskSpec MoeBlock<T>::chunk_task(Stage stage, const Scope& s, WorkKind kind, dou
 
 template <class T>
 double MoeBlock<T>::expert_flops(const Scope& s) const {
-  return 2.0 *
-         double(ctx_.mesh.esp_size * entries(s) * ctx_.width() * (expert_->pre_width() + expert_->hidden_width()));
+  return 2.0 * sent_entries(s) *
+         double(ctx_.mesh.esp_size * ctx_.width() * (expert_->pre_width() + expert_->hidden_width()));
 }
 
 /// A buffer for the rows behind a hop. Where shapes are static, exactly those. Else only the routing knows how many:
@@ -74,7 +86,7 @@ template <class T>
 BufferId MoeBlock<T>::hop_rows(const char* label, const Scope& s, const HopInfo& hop, std::int64_t width,
                                MemoryClass memory) const {
   const auto sent = static_cast<double>(entries(s));
-  const auto mean = static_cast<std::int64_t>(hop.mean_rows * sent);
+  const auto mean = static_cast<std::int64_t>(hop.mean_rows * sent_entries(s));
   if (gate_.needs().static_shapes) return ctx_.buffer(label, mean * width, memory);
   auto most = static_cast<std::int64_t>(hop.most_rows * sent);
   if (const std::int64_t bound = gate_.gate().max_rows_per_expert(s.unit.rows); bound > 0 && hop.most_shards > 0)
@@ -241,7 +253,7 @@ void MoeBlock<T>::prepare(const Unit& unit, Phase phase, MoeSaved& s,
     s.plan = std::make_shared<DispatchPlan>(
         DispatchDims{table.rows, int(num_experts_), mesh.ep_size, mesh.ep_rank(), mesh.esp_size, mesh.esp_rank(),
                      needs_pair_counts(ctx_.spec.dispatcher, mesh), int(s.forward_cuts.size()) - 1,
-                     int(s.backward_cuts.size()) - 1});
+                     int(s.backward_cuts.size()) - 1, shares_slots()});
     if (!gate_.needs().count_exchange) {
       s.plan->count_all_entries();
       s.plan->finish();

@@ -74,6 +74,10 @@ class MoeBlock {
     return (end - begin) * table_width_;
   }
   [[nodiscard]] std::int64_t entries(const Scope& s) const { return entries(s.begin, s.end); }
+  /// Of a chunk, those that this rank sends, on average.
+  [[nodiscard]] double sent_entries(const Scope& s) const { return gate_.needs().travelling * double(entries(s)); }
+  /// Slots that are mixtures over several ranks: summed between order and dispatch, spread behind combine.
+  [[nodiscard]] bool shares_slots() const;
   [[nodiscard]] Scope scope(const Unit& unit, const MoeSaved& saved, Phase phase, bool backward, int c) const;
   [[nodiscard]] bool has_hops() const { return !to_experts_.empty(); }
   [[nodiscard]] bool reorders() const { return has_hops() && num_local_ > 1; }  ///< Gathered order is not expert order.

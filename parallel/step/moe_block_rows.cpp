@@ -71,7 +71,7 @@ void MoeBlock<T>::emit_order(const Scope& s, BufferId rows) const {
       chunk_task(Stage::kOrder, s, WorkKind::kMemory, 2.0 * double(entries(s) * width) * sizeof(T)), reads, {rows},
       [=, source = view_source(s, s.saved.forward), order = order_, plan = s.saved.plan, c = s.index,
        normed = s.saved.normed, unit_rows = s.unit.rows](TaskContext& ctx) {
-        order->forward(ctx.stream, source.view(ctx), {ctx.arena.get<T>(rows), plan->chunk(false, c).num_send, width},
+        order->forward(ctx.stream, source.view(ctx), {ctx.arena.get<T>(rows), plan->chunk(false, c).num_order, width},
                        Matrix<const T>(ctx.arena.get<T>(normed), unit_rows, width));
       });
 }
@@ -95,7 +95,7 @@ void MoeBlock<T>::emit_order_backward(const Scope& s, BufferId d_sent, BufferId 
           d_weights = source.weights(ctx.arena.get<T>(d_mix));
         }
         order->backward(ctx.stream, source.view(ctx), {ctx.arena.get<T>(d_normed), unit_rows, width},
-                        Matrix<const T>(ctx.arena.get<T>(d_sent), plan->chunk(true, c).num_send, width), x, d_weights);
+                        Matrix<const T>(ctx.arena.get<T>(d_sent), plan->chunk(true, c).num_order, width), x, d_weights);
       });
 }
 
@@ -110,7 +110,7 @@ void MoeBlock<T>::emit_i_order(const Scope& s, BufferId rows, BufferId out) cons
                  residual = s.saved.x, unit_rows = s.unit.rows](TaskContext& ctx) {
                   i_order->forward(ctx.stream, source.view(ctx), {ctx.arena.get<T>(out), unit_rows, width},
                                    Matrix<const T>(ctx.arena.get<T>(residual), unit_rows, width),
-                                   Matrix<const T>(ctx.arena.get<T>(rows), plan->chunk(false, c).num_send, width));
+                                   Matrix<const T>(ctx.arena.get<T>(rows), plan->chunk(false, c).num_order, width));
                 });
 }
 
@@ -139,12 +139,12 @@ void MoeBlock<T>::emit_i_order_backward(const Scope& s, BufferId d, BufferId d_r
                   for (const Part& part : parts) {
                     const RoutingView<T> view = part.source.view(ctx);
                     const IOrderGradient<T> gradient{
-                        {ctx.arena.get<T>(d_rows), plan->chunk(true, b).num_send, width},
+                        {ctx.arena.get<T>(d_rows), plan->chunk(true, b).num_order, width},
                         part.source.weights(ctx.arena.get<T>(d_weight)),
                         {ctx.arena.get<std::int32_t>(d_row), view.shape.rows, view.shape.width}};
                     i_order->backward(
                         ctx.stream, view, gradient, Matrix<const T>(ctx.arena.get<T>(d), unit_rows, width),
-                        Matrix<const T>(ctx.arena.get<T>(part.rows), plan->chunk(false, part.chunk).num_send, width));
+                        Matrix<const T>(ctx.arena.get<T>(part.rows), plan->chunk(false, part.chunk).num_order, width));
                   }
                 });
 }
@@ -156,7 +156,7 @@ void MoeBlock<T>::emit_hops(const Scope& s, const Hops<T>& hops, BufferId from, 
     const HopInfo& info = hops[i]->info();
     const BufferId target =
         i + 1 == hops.size() ? to : hop_rows("rows between hops", s, info, width, MemoryClass::kCommunication);
-    TaskSpec spec = chunk_task(info.stage, s, info.kind, info.wire_rows * double(entries(s) * width) * sizeof(T));
+    TaskSpec spec = chunk_task(info.stage, s, info.kind, info.wire_rows * sent_entries(s) * double(width) * sizeof(T));
     spec.label = info.label;
     spec.resources = info.resources;
     spec.work.operations = info.operations;
@@ -185,7 +185,7 @@ void MoeBlock<T>::emit_row_hook(HookPoint point, const Scope& s, BufferId rows, 
                   HookCall<T> call{
                       ctx.stream, point,
                       layer,      c,
-                      backward,   {ctx.arena.get<T>(rows), on_experts ? chunk.num_rows : chunk.num_send, width}};
+                      backward,   {ctx.arena.get<T>(rows), on_experts ? chunk.num_rows : chunk.num_order, width}};
                   runtime->hooks->at[static_cast<std::size_t>(point)](call);
                 });
 }

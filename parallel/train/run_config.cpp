@@ -162,11 +162,6 @@ std::int64_t check_sequence(const RunConfig& config, int world_size, Problems& p
     problems.add("train.sequence_length", length,
                  "must be a multiple of 2 * sequence_ring * sequence_heads = ", 2 * ranks,
                  ", so that each rank holds as much of a sequence as any other");
-  if (gate_problems(config.model).empty() && !gate_needs(config.model).shared_groups)
-    problems.add(
-        "model.moe.gate", config.model.moe.gate,
-        "with parallel.sequence_heads * sequence_ring > 1 routing groups span ranks, over which this gate's slots "
-        "are not summed yet; set both to 1");
   if (world_size % ranks == 0) return ranks;
   problems.add(path, value, "sequence_heads * sequence_ring = ", ranks, " must divide the number of ranks, ",
                world_size, "; start a multiple of ", ranks, " ranks");

@@ -75,9 +75,10 @@ TEST_CASE("the softmax down columns and its gradient", "[slots][gradcheck]") {
   Random random(3);
   auto z = Grid<double>::normal(random, 6, 4);
   const auto dout = Grid<double>::normal(random, 6, 4);
-  Grid<double> out(6, 4), dz(6, 4);
+  Grid<double> out(6, 4), dz(6, 4), lse(2, 4), dot(2, 4);
   const auto loss = [&] {
-    column_softmax_forward<double>(inline_stream(), out.view(), z.view(), 3);
+    column_logsumexp<double>(inline_stream(), lse.view(), z.view(), 3);
+    column_softmax_forward<double>(inline_stream(), out.view(), z.view(), lse.view(), 3);
     return sum_of(out, dout);
   };
   loss();
@@ -88,7 +89,8 @@ TEST_CASE("the softmax down columns and its gradient", "[slots][gradcheck]") {
       for (std::int64_t t = 3 * g; t < 3 * g + 3; ++t) CHECK(out(t, s) == Approx(std::exp(z(t, s)) / sum));
     }
   std::fill_n(dz.view().data, 24, 0.0);
-  column_softmax_backward<double>(inline_stream(), dz.view(), dout.view(), out.view(), 3);
+  column_dot<double>(inline_stream(), dot.view(), dout.view(), out.view(), 3);
+  column_softmax_backward<double>(inline_stream(), dz.view(), {dout.view(), out.view(), dot.view()}, 3);
   CHECK(check(z, dz, loss) == "");
 }
 
@@ -182,10 +184,18 @@ TEST_CASE("sigmoid weights and their gradient", "[router][gradcheck]") {
 TEST_CASE("wrong shapes of slots are refused by name", "[slots]") {
   Grid<double> a(4, 2), b(3, 2);
   Grid<std::int32_t> t(4, 2);
-  CHECK_THAT(error_of([&] { column_softmax_forward<double>(inline_stream(), a.view(), a.view(), 3); }),
+  CHECK_THAT(error_of([&] { column_softmax_forward<double>(inline_stream(), a.view(), a.view(), a.view(), 3); }),
              Catch::Matchers::Contains("column_softmax_forward") && Catch::Matchers::Contains("multiple"));
-  CHECK_THAT(error_of([&] { column_softmax_forward<double>(inline_stream(), b.view(), a.view(), 2); }),
+  CHECK_THAT(error_of([&] { column_softmax_forward<double>(inline_stream(), b.view(), a.view(), a.view(), 2); }),
              Catch::Matchers::Contains("out"));
+  CHECK_THAT(error_of([&] { column_logsumexp<double>(inline_stream(), b.view(), a.view(), 2); }),
+             Catch::Matchers::Contains("lse"));
+  CHECK_THAT(error_of([&] { column_dot<double>(inline_stream(), b.view(), a.view(), a.view(), 2); }),
+             Catch::Matchers::Contains("dot"));
+  CHECK_THAT(error_of([&] {
+               column_softmax_backward<double>(inline_stream(), a.view(), {a.view(), a.view(), b.view()}, 2);
+             }),
+             Catch::Matchers::Contains("dot"));
   CHECK_THAT(error_of([&] {
                expert_choice<double>(inline_stream(), {t.view(), t.view(), a.view()}, b.view(), 1);
              }),

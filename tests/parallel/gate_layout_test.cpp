@@ -95,7 +95,6 @@ TEST_CASE("Every dispatcher gives the bits of the flat one", "[layout][dispatch]
 TEST_CASE("Every gate: routing groups that ranks share are routed as a whole", "[layout][gate][sequence]") {
   StepCase one;
   one.model = gated_model(GENERATE(from_range(test::all_gates())), GENERATE(true, false));
-  if (!gate_needs(one.model).shared_groups) return;
   MoeConfig& moe = one.model.moe;
   moe.group_sequences = GENERATE(1, 2);
   SECTION("dropless") {}

@@ -161,6 +161,12 @@ TEST_CASE("Imbalance multiplies what follows the experts' load", "[cost_model]")
   CHECK(price(Stage::kOrder, WorkKind::kMemory) == 11.0);
   CHECK(price(Stage::kIOrder, WorkKind::kMemory) == 11.0);
   CHECK(imbalance_quantile({1.0, 1.2, 1.4, 2.0}, 0.5) == Approx(1.3));
+  model.layer_imbalance = {2.0, 3.0};
+  TaskSpec dispatch = task(Stage::kDispatch, Phase::kForward, WorkKind::kAllToAll, 10.0);
+  for (const auto& [layer, cost] : {std::pair{0, 21.0}, std::pair{1, 31.0}, std::pair{2, 16.0}, std::pair{-1, 16.0}}) {
+    dispatch.layer = static_cast<std::int16_t>(layer);
+    CHECK(model.cost_us(dispatch) == cost);
+  }
   CHECK_THROWS_AS(imbalance_quantile({0.5}, 0.5), Error);
 }
 

@@ -1,5 +1,6 @@
 #include "scheduler/trace.h"
 
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -8,10 +9,12 @@
 #include "scheduler/order.h"
 #include "scheduler/simulator.h"
 #include "tests/support/catch.h"
+#include "tests/support/generators.h"
 #include "tests/support/random_plan.h"
 
 using namespace weft;
 using namespace weft::scheduler;
+using test::Random;
 
 namespace {
 
@@ -40,8 +43,8 @@ TEST_CASE("A trace has each task once per timeline, on its stream, at its time",
   const auto task_at = [&](int pid, const nlohmann::json& flow, const char* edge) {
     for (const auto& e : trace["traceEvents"]) {
       if (e["ph"] != "X" || e["pid"] != pid || e["tid"] != flow["tid"]) continue;
-      const double at = e["ts"].get<double>() + (*edge == 's' ? e["dur"].get<double>() : 0.0);
-      if (std::abs(at - flow["ts"].get<double>()) < 2e-3) return e["args"]["task"].get<int>();
+      const double begin = e["ts"], end = begin + e["dur"].get<double>(), at = flow["ts"];
+      if (*edge == 's' ? at >= begin && at < end && at > end - 2e-3 : at == begin) return e["args"]["task"].get<int>();
     }
     return -1;
   };
@@ -68,12 +71,80 @@ TEST_CASE("A trace has each task once per timeline, on its stream, at its time",
   }
   CHECK(tasks[0].size() == graph.tasks.size());
   CHECK(tasks[1].size() == graph.tasks.size());
-  std::set<std::pair<int, int>> crossings;
-  for (TaskId t = 0; t < graph.num_tasks(); ++t)
+  std::set<std::pair<int, int>> crossings;  // of each other stream the last
+  for (TaskId t = 0; t < graph.num_tasks(); ++t) {
+    std::map<int, TaskId> last;
     for (const TaskId d : graph.dependencies(t))
-      if (!(graph.tasks[d].resources == graph.tasks[t].resources)) crossings.insert({d, t});
+      if (const auto [at, is_new] = last.try_emplace(graph.tasks[d].resources.bits(), d);
+          !is_new && time.end_us[d] > time.end_us[at->second])
+        at->second = d;
+    for (const auto& [stream, d] : last)
+      if (stream != graph.tasks[t].resources.bits()) crossings.insert({d, t});
+  }
   CHECK(arrows == crossings);
   CHECK(!crossings.empty());
+}
+
+TEST_CASE("A trace is well-formed though tasks of a stream overlap", "[trace]") {
+  Graph graph = test::random_graph(5, 200);
+  Random random(3);
+  Timeline time;
+  for (std::size_t t = 0; t < graph.tasks.size(); ++t) {  // any times: overlapping, empty, in any order
+    graph.tasks[t].micro_batch = static_cast<std::int16_t>(t % 7 == 0 ? kNoId : static_cast<std::int16_t>(t % 3));
+    graph.tasks[t].phase = t % 2 == 0 ? Phase::kForward : Phase::kBackward;
+    time.start_us.push_back(1e-4 * static_cast<double>(random.below(3000000)));
+    time.end_us.push_back(time.start_us.back() + (t % 5 == 0 ? 0.0 : 1e-4 * double(random.below(90000))));
+  }
+  const TraceProcess process{"x", &graph, &time};
+  const nlohmann::json trace = nlohmann::json::parse(chrome_trace(std::span(&process, 1)));
+  std::map<int, std::vector<std::pair<std::int64_t, std::int64_t>>> tracks;  // by tid: start and end in ns
+  std::map<int, std::string> names;
+  std::map<std::int64_t, std::vector<nlohmann::json>> open;  // by id of asynchronous events
+  std::map<std::string, std::set<std::string>> spans;        // by category
+  const auto ns = [](const nlohmann::json& us) { return std::llround(us.get<double>() * 1e3); };
+  for (const auto& e : trace["traceEvents"]) {
+    if (e["ph"] == "M" && e["name"] == "thread_name") names[e["tid"]] = e["args"]["name"];
+    if (e["ph"] == "X") tracks[e["tid"]].push_back({ns(e["ts"]), ns(e["ts"]) + ns(e["dur"])});
+    if (e["ph"] == "b") open[e["id"]].push_back(e);
+    if (e["ph"] != "e") continue;
+    auto& stack = open[e["id"]];
+    REQUIRE(!stack.empty());
+    CHECK(stack.back()["name"] == e["name"]);
+    CHECK(stack.back()["cat"] == e["cat"]);
+    CHECK(stack.back()["ts"] <= e["ts"]);
+    stack.pop_back();
+    spans[e["cat"]].insert(e["name"].get<std::string>());
+  }
+  for (const auto& [id, stack] : open) CHECK(stack.empty());
+  CHECK(spans.size() == 3);
+  for (const auto& [stream, found] : spans) CHECK(found.size() == 1 + 3 * 2);  // the track, micro-batches and phases
+  std::set<std::string> streams;
+  for (auto& [tid, slices] : tracks) {
+    REQUIRE(names.contains(tid));
+    streams.insert(names[tid]);
+    for (std::size_t i = 1; i < slices.size(); ++i) CHECK(slices[i].first >= slices[i - 1].second);
+  }
+  CHECK(streams.contains("compute"));
+  CHECK(streams.contains("compute #2"));
+}
+
+TEST_CASE("A trace counts the bytes of the buffers in use", "[trace]") {
+  GraphBuilder b;
+  const BufferId x = b.add_buffer({"x", MemoryClass::kActivations, 8, false, false});
+  const BufferId y = b.add_buffer({"y", MemoryClass::kCommunication, 5, false, false});
+  const BufferId w = b.add_buffer({"w", MemoryClass::kParameters, 100, false, true});
+  b.add_task({}, {}, std::vector{x, w});
+  b.add_task({}, std::vector{x}, std::vector{y});
+  b.add_task({}, std::vector{y}, {});
+  const Timeline time{{0.0, 2.0, 5.0}, {1.0, 4.0, 6.0}, 6.0};
+  const TraceProcess process{"x", &b.graph(), &time};
+  std::vector<std::vector<std::int64_t>> samples;  // ns, activations, communication
+  const nlohmann::json trace = nlohmann::json::parse(chrome_trace(std::span(&process, 1)));
+  for (const auto& e : trace["traceEvents"])
+    if (e["ph"] == "C")
+      samples.push_back(
+          {std::llround(e["ts"].get<double>() * 1e3), e["args"]["activations"], e["args"]["communication"]});
+  CHECK(samples == std::vector<std::vector<std::int64_t>>{{0, 8, 0}, {2000, 8, 5}, {4000, 0, 5}, {6000, 0, 0}});
 }
 
 TEST_CASE("A trace wants a time for every task", "[trace]") {

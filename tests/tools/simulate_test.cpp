@@ -191,6 +191,73 @@ TEST_CASE("A schedule document names stages, streams and places") {
   CHECK(phases == std::set<std::string>{"forward", "backward"});
 }
 
+/// Costs of nothing but one kind of work, so that a step takes the sum of its tasks of that kind.
+std::string costs_of_only(const std::string& kind) {
+  std::string text = "source: \"by hand\"\n";
+  for (const char* work : {"GEMM", "GROUPED_GEMM", "ATTENTION", "MEMORY"})
+    text += str("cost { work: ", work, " alpha_us: 0 beta_us: ", kind == work ? 1e-3 : 0.0, " }\n");
+  for (const char* work : {"ALL_TO_ALL", "ALL_GATHER", "REDUCE_SCATTER", "ALL_REDUCE", "SEND_RECV"})
+    for (const char* link : {"INTRA", "INTER"})
+      text += str("cost { work: ", work, " link: ", link, " alpha_us: 0 beta_us: ", kind == work ? 1e-3 : 0.0, " }\n");
+  return text;
+}
+
+TEST_CASE("Recorded routing prices each layer by the load of its busiest rank") {
+  const test::TempFolder folder;
+  const std::string routing = (folder.path() / "metrics.jsonl").string(), costs = (folder.path() / "c").string();
+  // Four ranks with two of eight experts each; busiest over mean by hand: 1, 4, 3, 2, then 3, 4, 3, 2.
+  write_file(
+      routing,
+      "{\"schema\": 1}\n"
+      "{\"step\": 1, \"rank_imbalance\": 4.0}\n"
+      "{\"step\": 2, \"expert_tokens\": [[1,1,1,1,1,1,1,1],[6,2,0,0,0,0,0,0],[0,0,3,3,1,0,1,0],[4,0,0,0,2,2,0,0]]}\n"
+      "{\"step\": 4, \"expert_tokens\": [[3,3,1,1,0,0,0,0],[0,0,0,0,0,0,1,7],[0,0,3,3,1,0,1,0],[4,0,0,0,2,2,0,0]]}\n");
+  const std::string config = std::string(WEFT_SOURCE_DIR) + "/configs/train/tiny.textproto";
+  const std::string line =
+      "simulate --policy sequential --nodes 2 --gpus_per_node 2 --set parallel.expert=4 --config " + config +
+      " --cluster " + costs + " --routing " + routing;
+  const double first = 1.0 + 0.95 * 2.0, mean = (first + 4.0 + 3.0 + 2.0) / 4;
+  for (const std::string kind : {"GROUPED_GEMM", "ALL_TO_ALL"}) {
+    INFO(kind);
+    write_file(costs, costs_of_only(kind));
+    const nlohmann::json found = json_of(line)["routing"];
+    const auto layers = found["recorded"]["busiest_over_mean_by_moe_layer"].get<std::vector<double>>();
+    REQUIRE(layers.size() == 4);
+    CHECK(layers[0] == Approx(first));
+    CHECK(std::vector<double>(layers.begin() + 1, layers.end()) == std::vector<double>{4.0, 3.0, 2.0});
+    CHECK(found["recorded"]["steps"] == 2);
+    const double uniform = found["uniform"]["predicted_ms"], recorded = found["recorded"]["predicted_ms"],
+                 worst = found["worst case"]["predicted_ms"];
+    CHECK(found["worst case"]["busiest_over_mean"] == 4.0);
+    CHECK((recorded - uniform) / (worst - uniform) == Approx((mean - 1.0) / (4.0 - 1.0)));
+    if (kind == "GROUPED_GEMM") CHECK(recorded / uniform == Approx(mean));  // the exchange of counts follows no load
+    CHECK(found["recorded"]["memory_bytes"] == found["worst case"]["memory_bytes"]);
+    CHECK(found["recorded"]["memory_bytes"] > found["uniform"]["memory_bytes"]);
+  }
+  CHECK(json_of(line + " --set model.moe.capacity_factor=1.5")["routing"]["worst case"]["busiest_over_mean"] == 1.5);
+}
+
+TEST_CASE("Routing of another run is refused") {
+  const test::TempFolder folder;
+  const std::string routing = (folder.path() / "metrics.jsonl").string();
+  const std::string line =
+      "simulate --policy sequential --nodes 1 --gpus_per_node 2 --set parallel.expert=2 --config " +
+      std::string(WEFT_SOURCE_DIR) + "/configs/train/tiny.textproto --routing ";
+  for (const auto& [record, says] :
+       {std::pair<std::string, std::string>{"{\"step\": 1}", "no expert_tokens"},
+        {"{\"expert_tokens\": [[1,1,1,1,1,1,1,1]]}", "counts of 1 MoE layers, the config has 4"},
+        {"{\"expert_tokens\": [[1],[1],[1],[1]]}", "counts of 1 experts, the config has 8"},
+        {"{\"expert_tokens\": [[1,1,1,1,1,1,1,-1],[],[],[]]}", "negative"},
+        {"{\"expert_tokens\": 3}", "line 1: expert_tokens is not a list"}}) {
+    write_file(routing, record + "\n");
+    const test::CommandResult result = weft_command(line + routing);
+    INFO(result.errors);
+    CHECK(result.status == 2);
+    CHECK_THAT(result.errors, Catch::Contains(says));
+  }
+  CHECK(weft_command(line + "/nowhere").status == 74);
+}
+
 TEST_CASE("simulate refuses what it cannot do") {
   const std::string grid = "simulate --grid fsmoe --cluster " + cluster("fsmoe_testbed_a");
   for (const auto& [arguments, says] :

@@ -1,58 +1,45 @@
 #include "tools/simulate/cluster.h"
 
 #include <algorithm>
-#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "parallel/step/step_emitter.h"
 #include "parallel/train/run_setup.h"
-#include "scheduler/fit.h"
 #include "scheduler/simulator.h"
 #include "tools/config/loader.h"
 #include "tools/config/schedule_files.h"
 #include "tools/exit_status.h"
 #include "tools/plan/comparison.h"
 #include "tools/simulate/policies.h"
+#include "tools/simulate/routing.h"
 #include "tools/simulate/schedule_json.h"
 #include "tools/train/text.h"
 
 namespace weft::tools {
 namespace {
 
-/// Rows of the busiest rank over the mean, when every token sends as many of its choices there as experts allow.
-double worst_load(const parallel::RunConfig& config) {
-  const parallel::MoeConfig& moe = config.model.moe;
-  const int ep = config.parallel.expert;
-  const double to_one = std::min<double>(moe.top_k, static_cast<double>(moe.experts) / ep);
-  const double load = ep * to_one / moe.top_k;
-  return moe.capacity_factor > 0.0 ? std::min(load, std::max(1.0, moe.capacity_factor)) : load;
-}
+constexpr double kRoutingQuantile = 0.95;
 
-/// The 0.95 quantile of rank_imbalance over the steps of a run.
-double recorded_load(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) throw Error(ErrorCode::kIo, "cannot read " + path, "--routing takes the metrics.jsonl of a run");
-  std::vector<double> loads;
-  for (std::string line; std::getline(file, line);) {
-    const nlohmann::json step = nlohmann::json::parse(line, nullptr, false);
-    if (step.is_object() && step.contains("rank_imbalance") && step["rank_imbalance"].is_number())
-      loads.push_back(std::max(1.0, step["rank_imbalance"].get<double>()));
-  }
-  if (loads.empty())
-    throw Error(ErrorCode::kInvalidArgument, path + " has no rank_imbalance",
-                "--routing takes the metrics.jsonl of a run");
-  return scheduler::quantile(loads, 0.95);
-}
-
-/// Time and memory of the chosen plan when the busiest rank has `load` times the mean.
+/// Time and memory of the chosen plan under `loads`. Memory is planned for the busiest layer.
 nlohmann::ordered_json under_routing(const parallel::RunConfig& config, const parallel::RunPlan& chosen,
-                                     scheduler::CostModel cost, double load) {
+                                     scheduler::CostModel cost, const RankLoads& loads) {
   scheduler::Plan plan = chosen.plan;
-  plan.shape.imbalance_limit = std::max(plan.shape.imbalance_limit, load);
-  cost.imbalance = std::max(cost.imbalance, load);
-  nlohmann::ordered_json out{{"busiest_over_mean", load}};
+  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
+  double busiest = 1.0;
+  for (int l = 0; l < config.model.layers; ++l) {
+    const double load = loads.by_layer[static_cast<std::size_t>(l)];
+    cost.layer_imbalance.push_back(std::max(cost.imbalance, load));
+    busiest = std::max(busiest, load);
+    if (config.model.is_moe_layer(l)) layers.push_back(load);
+  }
+  plan.shape.imbalance_limit = std::max(plan.shape.imbalance_limit, busiest);
+  nlohmann::ordered_json out{{"busiest_over_mean", busiest}, {"busiest_over_mean_by_moe_layer", layers}};
+  if (loads.steps > 0) {
+    out["steps"] = loads.steps;
+    out["quantile"] = kRoutingQuantile;
+  }
   std::int64_t most = 0;
   for (const int rank : {0, chosen.mesh.world_size - 1}) {  // shares of sharded states differ by a little
     parallel::Mesh mesh = chosen.mesh;
@@ -73,7 +60,7 @@ void print(const nlohmann::ordered_json& document) {
     for (const auto& [stage, ms] : chosen["exposed_stage_ms"].items())
       std::cout << "  " << stage << std::string(18 - std::min<std::size_t>(17, stage.size()), ' ')
                 << fixed(ms.get<double>(), 2) << " ms\n";
-  std::cout << "routing      busiest rank over mean   predicted ms   memory of a rank\n";
+  std::cout << "routing      busiest rank over mean   predicted ms   memory of a rank   (busiest layer)\n";
   for (const auto& [name, row] : document["routing"].items())
     std::cout << name << std::string(13 - name.size(), ' ') << fixed(row["busiest_over_mean"].get<double>(), 2)
               << std::string(21, ' ') << fixed(row["predicted_ms"].get<double>(), 2) << std::string(9, ' ')
@@ -97,10 +84,12 @@ int simulate_cluster(const ClusterOptions& options) {
   document["nodes"] = options.nodes;
   document["gpus_per_node"] = options.gpus_per_node;
   const parallel::RunPlan& chosen = comparison.fastest().run;
-  document["routing"]["uniform"] = under_routing(config, chosen, cost, 1.0);
+  const RankLoads uniform{std::vector<double>(static_cast<std::size_t>(config.model.layers), 1.0), 0};
+  document["routing"]["uniform"] = under_routing(config, chosen, cost, uniform);
   if (!options.routing.empty())
-    document["routing"]["recorded"] = under_routing(config, chosen, cost, recorded_load(options.routing));
-  document["routing"]["worst case"] = under_routing(config, chosen, cost, worst_load(config));
+    document["routing"]["recorded"] =
+        under_routing(config, chosen, cost, recorded_loads(options.routing, config, kRoutingQuantile));
+  document["routing"]["worst case"] = under_routing(config, chosen, cost, worst_loads(config));
   if (!options.schedule_out.empty()) {
     const parallel::StepEmitter emitter(parallel::training_spec(config, chosen.mesh), config.train.recompute,
                                         config.train.dtype);

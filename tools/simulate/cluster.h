@@ -12,7 +12,7 @@ struct ClusterOptions {
   std::vector<std::string> sets;
   int nodes = 1, gpus_per_node = 1;
   std::string policy = "all";
-  std::string routing;  ///< metrics.jsonl of a run whose rank_imbalance is to be planned for; empty: none.
+  std::string routing;  ///< metrics.jsonl of a run whose expert_tokens are to be priced; empty: none.
   bool json = false;
   std::string schedule_out;
 };

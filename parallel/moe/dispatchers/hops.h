@@ -28,5 +28,10 @@ template <class T>
 /// The all-gather-v or reduce-scatter-v over the ESP ranks.
 template <class T>
 [[nodiscard]] Hops<T> shard_hops(const Mesh& mesh, Direction direction);
+/// Between Order and dispatch, and between combine and I-Order, of slots that the SP ranks of `mesh` share; `links` are
+/// those of these ranks.
+template <class T>
+[[nodiscard]] std::shared_ptr<const Hop<T>> shared_slot_hop(const Mesh& mesh, int experts, Direction direction,
+                                                            const scheduler::ResourceSet& links);
 
 }  // namespace weft::parallel

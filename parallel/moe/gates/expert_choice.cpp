@@ -21,6 +21,7 @@ class ExpertChoiceGate final : public Gate<T> {
     needs.form = RoutingForm::kSlotList;
     needs.count_exchange = needs.collective = shared();  // whose tokens an expert takes, only the scores say
     needs.static_shapes = !shared();
+    needs.travelling = 1.0 / this->options().layout.sequence_ranks;
     needs.later_tokens = true;
     return needs;
   }

@@ -1,9 +1,15 @@
 // parallel/moe/gates/soft_moe.cpp - slots are mixtures: a slot's input is a softmax over the routing group's tokens, a
-// token's output a softmax over all slots. Nothing is dropped, nothing is discrete, and a token sees later ones.
+// token's output a softmax over all slots. Nothing is dropped, nothing is discrete, and a token sees later ones. Where
+// ranks share a group, the sums over its tokens (of the softmax, and of its gradient) are gathered from all of them.
 // Source: arXiv:2308.00951, section 2.1: X' = D^T X, Y = C Y', D and C softmaxes of X Phi by columns and by rows.
+#include <algorithm>
+#include <cmath>
+
+#include "comm/communicator.h"
 #include "core/error.h"
 #include "kernels/slots.h"
 #include "kernels/topk.h"
+#include "parallel/moe/dispatch_plan.h"
 #include "parallel/moe/gate_registry.h"
 #include "parallel/moe/gates/top_k.h"
 
@@ -21,10 +27,11 @@ class SoftMoeGate final : public Gate<T> {
   [[nodiscard]] GateNeeds needs() const override {
     GateNeeds needs;
     needs.form = RoutingForm::kSlotMatrix;
-    needs.count_exchange = false;
-    needs.static_shapes = true;
+    needs.count_exchange = shared();  // whose slots a rank sends depends on its place among those that share them
+    needs.static_shapes = !shared();
+    needs.collective = shared();
+    needs.travelling = 1.0 / this->options().layout.sequence_ranks;
     needs.later_tokens = true;
-    needs.shared_groups = false;  // its slots would have to be summed over the ranks first
     return needs;
   }
   [[nodiscard]] TableShape table(std::int64_t rows) const override {
@@ -34,66 +41,153 @@ class SoftMoeGate final : public Gate<T> {
   [[nodiscard]] std::vector<GateTensor> tensors(std::int64_t rows) const override {
     using enum GateElement;
     using enum GateTensorLife;
-    const std::int64_t weights = rows * columns();
-    return {{kGateKept, "router kept", table(rows).rows * this->moe().experts, kI32},
-            {kGateWeight, "router combine weights", weights},
-            {kGateMix, "router mix weights", weights},
-            {kLogits, "router logits", weights, kReal, kForward},
-            {kDLogits, "d router logits", weights, kReal, kBackward}};
+    const std::int64_t weights = rows * columns(), per_group = groups(rows) * columns();
+    const int ranks = this->options().layout.sequence_ranks;
+    std::vector<GateTensor> out{{kGateKept, "router kept", table(rows).rows * this->moe().experts, kI32},
+                                {kGateWeight, "router combine weights", weights},
+                                {kGateMix, "router mix weights", weights},
+                                {kLogits, "router logits", weights, kReal, kForward},
+                                {kDLogits, "d router logits", weights, kReal, kBackward},
+                                {kLse, "router slot lse", per_group, kReal, kForward},
+                                {kDot, "d router slot sums", per_group, kReal, kBackward}};
+    if (shared()) out.push_back({kAllLse, "router slot lse of the group", ranks * per_group, kReal, kForward});
+    return out;
   }
   [[nodiscard]] std::vector<GatePhase<T>> forward(std::int64_t rows, bool counted) const override {
-    GatePhase<T> phase;
-    phase.label = "mix";
-    phase.work = {scheduler::WorkKind::kGemm, flops(rows)};
-    phase.writes = {kLogits, kGateWeight, kGateMix, kGateKept};
-    phase.run = [this, counted](GateCall<T>& call) {
-      mix(call);
-      if (counted) count(call);
+    GatePhase<T> scores, mixes;
+    scores.label = "score";
+    scores.work = {scheduler::WorkKind::kGemm, flops(rows)};
+    scores.writes = {kLogits, kGateWeight, kLse};
+    scores.run = [this](GateCall<T>& call) { score(call); };
+    mixes.label = "mix";
+    mixes.work = {scheduler::WorkKind::kMemory, 2.0 * double(rows * columns()) * sizeof(T)};
+    mixes.reads_hidden = false;
+    mixes.reads = {kLogits, kLse};
+    if (shared()) mixes.reads.push_back(kAllLse);
+    mixes.writes = {kGateMix, kGateKept};
+    mixes.run = [this, rows, counted](GateCall<T>& call) {
+      mix(call, rows);
+      if (counted) count(call, rows);
     };
-    return {std::move(phase)};
+    if (!shared()) return {std::move(scores), std::move(mixes)};
+    return {std::move(scores), share_lse(rows), std::move(mixes)};
   }
   [[nodiscard]] std::vector<GatePhase<T>> backward(std::int64_t rows) const override {
-    GatePhase<T> phase;
+    GatePhase<T> sums, phase;
+    sums.label = "slot sums";
+    sums.work = {scheduler::WorkKind::kMemory, 2.0 * double(rows * columns()) * sizeof(T)};
+    sums.reads_hidden = false;
+    sums.reads = {kGateMix};
+    sums.writes = {kDot};
+    sums.run = [this, rows](GateCall<T>& call) {
+      kernels::column_dot<T>(call.stream, per_group(call, kDot, rows), Matrix<const T>(call.d_mix, rows, columns()),
+                             matrix(call, kGateMix, rows), this->options().group_rows);
+    };
     phase.label = "mix";
     phase.work = {scheduler::WorkKind::kGemm, 2.0 * flops(rows)};
-    phase.reads = {kGateWeight, kGateMix};
+    phase.reads = {kGateWeight, kGateMix, kDot};
     phase.writes = {kDLogits};
-    phase.run = [this](GateCall<T>& call) {
-      const Matrix<T> dz = matrix(call, kDLogits);
+    phase.run = [this, rows](GateCall<T>& call) {
+      const Matrix<T> dz = matrix(call, kDLogits, rows);
       kernels::softmax_backward<T>(call.stream, dz, Matrix<const T>(call.d_weight, dz.rows, dz.cols),
-                                   matrix(call, kGateWeight));
-      kernels::column_softmax_backward<T>(call.stream, dz, Matrix<const T>(call.d_mix, dz.rows, dz.cols),
-                                          matrix(call, kGateMix), this->options().group_rows);
+                                   matrix(call, kGateWeight, rows));
+      kernels::column_softmax_backward<T>(
+          call.stream, dz,
+          {Matrix<const T>(call.d_mix, dz.rows, dz.cols), matrix(call, kGateMix, rows), per_group(call, kDot, rows)},
+          this->options().group_rows);
       linear_logits_backward<T>(call, 0, dz);
     };
-    return {std::move(phase)};
+    if (!shared()) return {std::move(sums), std::move(phase)};
+    return {std::move(sums), share_sums(rows), std::move(phase)};
   }
 
  private:
-  static constexpr int kLogits = kGateOwn, kDLogits = kGateOwn + 1;
+  static constexpr int kLogits = kGateOwn, kDLogits = kGateOwn + 1, kLse = kGateOwn + 2, kAllLse = kGateOwn + 3,
+                       kDot = kGateOwn + 4;
 
+  [[nodiscard]] bool shared() const { return this->options().layout.sequence_ranks > 1; }
+  [[nodiscard]] std::int64_t groups(std::int64_t rows) const { return rows / this->options().group_rows; }
   [[nodiscard]] std::int64_t columns() const { return this->moe().experts * slots_; }
   [[nodiscard]] double flops(std::int64_t rows) const {
     return 2.0 * static_cast<double>(rows * this->options().model.model_dim * columns());
   }
-  [[nodiscard]] Matrix<T> matrix(const GateCall<T>& call, int id) const {
-    return {call.tensor(id), call.x.rows, columns()};
+  [[nodiscard]] Matrix<T> matrix(const GateCall<T>& call, int id, std::int64_t rows) const {
+    return {call.tensor(id), rows, columns()};
   }
-  [[nodiscard]] Matrix<std::int32_t> kept(const GateCall<T>& call) const {
-    return {call.template tensor<std::int32_t>(kGateKept), table(call.x.rows).rows, this->moe().experts};
+  [[nodiscard]] Matrix<T> per_group(const GateCall<T>& call, int id, std::int64_t rows) const {
+    return {call.tensor(id), groups(rows), columns()};
   }
-  void mix(GateCall<T>& call) const {
-    const Matrix<T> z = matrix(call, kLogits);
+  void score(GateCall<T>& call) const {
+    const std::int64_t rows = call.x.rows;
+    const Matrix<T> z = matrix(call, kLogits, rows);
     linear_logits<T>(call, 0, z);
-    kernels::softmax_forward<T>(call.stream, matrix(call, kGateWeight), nullptr, z);
-    kernels::column_softmax_forward<T>(call.stream, matrix(call, kGateMix), z, this->options().group_rows);
-    const Matrix<std::int32_t> table = kept(call);
-    for (std::int64_t d = 0; d < table.rows; ++d)
-      for (std::int64_t e = 0; e < table.cols; ++e) table.row(d)[e] = static_cast<std::int32_t>(e);
+    kernels::softmax_forward<T>(call.stream, matrix(call, kGateWeight, rows), nullptr, z);
+    kernels::column_logsumexp<T>(call.stream, per_group(call, kLse, rows), z, this->options().group_rows);
   }
-  void count(const GateCall<T>& call) const {
+  /// kAllLse: [SP, G, S], of the tokens of every rank that shares the groups.
+  [[nodiscard]] GatePhase<T> share_lse(std::int64_t rows) const {
+    const int ranks = this->options().layout.sequence_ranks;
+    const std::int64_t n = groups(rows) * columns();
+    GatePhase<T> phase;
+    phase.label = "share lse";
+    phase.work = {scheduler::WorkKind::kAllGather, double(n * (ranks - 1)) * sizeof(T)};
+    phase.group = GateGroup::kSequence;
+    phase.reads_hidden = false;
+    phase.reads = {kLse};
+    phase.writes = {kAllLse};
+    phase.run = [ranks, n](GateCall<T>& call) {
+      comm::all_gather(call.comms->sp(), comm::as_buffer(call.tensor(kLse), n),
+                       comm::as_buffer(call.tensor(kAllLse), ranks * n), call.stream);
+    };
+    return phase;
+  }
+  /// The sums over a group's tokens, of all its ranks.
+  [[nodiscard]] GatePhase<T> share_sums(std::int64_t rows) const {
+    const std::int64_t n = groups(rows) * columns();
+    GatePhase<T> phase;
+    phase.label = "share slot sums";
+    phase.work = {scheduler::WorkKind::kAllReduce, double(n) * sizeof(T)};
+    phase.group = GateGroup::kSequence;
+    phase.reads_hidden = false;
+    phase.writes = {kDot};
+    phase.run = [n](GateCall<T>& call) {
+      const comm::Buffer sums = comm::as_buffer(call.tensor(kDot), n);
+      call.comms->sp().all_reduce(sums, sums, comm::ReduceOp::kSum, call.stream);
+    };
+    return phase;
+  }
+  /// log of the sum of exp over ranks, in their order: the same bits on all of them.
+  void merge_lse(GateCall<T>& call, Matrix<T> lse) const {
+    const int ranks = this->options().layout.sequence_ranks;
+    const std::int64_t n = lse.rows * lse.cols;
+    const T* all = call.tensor(kAllLse);
+    for (std::int64_t i = 0; i < n; ++i) {
+      T max = all[i], sum = T(0);
+      for (int r = 1; r < ranks; ++r) max = std::max(max, all[r * n + i]);
+      for (int r = 0; r < ranks; ++r) sum += std::exp(all[r * n + i] - max);
+      lse.data[i] = max + std::log(sum);
+    }
+  }
+  void mix(GateCall<T>& call, std::int64_t rows) const {
+    std::vector<T> merged(static_cast<std::size_t>(shared() ? groups(rows) * columns() : 0));
+    Matrix<T> lse = per_group(call, kLse, rows);
+    if (shared()) merge_lse(call, lse = {merged.data(), lse.rows, lse.cols});
+    kernels::column_softmax_forward<T>(call.stream, matrix(call, kGateMix, rows), matrix(call, kLogits, rows), lse,
+                                       this->options().group_rows);
+    // Of slots that ranks share, each sends those of its own experts (dispatchers/shared_slots.cpp).
+    const std::vector<std::int64_t> owners = chunk_cuts(this->moe().experts, this->options().layout.sequence_ranks);
+    const auto rank = static_cast<std::size_t>(call.ids.sp_rank);
+    const Matrix<std::int32_t> table = kept(call, rows);
+    for (std::int64_t d = 0; d < table.rows; ++d)
+      for (std::int64_t e = 0; e < table.cols; ++e)
+        table.row(d)[e] = e >= owners[rank] && e < owners[rank + 1] ? static_cast<std::int32_t>(e) : -1;
+  }
+  [[nodiscard]] Matrix<std::int32_t> kept(const GateCall<T>& call, std::int64_t rows) const {
+    return {call.template tensor<std::int32_t>(kGateKept), table(rows).rows, this->moe().experts};
+  }
+  void count(const GateCall<T>& call, std::int64_t rows) const {
     BalanceInput<T> in;
-    in.choice = in.kept = kept(call);
+    in.choice = in.kept = kept(call, rows);
     count_balance(call, this->moe(), in);
   }
 
