@@ -172,7 +172,17 @@ void TaskTimes::fit_steps(const std::vector<double>& entry_us) {
   }
   const scheduler::Fit fit = scheduler::fit_linear(samples);
   stretch_ = std::max(1.0, fit.cost.beta_us);
-  wait_us_ = fit.cost.beta_us >= 1.0 ? fit.cost.alpha_us : 0.0;
+  if (fit.cost.beta_us >= 1.0) {
+    wait_us_ = fit.cost.alpha_us;
+    return;
+  }
+  // No task takes less than its CPU time: what steps take beyond it is waiting.
+  double products = 0.0, squares = 0.0;
+  for (const scheduler::Sample& s : samples) {
+    products += s.operations * (s.time_us - s.amount);
+    squares += s.operations * s.operations;
+  }
+  wait_us_ = squares > 0.0 ? std::max(0.0, products / squares) : 0.0;
 }
 
 std::vector<scheduler::TaskSample> TaskTimes::samples(comm::Communicator& world) {
