@@ -40,12 +40,6 @@ LinearCost solve(const std::vector<Sample>& samples) {
   return gain(only_beta) >= gain(only_alpha) ? only_beta : only_alpha;
 }
 
-bool one_size(const std::vector<Sample>& samples) {
-  const auto [low, high] = std::minmax_element(samples.begin(), samples.end(),
-                                               [](const Sample& a, const Sample& b) { return a.amount < b.amount; });
-  return high->amount <= kSizeRatio * low->amount;
-}
-
 double median_time(const std::vector<Sample>& samples) {
   std::vector<double> times;
   for (const Sample& s : samples) times.push_back(s.time_us);
@@ -66,12 +60,27 @@ std::optional<double> r_squared(const Fit& fit) {
 
 }  // namespace
 
+int num_sizes(const std::vector<Sample>& samples) {
+  std::vector<double> amounts;
+  for (const Sample& s : samples) amounts.push_back(s.amount);
+  std::sort(amounts.begin(), amounts.end());
+  int sizes = 0;
+  double last = 0.0;
+  for (const double amount : amounts)
+    if (sizes == 0 || amount > kSizeRatio * last) {
+      last = amount;
+      ++sizes;
+    }
+  return sizes;
+}
+
 Fit fit_linear(const std::vector<Sample>& samples, double alpha_hint_us) {
   Fit fit;
   for (const Sample& s : samples)
     if (s.time_us > 0.0 && std::isfinite(s.time_us)) fit.samples.push_back(s);
   if (fit.samples.empty()) return fit;
-  if (one_size(fit.samples)) {
+  const int sizes = num_sizes(fit.samples);
+  if (sizes == 1) {
     const Sample& s = fit.samples.front();
     const double time = median_time(fit.samples), operations = std::max(1.0, s.operations);
     fit.cost.alpha_us = s.amount > 0.0 ? std::min(alpha_hint_us, time / operations) : time / operations;
@@ -79,7 +88,7 @@ Fit fit_linear(const std::vector<Sample>& samples, double alpha_hint_us) {
     return fit;
   }
   fit.cost = solve(fit.samples);
-  fit.r_squared = r_squared(fit);
+  if (sizes >= 3) fit.r_squared = r_squared(fit);
   return fit;
 }
 

@@ -26,8 +26,8 @@ struct Sample {
 struct Fit {
   LinearCost cost;
   /// 1 - sum of squared residuals over sum of squared deviations from the mean, both in plain (unweighted)
-  /// microseconds. Nothing when it would say nothing: all samples have one size, so that any split of the time into
-  /// alpha and beta explains them alike, or the times hardly differ (kFlat), so that it would compare noise with noise.
+  /// microseconds. Nothing when it would say nothing: the samples have fewer than three sizes, through which there is
+  /// always a line, or the times hardly differ (kFlat), so that it would compare noise with noise.
   std::optional<double> r_squared;
   std::vector<Sample> samples;
 
@@ -39,6 +39,9 @@ inline constexpr double kMinRSquared = 0.5;
 
 /// Sizes that differ by less than this factor are one size: they say nothing about the slope.
 inline constexpr double kSizeRatio = 1.25;
+
+/// How many sizes the amounts of `samples` come in.
+[[nodiscard]] int num_sizes(const std::vector<Sample>& samples);
 
 /// Times whose standard deviation is less than this share of their mean hardly differ.
 inline constexpr double kFlat = 0.3;

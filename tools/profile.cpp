@@ -70,6 +70,7 @@ nlohmann::ordered_json row(const std::string& name, WorkKind work, const Fit& fi
           {"unit", is_collective(work) || work == WorkKind::kMemory ? "byte" : "flop"},
           {"r_squared", fit.r_squared ? nlohmann::ordered_json(*fit.r_squared) : nlohmann::ordered_json()},
           {"pooled", pooled},
+          {"sizes", num_sizes(fit.samples)},
           {"points", points}};
 }
 
@@ -101,13 +102,13 @@ nlohmann::ordered_json to_json(const CostModel& cost, const parallel::Profile& p
 }
 
 void print_table(const nlohmann::ordered_json& facts) {
-  std::printf("%-46s %11s %13s %8s %7s  %s\n", "family", "alpha us", "beta us", "R2", "points", "unit");
+  std::printf("%-46s %11s %13s %8s %7s %6s  %s\n", "family", "alpha us", "beta us", "R2", "points", "sizes", "unit");
   for (const auto& f : facts["families"]) {
     char r2[16] = "-";
     if (!f["r_squared"].is_null() && !f["pooled"].get<bool>())
       std::snprintf(r2, sizeof r2, "%.4f", f["r_squared"].get<double>());
-    std::printf("%-46s %11.2f %13.4e %8s %7zu  %s\n", f["family"].get<std::string>().c_str(),
-                f["alpha_us"].get<double>(), f["beta_us"].get<double>(), r2, f["points"].size(),
+    std::printf("%-46s %11.2f %13.4e %8s %7zu %6d  %s\n", f["family"].get<std::string>().c_str(),
+                f["alpha_us"].get<double>(), f["beta_us"].get<double>(), r2, f["points"].size(), f["sizes"].get<int>(),
                 f["unit"].get<std::string>().c_str());
   }
   std::cout << "slow-down of streams:";

@@ -110,31 +110,48 @@ std::pair<double, double> run_pair(comm::Communicator& world, const Load& a, con
 
 }  // namespace
 
-std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, const Mesh& mesh, const ProbeClock& clock,
-                                                     int repeats) {
-  std::vector<scheduler::TaskSample> out;
+namespace {
+
+scheduler::TaskSample time_collective(const Group& group, WorkKind kind, double bytes, comm::Communicator& world,
+                                      const ProbeClock& clock, int repeats) {
   const auto stream = make_inline_stream();
-  for (const Group& group : groups_of(comms, mesh))
-    for (const WorkKind kind : {WorkKind::kAllToAll, WorkKind::kAllGather, WorkKind::kReduceScatter,
-                                WorkKind::kAllReduce, WorkKind::kSendRecv})
-      for (double bytes = 1024; bytes <= 4 << 20; bytes *= 4) {
-        CollectiveProbe collective(*group.comm, kind, bytes);
-        collective.run(*stream);
-        std::vector<double> starts, ends;
-        for (int i = 0; i < repeats; ++i) {
-          comm::barrier(comms.world(), *stream);
-          starts.push_back(clock.now_us());
-          collective.run(*stream);
-          ends.push_back(clock.now_us());
-        }
-        agree(comms.world(), starts);
-        agree(comms.world(), ends);
-        for (std::size_t i = 0; i < ends.size(); ++i) ends[i] -= starts[i];
-        scheduler::FamilyKey key;
-        key.work = kind;
-        key.link = group.link;
-        out.emplace_back(key, scheduler::Sample{1.0, collective.wire_bytes(), scheduler::quantile(ends, 0.25)});
-      }
+  CollectiveProbe collective(*group.comm, kind, bytes);
+  collective.run(*stream);
+  std::vector<double> starts, ends;
+  for (int i = 0; i < repeats; ++i) {
+    comm::barrier(world, *stream);
+    starts.push_back(clock.now_us());
+    collective.run(*stream);
+    ends.push_back(clock.now_us());
+  }
+  agree(world, starts);
+  agree(world, ends);
+  for (std::size_t i = 0; i < ends.size(); ++i) ends[i] -= starts[i];
+  scheduler::FamilyKey key;
+  key.work = kind;
+  key.link = group.link;
+  return {key, scheduler::Sample{1.0, collective.wire_bytes(), scheduler::quantile(ends, 0.25)}};
+}
+
+}  // namespace
+
+std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, const Mesh& mesh, const ProbeClock& clock,
+                                                     int repeats, double time_limit_s) {
+  constexpr double kSmallest = 1 << 10, kLargest = 4 << 20, kFactor = 4;
+  constexpr double kAlways = 64 << 10;  // four sizes
+  std::vector<scheduler::TaskSample> out;
+  const double start = clock.now_us();
+  for (double bytes = kSmallest; bytes <= kLargest; bytes *= kFactor) {
+    const double size_start = clock.now_us();
+    for (const Group& group : groups_of(comms, mesh))
+      for (const WorkKind kind : {WorkKind::kAllToAll, WorkKind::kAllGather, WorkKind::kReduceScatter,
+                                  WorkKind::kAllReduce, WorkKind::kSendRecv})
+        out.push_back(time_collective(group, kind, bytes, comms.world(), clock, repeats));
+    const double now = clock.now_us();
+    std::vector<double> after_next{now - start + kFactor * (now - size_start)};
+    agree(comms.world(), after_next);
+    if (bytes >= kAlways && after_next[0] > 1e6 * time_limit_s) break;
+  }
   return out;
 }
 

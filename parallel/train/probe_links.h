@@ -11,11 +11,13 @@
 namespace weft::parallel {
 
 /// Collective: all-to-all, all-gather, reduce-scatter, all-reduce and a hop around the ring over each communicator of
-/// the mesh, from 1 KiB to 4 MiB on the wire, all groups at once. A sample per size: the lower quartile of `repeats`,
-/// which is near the median but where other work disturbs the machine. The keys hold kind and link class; the rest of
-/// them says nothing.
+/// the mesh, at sizes from 1 KiB to 4 MiB on the wire, each four times the last, all groups at once; 64 KiB in any
+/// case, more as long as `time_limit_s` will do for it. A sample per size: the lower quartile of `repeats`, which is
+/// near the median but where other work disturbs the machine. The keys hold kind and link class; the rest of them says
+/// nothing.
 [[nodiscard]] std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, const Mesh& mesh,
-                                                                   const ProbeClock& clock, int repeats);
+                                                                   const ProbeClock& clock, int repeats,
+                                                                   double time_limit_s);
 
 /// Collective: how much slower two of compute (a product of the expert's size), intra (an all-to-all inside the node)
 /// and inter (one between nodes) are when they run at once on two threads of every rank, next to each alone: [whose,

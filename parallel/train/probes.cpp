@@ -1,9 +1,9 @@
 #include "parallel/train/probes.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <memory>
-#include <numeric>
 #include <optional>
 
 #include "core/error.h"
@@ -17,22 +17,41 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Sizes that a step can come in: the config's own, and smaller and larger pieces for the slopes.
-std::vector<StepVariant> variants_of(const RunConfig& config) {
-  const int groups = std::max(1, config.train.micro_batch / config.model.moe.group_sequences);
-  const int smaller = groups > 1 ? groups / 2 : 1, other = groups > 1 ? smaller : 2;
-  std::vector<StepVariant> out{{1, 1, 0, 1, groups}, {2, 2, 1, 2, groups}, {4, 4, 0, 4, groups},
-                               {1, 1, 0, 1, other},  {2, 4, 4, 3, other},  {1, 2, 2, 1, smaller}};
-  const ScheduleConfig& s = config.schedule;
-  out.push_back({s.forward_chunks, s.backward_chunks, s.weight_grad_pieces, s.gradient_slices, groups});
-  return out;
+/// Four micro-batches of different sizes, in routing groups: quarters of the config's own, or one to four groups.
+std::array<int, 4> group_counts(const RunConfig& config) {
+  const int own = std::max(4, config.train.micro_batch / config.model.moe.group_sequences);
+  return {own / 4, own / 2, 3 * own / 4, own};
 }
 
-/// All layers up to eight, in whole periods of the layer pattern, so that every kind of layer occurs.
-ModelConfig probed_model(const ModelConfig& model, int most) {
-  ModelConfig out = model;
+/// How many of the variants below are run, however long they take: each kind of task occurs in them.
+constexpr std::size_t kFewestVariants = 3;
+
+/// The config's own step, then steps cut in other ways, small ones first: the large ones are left out when time is
+/// short. Whatever the config's batch, what follows its rows, chunks, pieces of dW and slices comes in four sizes.
+std::vector<StepVariant> variants_of(const RunConfig& config) {
+  const auto [a, b, c, d] = group_counts(config);
+  const int own = std::max(1, config.train.micro_batch / config.model.moe.group_sequences);
+  const ScheduleConfig& s = config.schedule;
+  return {{s.forward_chunks, s.backward_chunks, s.weight_grad_pieces, s.gradient_slices, own},
+          {1, 1, 0, 2, a},
+          {4, 3, 3, 4, a},
+          {2, 4, 4, 3, b},
+          {1, 2, 2, 1, b},
+          {2, 2, 0, 3, c},
+          {4, 4, 0, 2, c},
+          {1, 1, 1, 2, d},
+          {1, 1, 0, 1, d}};
+}
+
+/// Four depths from all layers up to eight down, in whole periods of the layer pattern, so that every kind of layer
+/// occurs. A short model has fewer.
+std::vector<int> depths_of(const ModelConfig& model) {
+  constexpr int kMost = 8;
   const int period = static_cast<int>(model.layer_pattern.size());
-  out.layers = std::min(model.layers, std::max(period, most / period * period));
+  const int most = std::min(model.layers, std::max(period, kMost / period * period)), periods = most / period;
+  std::vector<int> out{most};
+  for (const int quarters : {3, 2, 1})
+    if (const int layers = std::max(1, periods * quarters / 4) * period; layers < out.back()) out.push_back(layers);
   return out;
 }
 
@@ -53,10 +72,18 @@ class Measurement {
       tokens_ = {&*data_, attend_mode(config_)};
     }
     note("bare collectives");
-    const std::vector<scheduler::TaskSample> collectives = probe_collectives(comms_, mesh_, clock_, 9);
+    const std::vector<scheduler::TaskSample> collectives =
+        probe_collectives(comms_, mesh_, clock_, kRuns, 0.2 * options_.time_limit_s);
     note("steps of the model");
-    probe_steps(8, 0.8);
-    probe_steps(2, 1.0);  // what grows with the number of layers (gradient norm) gets a second size
+    const std::vector<StepVariant> variants = variants_of(config_);
+    const std::vector<int> depths = depths_of(config_.model);
+    // All cuts of a shallow model: parameters that travel take no time from them. Then the config's own at other
+    // depths, the full one first, for what grows with the number of layers (gradient norm).
+    const bool has_more = depths.size() > 1;
+    probe_steps(depths.back(), variants, kFewestVariants, has_more ? 0.6 : 1.0);
+    for (std::size_t i = 0; i + 1 < depths.size(); ++i)
+      probe_steps(depths[i], {variants[0], variants[1]}, i == 0 ? 1 : 0,
+                  0.6 + 0.4 * double(i + 1) / double(depths.size() - 1));
     Profile out;
     out.cost = scheduler::fit_cost_model(times_.samples(world_), collectives);
     out.stretch = times_.stretch();
@@ -74,38 +101,45 @@ class Measurement {
   void note(const std::string& text) const {
     if (options_.on_progress) options_.on_progress(text);
   }
-  /// Rank 0's clock decides for all.
-  bool out_of_time(double share) const {
-    std::int64_t late =
-        std::chrono::duration<double>(Clock::now() - start_).count() > share * options_.time_limit_s ? 1 : 0;
+  [[nodiscard]] double elapsed_s() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+  /// Whether `more_s` from now are past that share of the time. Rank 0's clock decides for all.
+  bool out_of_time(double share, double more_s) const {
+    std::int64_t late = elapsed_s() + more_s > share * options_.time_limit_s ? 1 : 0;
     world_.broadcast(comm::as_buffer(&late, 1), 0, *make_inline_stream());
     return late != 0;
   }
 
-  void probe_steps(int most_layers, double share) {
-    constexpr int kRuns = 9;
+  /// `fewest`: variants that are run whatever the time.
+  void probe_steps(int layers, const std::vector<StepVariant>& variants, std::size_t fewest, double share) {
     StepSpec spec = training_spec(config_, mesh_);
-    spec.model = probed_model(config_.model, most_layers);
-    if (spec.model.layers == last_layers_) return;
-    last_layers_ = spec.model.layers;
+    spec.model.layers = layers;
+    const double begin_s = elapsed_s();
+    if (fewest == 0 && out_of_time(share, 0.0)) return;
     const ParameterTable table(spec.model, mesh_);
     ParameterStore<T> store(table, Device{}, config_.parallel.zero);
     initialize_weights(store, spec.model, config_.train.seed);
     std::vector<std::unique_ptr<StepProbe<T>>> probes;
     std::vector<int> numbers;
-    for (const StepVariant& v : variants_of(config_)) {
+    double round_s = 0.0;
+    for (const StepVariant& v : variants) {
+      const double so_far_s = elapsed_s() - begin_s;  // a round of runs takes about that long, too
+      if (probes.size() >= std::max<std::size_t>(1, fewest) && out_of_time(share, so_far_s)) break;
       probes.push_back(std::make_unique<StepProbe<T>>(spec, v, config_.train.recompute, comms_, store, tokens_));
       static_cast<void>(probes.back()->run(clock_));  // first touch of all memory
       numbers.push_back(times_.add_step(probes.back()->graph(), world_));
     }
-    for (int i = 0; i < kRuns && (i == 0 || !out_of_time(share)); ++i)  // all see the same drift of the machine
-      for (std::size_t v = 0; v < probes.size(); ++v) {
+    for (int i = 0; i < kRuns && (i == 0 || !out_of_time(share, round_s)); ++i) {
+      const double round_begin_s = elapsed_s();
+      for (std::size_t v = 0; v < probes.size(); ++v) {  // all see the same drift of the machine
         const StepTimes times = probes[v]->run(clock_);
         times_.add(numbers[v], times);
         loads_.push_back(times.rank_load);
       }
+      round_s = elapsed_s() - round_begin_s;
+    }
   }
 
+  static constexpr int kRuns = 9;
   const RunConfig& config_;
   comm::Communicator& world_;
   const ProbeOptions& options_;
@@ -116,7 +150,6 @@ class Measurement {
   std::optional<TokenDataset> data_;
   ProbeTokens tokens_;
   TaskTimes times_;
-  int last_layers_ = 0;
   std::vector<double> loads_;
 };
 

@@ -25,7 +25,7 @@ struct Profile {
   int num_runs = 0;
 };
 
-/// Collective. Binds real steps of the configured model (all its layers up to eight, on the first sequences of its
+/// Collective. Binds real steps of the configured model (at depths of up to eight layers, on the first sequences of its
 /// training data, on made-up tokens when data.train is empty) at several chunk degrees, batch
 /// sizes and gradient slices and times each of their tasks on all ranks at once; times bare collectives per
 /// communicator; times pairs of streams. Communicators are made and memory is taken here, so it runs apart from

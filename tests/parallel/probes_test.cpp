@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "comm/factory.h"
 #include "core/error.h"
+#include "parallel/train/probe_links.h"
 #include "parallel/train/probe_step.h"
 #include "parallel/train/run_setup.h"
 #include "tests/support/catch.h"
@@ -69,6 +71,39 @@ TEST_CASE("A profile prices every task of the step that it was made for", "[prob
     CHECK(has(WorkKind::kAllToAll, scheduler::LinkClass::kIntra) == (ranks > 1 && ranks_per_node == 4));
     CHECK(has(WorkKind::kAllReduce, scheduler::LinkClass::kBoth) == (ranks_per_node == 2));
   }
+}
+
+TEST_CASE("A family is measured at four sizes", "[probes]") {
+  RunConfig config = tiny(1);
+  config.model.layers = 8;
+  config.train.micro_batch = GENERATE(1, 8);
+  INFO("micro-batches of " << config.train.micro_batch);
+  Profile profile;
+  comm::run_local_ranks(1, [&](comm::Communicator& world) {
+    profile = measure_profile(config, world, {1, 60.0, nullptr});
+  });
+  std::string few;
+  for (const scheduler::Family& f : profile.cost.families())
+    if (f.key.stage != Stage::kOptimizer &&
+        scheduler::num_sizes(f.fit.samples) < 4)  // its tasks are what the model has
+      few += str(name_of(f.key), ": ", scheduler::num_sizes(f.fit.samples), "\n");
+  CHECK(few == "");
+}
+
+TEST_CASE("Bare collectives are probed at four sizes, and at more where there is time", "[probes]") {
+  comm::run_local_ranks(2, [&](comm::Communicator& world) {
+    const Mesh mine = make_mesh(2, world.rank(), mesh_options(tiny(2), 2));
+    const MeshComms comms(world, mine);
+    const ProbeClock clock(world, 2);
+    const auto sizes = [&](double time_limit_s) {
+      std::set<double> amounts;
+      for (const auto& [key, sample] : probe_collectives(comms, mine, clock, 1, time_limit_s))
+        if (key.work == WorkKind::kSendRecv) amounts.insert(sample.amount);
+      return amounts;
+    };
+    CHECK(sizes(0.0) == std::set<double>{1024, 4096, 16384, 65536});
+    CHECK(sizes(1e9).size() == 7);
+  });
 }
 
 TEST_CASE("Task times are condensed by family and size", "[probes]") {

@@ -95,6 +95,15 @@ TEST_CASE("Samples of one size say nothing about the slope", "[fit]") {
   CHECK(fit_linear({{1, 10, 0.0}}).samples.empty());
 }
 
+TEST_CASE("A line through two sizes explains nothing", "[fit]") {
+  CHECK(num_sizes(line(0.0, 1.0, {100, 104, 96})) == 1);
+  CHECK(num_sizes(line(0.0, 1.0, {1000, 100, 10, 104, 11})) == 3);
+  CHECK(num_sizes({}) == 0);
+  CHECK(num_sizes(line(0.0, 1.0, {0, 0, 1})) == 2);
+  CHECK(!fit_linear(line(1.0, 0.5, {100, 104, 1000, 1010})).r_squared);
+  CHECK(fit_linear(line(1.0, 0.5, {100, 104, 1000, 2000})).r_squared);
+}
+
 TEST_CASE("R squared falls when the line does not explain the samples", "[fit]") {
   const std::vector<Sample> samples{{1, 1, 10}, {1, 2, 40}, {1, 3, 12}, {1, 4, 38}, {1, 5, 11}, {1, 6, 42}};
   CHECK(fit_linear(samples).r_squared.value() < 0.5);

@@ -9,6 +9,7 @@ any=(--set schedule.profile_min_r_squared=-1e9) # a busy machine must not fail t
 
 check 'weft profile on one rank' exits 0 "$WEFT" profile "$tiny" --out "$TMP/one.textproto" --time_limit 1 --json
 check 'its table is one JSON document with points' grep -q '"time_us"' "$TMP/stdout"
+check 'and with the number of sizes' grep -q '"sizes"' "$TMP/stdout"
 check 'training plans with it' exits 0 "$WEFT" train "$tiny" --run_dir "$TMP/run" "${short[@]}" "${any[@]}" --trace 2 \
   --set schedule.profile="$TMP/one.textproto"
 check 'it prints predicted next to measured' grep -Eq '^step +[0-9.]+ +[0-9.]+ +[-+][0-9.]+%' "$TMP/stdout"
