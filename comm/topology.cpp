@@ -32,13 +32,23 @@ int ranks_per_node_from_environment() {
   return ranks;
 }
 
+std::string boot_id() {
+  std::string id;
+  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), id);
+  return id;
+}
+
 /// Host names alone may repeat (containers); the boot id is the kernel's. Where it is hidden, the name has to do.
 std::uint64_t host_id() {
   std::array<char, 256> name{};
   ::gethostname(name.data(), name.size() - 1);
-  std::string boot_id;
-  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot_id);
-  return hash_name(std::string(name.data()) + '\n' + boot_id);
+  return hash_name(std::string(name.data()) + '\n' + boot_id());
+}
+
+std::vector<std::uint64_t> gather_ids(Communicator& world, std::uint64_t mine, Stream& stream) {
+  std::vector<std::uint64_t> ids(static_cast<std::size_t>(world.size()));
+  all_gather(world, {&mine, 1, DType::kI64}, {ids.data(), world.size(), DType::kI64}, stream);
+  return ids;
 }
 
 }  // namespace
@@ -74,10 +84,15 @@ Topology find_topology(Communicator& world, Stream& stream) {
                 problem.empty() ? str(kVariable, " differs between ranks, or is wrong on one") : problem,
                 "unset it, or give all ranks the same positive number");
   }
-  std::vector<std::uint64_t> ids(static_cast<std::size_t>(world.size()));
   const std::uint64_t mine = ranks_per_node > 0 ? static_cast<std::uint64_t>(world.rank() / ranks_per_node) : host_id();
-  all_gather(world, {&mine, 1, DType::kI64}, {ids.data(), world.size(), DType::kI64}, stream);
-  return make_topology(ids, world.rank());
+  return make_topology(gather_ids(world, mine, stream), world.rank());
+}
+
+int ranks_on_machine(Communicator& world, Stream& stream) {
+  const std::string id = boot_id();
+  const std::uint64_t mine = id.empty() ? host_id() : hash_name(id);
+  const std::vector<std::uint64_t> ids = gather_ids(world, mine, stream);
+  return static_cast<int>(std::count(ids.begin(), ids.end(), mine));
 }
 
 }  // namespace weft::comm

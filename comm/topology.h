@@ -27,6 +27,10 @@ struct Topology {
 /// between ranks.
 [[nodiscard]] Topology find_topology(Communicator& world, Stream& stream);
 
+/// Collective over `world`: its ranks that share this rank's machine (one running kernel), whatever nodes they count
+/// as.
+[[nodiscard]] int ranks_on_machine(Communicator& world, Stream& stream);
+
 /// The same from one node id per rank; ids need not be dense. `rank` in [0, P).
 [[nodiscard]] Topology make_topology(const std::vector<std::uint64_t>& node_ids, int rank);
 

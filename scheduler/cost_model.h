@@ -66,6 +66,9 @@ struct Machine {
   /// Cores of a rank, where its streams are threads: more tasks at once than cores share them. Costs are those of a
   /// task alone on its rank with all ranks busy, so less than one core counts as one. 0: no limit (a GPU).
   double cores_per_rank = 0.0;
+  /// Ranks that share a core, where there are more ranks than cores; 1: none do. Costs of computation are those of a
+  /// task whose core is its own.
+  double ranks_per_core = 1.0;
   friend bool operator==(const Machine&, const Machine&) = default;
 };
 

@@ -155,7 +155,7 @@ void TaskTimes::add(int step, const StepTimes& times) {
   runs_.push_back({step, times.step_us});
 }
 
-void TaskTimes::fit_steps(const std::vector<double>& entry_us) {
+void TaskTimes::fit_steps(const std::vector<double>& entry_us, double ranks_per_core) {
   std::vector<std::vector<double>> step_us(entry_of_task_.size());
   for (const Run& run : runs_) step_us[static_cast<std::size_t>(run.step)].push_back(run.step_us);
   std::vector<scheduler::Sample> samples;  // a step's own size: communication tasks, CPU time
@@ -168,7 +168,10 @@ void TaskTimes::fit_steps(const std::vector<double>& entry_us) {
       (comm ? comm_us : cpu_us) += entry_us[static_cast<std::size_t>(e)];
       comm_tasks += comm ? 1.0 : 0.0;
     }
-    samples.push_back({comm_tasks, cpu_us, scheduler::quantile(step_us[step], 0.5) - comm_us});
+    const double median_us = scheduler::quantile(step_us[step], 0.5), others = ranks_per_core - 1.0;
+    // share * step = cpu * (1 + others * share)
+    const double left = median_us - others * cpu_us, share = left > cpu_us ? cpu_us / left : 1.0;
+    samples.push_back({comm_tasks, cpu_us * (1.0 + others * share), median_us - comm_us});
   }
   const scheduler::Fit fit = scheduler::fit_linear(samples);
   stretch_ = std::max(1.0, fit.cost.beta_us);
@@ -185,11 +188,11 @@ void TaskTimes::fit_steps(const std::vector<double>& entry_us) {
   wait_us_ = squares > 0.0 ? std::max(0.0, products / squares) : 0.0;
 }
 
-std::vector<scheduler::TaskSample> TaskTimes::samples(comm::Communicator& world) {
+std::vector<scheduler::TaskSample> TaskTimes::samples(comm::Communicator& world, double ranks_per_core) {
   std::vector<double> entry_us;
   for (const Entry& e : entries_) entry_us.push_back(e.times_us.empty() ? 0.0 : middle_mean(e.times_us));
   agree(world, entry_us);
-  fit_steps(entry_us);
+  fit_steps(entry_us, ranks_per_core);
   std::vector<scheduler::TaskSample> out;
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     const Entry& e = entries_[i];

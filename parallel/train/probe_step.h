@@ -26,7 +26,7 @@ struct StepVariant {
 ///   wall clock. A barrier stands before it, so that nobody's lateness counts as wire time, and one after it, so that
 ///   no rank that is done takes a core for its next task from one that is not. Computation: this rank's CPU time. Where
 ///   ranks share cores, the operating system runs some now and others later, so one rank's wall clock shows either
-///   nothing or a whole time slice of waiting; CPU time is free of both, and the stretch (TaskTimes) says what the
+///   nothing or a whole time slice of waiting; CPU time is free of both, and TaskTimes says what the
 ///   sharing costs.
 struct StepTimes {
   std::vector<double> task_us;  ///< [tasks]
@@ -70,11 +70,14 @@ class TaskTimes {
   void add(int step, const StepTimes& times);
   /// Collective, once, at the end. Each sample: the mean of the middle 80 % of the times of all tasks of its family and
   /// size in all runs, then the maximum over ranks. In this order, so that the maximum is over ranks, not over what the
-  /// machine did for others meanwhile. Compute is multiplied by the stretch.
-  [[nodiscard]] std::vector<scheduler::TaskSample> samples(comm::Communicator& world);
-  /// Known after samples(): wall time over CPU time of computation while all ranks compute, and what a communication
-  /// task takes beyond its time between barriers because ranks come to it one after the other, asleep or without a
-  /// core. Fitted to whole steps: step = stretch * CPU time + wait * communication tasks + their times.
+  /// machine did for others meanwhile. Compute is multiplied by the stretch. `ranks_per_core`: as in
+  /// scheduler::Machine.
+  [[nodiscard]] std::vector<scheduler::TaskSample> samples(comm::Communicator& world, double ranks_per_core = 1.0);
+  /// Known after samples(): wall time over CPU time of computation, beyond what sharing a core explains, and what a
+  /// communication task takes beyond its time between barriers because ranks come to it one after the other, asleep or
+  /// without a core. Fitted to whole steps: step = stretch * sharing * CPU time + wait * communication tasks + their
+  /// times, sharing = 1 + (ranks per core - 1) * the share of the step in which a rank computes
+  /// (scheduler/simulator.h).
   [[nodiscard]] double stretch() const { return stretch_; }
   [[nodiscard]] double wait_us() const { return wait_us_; }
 
@@ -89,7 +92,7 @@ class TaskTimes {
     int step;
     double step_us;
   };
-  void fit_steps(const std::vector<double>& entry_us);
+  void fit_steps(const std::vector<double>& entry_us, double ranks_per_core);
 
   std::vector<Entry> entries_;
   std::vector<std::vector<int>> entry_of_task_;  // [steps][tasks]; -1: free of cost

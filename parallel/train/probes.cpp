@@ -1,11 +1,14 @@
 #include "parallel/train/probes.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <memory>
 #include <optional>
 
+#include "comm/topology.h"
 #include "core/error.h"
 #include "kernels/gemm.h"
 #include "parallel/train/probe_links.h"
@@ -85,7 +88,11 @@ class Measurement {
       probe_steps(depths[i], {variants[0], variants[1]}, i == 0 ? 1 : 0,
                   0.6 + 0.4 * double(i + 1) / double(depths.size() - 1));
     Profile out;
-    out.cost = scheduler::fit_cost_model(times_.samples(world_), collectives);
+    const int ranks = comm::ranks_on_machine(world_, *make_inline_stream());
+    const double ranks_per_core =
+        std::max(1.0, static_cast<double>(ranks) / static_cast<double>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN))));
+    out.cost = scheduler::fit_cost_model(times_.samples(world_, ranks_per_core), collectives);
+    out.cost.machine.ranks_per_core = ranks_per_core;
     out.stretch = times_.stretch();
     out.wait_us = times_.wait_us();
     out.rank_loads = loads_;

@@ -1,6 +1,7 @@
 #include "scheduler/simulator.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "core/rng.h"
@@ -178,6 +179,26 @@ TEST_CASE("A task waits for its issue, and a host wait holds the host", "[simula
   }
   const Timeline single = run(graph, cost, true);
   CHECK(single.total_us == 2 + 10 + 2 + 5 + 2 + 1);
+}
+
+TEST_CASE("Ranks that share a core slow computation by how much they compute", "[simulator]") {
+  GraphBuilder b;
+  const BufferId x = b.add_buffer({"x", MemoryClass::kActivations, 8, false, false});
+  b.add_task(spec({Resource::kInter}, 90), {}, std::vector{x});
+  b.add_task(spec({Resource::kCompute}, 30), std::vector{x}, {});
+  const Graph graph = b.take();
+  CostModel cost = one_us_per_byte();
+  cost.machine.ranks_per_core = 2.0;
+  // c = 30 (1 + u), u = c / (90 + c): c = 30 (90 + 2 c) / (90 + c), so c^2 + 30 c - 2700 = 0
+  const double expected = (-30.0 + std::sqrt(30.0 * 30.0 + 4 * 2700.0)) / 2.0;
+  for (const bool single : {true, false}) {
+    const Timeline t = run(graph, cost, single);
+    CHECK(t.end_us[0] == Approx(90.0));  // a wait for the link is nobody's
+    CHECK(t.end_us[1] - t.start_us[1] == Approx(expected).epsilon(0.005));
+  }
+  GraphBuilder only;
+  only.add_task(spec({Resource::kCompute}, 30), {}, {});
+  CHECK(run(only.take(), cost).total_us == Approx(60.0).epsilon(0.05));  // the whole step: half a core each
 }
 
 TEST_CASE("An order that breaks an edge is refused, not waited for", "[simulator]") {

@@ -25,6 +25,7 @@ CostModel profile() {
   model.machine.contention[0][1] = 1.25;
   model.machine.contention[1][0] = 3.5;
   model.machine.issue_us = 4.5;
+  model.machine.ranks_per_core = 2.0;
   return model;
 }
 
@@ -67,6 +68,7 @@ TEST_CASE("A profile reads back as it was written", "[costs]") {
 }
 
 TEST_CASE("An inconsistent profile is refused by the family's name", "[costs]") {
+  CHECK_THAT(refusal(replaced(text(), "ranks_per_core: 2", "ranks_per_core: 0.5")), Catch::Contains("ranks_per_core"));
   CHECK_THAT(refusal(replaced(text(), "beta_us: 1.25e-05", "beta_us: -1.25e-05")),
              Catch::Contains("p.textproto: expert(backward), grouped_gemm: beta_us is -1.25e-05"));
   CHECK_THAT(refusal(replaced(text(), "r_squared: 0.999", "r_squared: 0.3")),

@@ -123,6 +123,8 @@ void read_machine(const config::ClusterCosts& message, const std::string& origin
   }
   out.machine.issue_us = message.issue_us();
   out.machine.cores_per_rank = message.cores_per_rank();
+  if (message.has_ranks_per_core()) out.machine.ranks_per_core = message.ranks_per_core();
+  if (!(out.machine.ranks_per_core >= 1.0)) refuse(origin, "ranks_per_core is under 1", "1 is: ranks share no cores");
   if (!(message.issue_us() >= 0.0) || !(message.cores_per_rank() >= 0.0))
     refuse(origin, "issue_us or cores_per_rank is negative", "0 is: none, no limit");
   if (message.has_imbalance()) out.imbalance = message.imbalance();
@@ -201,6 +203,7 @@ std::string costs_to_text(const CostModel& costs, const std::vector<double>& ran
     }
   message.set_issue_us(costs.machine.issue_us);
   message.set_cores_per_rank(costs.machine.cores_per_rank);
+  message.set_ranks_per_core(costs.machine.ranks_per_core);
   message.mutable_rank_load()->Assign(rank_loads.begin(), rank_loads.end());
   config::ClusterCosts::Measurement& m = *message.mutable_measured();
   m.set_version(measured.version);
