@@ -265,8 +265,8 @@ Timeline simulate(const Graph& graph, const Plan& plan, const SlotMap& slots, co
   if (!(others > 0.0)) return run(1.0);
   constexpr int kRounds = 3;  // towards the share that its own slow-down brings about; each halves the error or better
   double share = 0.5;
-  for (int i = 0; i < kRounds; ++i) share = computing_share(graph, run(1.0 + others * share));
-  return run(1.0 + others * share);
+  for (int i = 0; i < kRounds; ++i) share = computing_share(graph, run(1.0 + others * share * share));
+  return run(1.0 + others * share * share);
 }
 
 }  // namespace weft::scheduler

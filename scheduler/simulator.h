@@ -19,10 +19,12 @@ namespace weft::scheduler {
 /// Contention. While several tasks run, each is slower than alone by the larger of
 ///   - 1 + the sum over the others of (machine.contention - 1), the largest over the resources of the two;
 ///   - tasks that run / machine.cores_per_rank, where that is more than 1 (cores under 1 count as 1; 0: no limit).
-/// Where ranks share cores (machine.ranks_per_core = m > 1), the others of a core are taken to be as busy as this rank,
-/// at any time of the step: computation takes 1 + (m - 1) u times its cost, u being the share of the step in which the
-/// rank computes. A step that waits for links computes at nearly full speed; one that hides its communication does not.
-/// Durations stretch while the overlap lasts, and no longer. Free tasks (cost 0) slow nobody.
+/// Where ranks share cores (machine.ranks_per_core = m > 1), the others of a core are taken to be as busy as this rank:
+/// computation takes 1 + (m - 1) u^2 times its cost, u being the share of the step in which the rank computes. Ranks
+/// that always compute always meet (m); ranks that often wait fall out of step, and meet less often than chance has it
+/// (u). The square is what was measured (docs/measured.md): a step that waits for links computes at nearly full speed,
+/// one that hides its communication does not. Durations stretch while the overlap lasts, and no longer. Free tasks
+/// (cost 0) slow nobody.
 [[nodiscard]] Timeline simulate(const Graph& graph, const Plan& plan, const SlotMap& slots, const CostModel& cost,
                                 bool single_stream);
 

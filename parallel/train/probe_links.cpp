@@ -68,7 +68,7 @@ struct Load {
 };
 
 constexpr double kStandstill = 50.0;  // a slow-down beyond this is: practically nothing happens meanwhile
-constexpr double kLoadUs = 60e3;      // several time slices of the operating system
+constexpr double kLoadUs = 100e3;     // several time slices of the operating system
 
 /// Time alone, with as many pieces as make up kLoadUs; the mean over ranks.
 double run_alone(comm::Communicator& world, Load& load, const std::function<void()>& barrier) {
@@ -190,7 +190,7 @@ std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world,
     for (std::size_t j = i + 1; j < 3; ++j) {
       if (!loads[i].piece || !loads[j].piece) continue;
       std::vector<double> of_i, of_j;
-      for (int k = 0; k < 3; ++k) {
+      for (int k = 0; k < 5; ++k) {
         barrier();
         const auto [i_by_j, j_by_i] = run_pair(world, loads[i], loads[j], alone[i], alone[j]);
         of_i.push_back(i_by_j);

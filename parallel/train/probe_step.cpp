@@ -1,6 +1,7 @@
 #include "parallel/train/probe_step.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -169,9 +170,12 @@ void TaskTimes::fit_steps(const std::vector<double>& entry_us, double ranks_per_
       comm_tasks += comm ? 1.0 : 0.0;
     }
     const double median_us = scheduler::quantile(step_us[step], 0.5), others = ranks_per_core - 1.0;
-    // share * step = cpu * (1 + others * share)
-    const double left = median_us - others * cpu_us, share = left > cpu_us ? cpu_us / left : 1.0;
-    samples.push_back({comm_tasks, cpu_us * (1.0 + others * share), median_us - comm_us});
+    // share * step = cpu * (1 + others * share^2)
+    const double root = median_us * median_us - 4.0 * others * cpu_us * cpu_us;
+    double share = cpu_us / median_us;
+    if (others > 0.0 && cpu_us > 0.0)
+      share = root > 0.0 ? std::min(1.0, (median_us - std::sqrt(root)) / (2.0 * others * cpu_us)) : 1.0;
+    samples.push_back({comm_tasks, cpu_us * (1.0 + others * share * share), median_us - comm_us});
   }
   const scheduler::Fit fit = scheduler::fit_linear(samples);
   stretch_ = std::max(1.0, fit.cost.beta_us);

@@ -76,7 +76,8 @@ class TaskTimes {
   /// Known after samples(): wall time over CPU time of computation, beyond what sharing a core explains, and what a
   /// communication task takes beyond its time between barriers because ranks come to it one after the other, asleep or
   /// without a core. Fitted to whole steps: step = stretch * sharing * CPU time + wait * communication tasks + their
-  /// times, sharing = 1 + (ranks per core - 1) * the share of the step in which a rank computes
+  /// times, sharing = 1 + (ranks per core - 1) u^2,
+  /// u: the share of the step in which a rank computes
   /// (scheduler/simulator.h).
   [[nodiscard]] double stretch() const { return stretch_; }
   [[nodiscard]] double wait_us() const { return wait_us_; }

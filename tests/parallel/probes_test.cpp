@@ -135,16 +135,17 @@ TEST_CASE("Task times are condensed by family and size", "[probes]") {
     }
     const std::vector<scheduler::TaskSample> samples = times.samples(world);
     REQUIRE(samples.size() == 2);
-    // Two ranks a core: what they compute takes 1 + u times its CPU time, u the share of the step.
+    // Two ranks a core: what they compute takes 1 + u^2 times its CPU time, u the share of the step.
     TaskTimes shared;
     const int other = shared.add_step(graph, world), third = shared.add_step(smaller, world);
     for (int run = 0; run < 10; ++run) {
-      shared.add(other, {{20.0, 20.0, 7.0, 1e9}, 100.0, 1.0});  // 40 (1 + u) = 100 u: u = 2/3
-      shared.add(third, {{20.0, 7.0, 7.0, 7.0}, 100.0, 1.0});   // 20 (1 + u) = 100 u: u = 1/4
+      shared.add(other, {{20.0, 20.0, 7.0, 1e9}, 100.0, 1.0});  // 40 (1 + u^2) = 100 u: u = 1/2
+      shared.add(third, {{20.0, 7.0, 7.0, 7.0}, 100.0, 1.0});   // 20 (1 + u^2) = 100 u: u = 0.2087
     }
     static_cast<void>(shared.samples(world, 2.0));
-    CHECK(shared.stretch() * 40.0 * 5.0 / 3.0 + shared.wait_us() == Approx(100.0 - 7.0));
-    CHECK(shared.stretch() * 20.0 * 1.25 + 3.0 * shared.wait_us() == Approx(100.0 - 21.0));
+    CHECK(shared.stretch() * 40.0 * 1.25 + shared.wait_us() == Approx(100.0 - 7.0));
+    CHECK(shared.stretch() * 20.0 * (1.0 + std::pow((5.0 - std::sqrt(21.0)) / 2.0, 2)) + 3.0 * shared.wait_us() ==
+          Approx(100.0 - 21.0));
     CHECK(times.stretch() == Approx(3.0));  // the steps above: 3 * CPU + (7 + 5) for each communication
     CHECK(times.wait_us() == Approx(5.0));
     CHECK(samples[0].first.stage == Stage::kExpert);

@@ -189,8 +189,8 @@ TEST_CASE("Ranks that share a core slow computation by how much they compute", "
   const Graph graph = b.take();
   CostModel cost = one_us_per_byte();
   cost.machine.ranks_per_core = 2.0;
-  // c = 30 (1 + u), u = c / (90 + c): c = 30 (90 + 2 c) / (90 + c), so c^2 + 30 c - 2700 = 0
-  const double expected = (-30.0 + std::sqrt(30.0 * 30.0 + 4 * 2700.0)) / 2.0;
+  double expected = 30.0;  // c = 30 (1 + u^2), u = c / (90 + c)
+  for (int i = 0; i < 100; ++i) expected = 30.0 * (1.0 + std::pow(expected / (90.0 + expected), 2));
   for (const bool single : {true, false}) {
     const Timeline t = run(graph, cost, single);
     CHECK(t.end_us[0] == Approx(90.0));  // a wait for the link is nobody's
