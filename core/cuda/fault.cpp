@@ -1,6 +1,7 @@
 #include "core/cuda/fault.h"
 
 #include <atomic>
+#include <utility>
 
 #include "core/error.h"
 
@@ -18,9 +19,14 @@ std::uint64_t* Fault::word(Describe describe) {
 
 void Fault::check() const {
   const std::uint64_t word = std::atomic_ref(*memory_.as<std::uint64_t>()).load(std::memory_order_acquire);
-  if (word == 0) return;
   std::lock_guard lock(mutex_);
-  throw Error(ErrorCode::kInvalidArgument, describe_(word));
+  if (error_) std::rethrow_exception(error_);
+  if (word != 0) throw Error(ErrorCode::kInvalidArgument, describe_(word));
+}
+
+void Fault::fail(std::exception_ptr error) {
+  std::lock_guard lock(mutex_);
+  if (!error_) error_ = std::move(error);
 }
 
 }  // namespace weft::cuda

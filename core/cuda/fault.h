@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <string>
 
@@ -20,13 +21,17 @@ class Fault {
   explicit Fault(Device device);
   /// For kernels: where to store. `describe` is kept for the message; equal words must mean the same to all of them.
   [[nodiscard]] std::uint64_t* word(Describe describe);
-  /// Throws Error{kInvalidArgument} when a kernel stored a word. Call it when the work in question is done.
+  /// Throws Error{kInvalidArgument} when a kernel stored a word, or what fail() got. Call it when the work in question
+  /// is done.
   void check() const;
+  /// What the host has found out about the stream's work, from any thread: check() throws it. The first one stays.
+  void fail(std::exception_ptr error);
 
  private:
   Memory memory_;
   mutable std::mutex mutex_;
   Describe describe_ = nullptr;
+  std::exception_ptr error_;
 };
 
 }  // namespace weft::cuda

@@ -31,6 +31,8 @@ class GpuStream final : public Stream {
 
   /// Where kernels on this stream report wrong contents.
   [[nodiscard]] std::uint64_t* fault_word(Fault::Describe describe) { return fault_->word(describe); }
+  /// Where the host reports what it finds wrong with the work enqueued so far (a lost peer).
+  [[nodiscard]] const std::shared_ptr<Fault>& fault() const noexcept { return fault_; }
   /// What a library keeps with a stream (kernels: a cuBLAS handle). Dies before the stream, when its work is done.
   [[nodiscard]] std::shared_ptr<void>& attachment() noexcept { return attachment_; }
 
