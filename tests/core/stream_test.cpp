@@ -1,5 +1,6 @@
 #include "core/stream.h"
 
+#include <algorithm>
 #include <future>
 #include <vector>
 
@@ -69,11 +70,18 @@ TEMPLATE_TEST_CASE("a stream waits for another's event and inherits its error", 
   std::vector<int> sent(1'000'000, 7), received(sent.size());
   const auto bytes = static_cast<std::int64_t>(sent.size() * sizeof sent[0]);
   const Memory there(device, bytes);
-  first->enqueue([&] { copy_bytes(*first, there.data(), sent.data(), bytes); });
+  const Memory source(device, bytes, MemoryPlace::kPinned), target(device, bytes, MemoryPlace::kPinned);
+  std::copy(sent.begin(), sent.end(), source.as<int>());
+  Gate gate;
+  first->wait(gate.stream().record());
+  first->enqueue([&] { copy_bytes(*first, there.data(), source.data(), bytes); });
   second->wait(first->record());
-  second->enqueue([&] { copy_bytes(*second, received.data(), there.data(), bytes); });
+  second->enqueue([&] { copy_bytes(*second, target.data(), there.data(), bytes); });
   const Event end = second->record();
+  CHECK_FALSE(end.done());
+  gate.open();
   end.wait();
+  std::copy_n(target.as<int>(), received.size(), received.data());
   CHECK(end.done());
   CHECK(received == sent);
 

@@ -16,7 +16,7 @@ TEMPLATE_TEST_CASE("embeddings and their gradients equal their definitions", "[e
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
     Random random(seed);
-    const std::int64_t tokens = random.pick({0, 1, 13, 60, 2500}), vocab = random.pick({1, 7, 100}),
+    const std::int64_t tokens = random.pick({0, 1, 13, 60}), vocab = random.pick({1, 7, 100}),
                        width = random.pick({1, 16, 33});
     const std::int64_t positions = random.pick({1, 20});
     const bool add = random.below(2) != 0;
@@ -38,6 +38,23 @@ TEMPLATE_TEST_CASE("embeddings and their gradients equal their definitions", "[e
     embedding_backward<T>(device, d_table.view(), token.data(), dx.view(),
                           add ? Accumulate::kAdd : Accumulate::kOverwrite);
     CHECK(difference(d_table, want, tokens + 1) == "");
+  }
+}
+
+TEMPLATE_TEST_CASE("an embedding's gradient adds its rows in their order, to the bit", "[embedding]",
+                   WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (const std::int64_t tokens : {1, 2, 100, 1023, 1024, 1025, 5000}) {
+    Random random(static_cast<std::uint64_t>(tokens));
+    const auto id = random.integers(tokens, 0, 7);
+    const auto dx = Grid<T>::normal(random, tokens, 3);
+    Grid<T> d_table(7, 3), want(7, 3);
+    for (std::int64_t i = 0; i < 21; ++i) want.view().data[i] = T(0);
+    for (std::int64_t t = 0; t < tokens; ++t)
+      for (std::int64_t j = 0; j < 3; ++j) want(id[static_cast<std::size_t>(t)], j) += dx(t, j);
+    embedding_backward<T>(device, d_table.view(), id.data(), dx.view(), Accumulate::kOverwrite);
+    INFO(tokens << " tokens");
+    CHECK(reference::Dense(d_table.view()).data == reference::Dense(want.view()).data);
   }
 }
 

@@ -1,10 +1,9 @@
 // tests/support/cuda/cuda_runtime_api.h - a stand-in for the CUDA runtime that runs on the host, so that the code of
 // core/cuda and kernels/cuda runs in tests on machines without a GPU. Compiled as plain C++ with this folder in front
 // of the include path. A stream is a thread with a queue; a block's threads are coroutines that change at barriers and
-// shuffles, in the order that WEFT_EMULATION_ORDER asks for (0: ascending, 1: descending, 2: mixed up): what reads
-// before a barrier that is missing gets the wrong value in one of them. Device memory starts as NaN. Only what Weft
-// uses is here, and only what the tests can see: no memory model, no limits of registers, no speed. Names and meanings:
-// CUDA Runtime API reference.
+// shuffles, in one of three orders (WEFT_EMULATION_ORDER, see machine.cpp): what reads before a barrier that is missing
+// gets the wrong value in one of them. Device memory starts as NaN. Only what Weft uses is here, and only what tests
+// can see: no memory model, no limits of registers, no speed. Names and meanings: CUDA Runtime API reference.
 #pragma once
 
 #include <atomic>

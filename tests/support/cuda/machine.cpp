@@ -97,6 +97,16 @@ struct Thread {
   std::jmp_buf resume;  // how it goes on: unlike swapcontext, without calls of the system
 };
 
+/// 0: threads take turns from barrier to barrier, in ascending order. 1: descending, and a warp runs on while it only
+/// waits for itself. 2: they take turns in an order that every block mixes up.
+int order_mode() {
+  static const int mode = [] {
+    const char* text = std::getenv("WEFT_EMULATION_ORDER");
+    return text != nullptr ? std::atoi(text) : 0;
+  }();
+  return mode;
+}
+
 /// The threads of one block, on the stacks of this operating system thread.
 class Block {
  public:
@@ -108,9 +118,9 @@ class Block {
     grid_.block_size = config.blockDim;
   }
   void run(unsigned x, unsigned y);
-  void wait_at(Barrier& barrier, unsigned expected);
-  void wait_at_block() { wait_at(barrier_, alive_); }
-  void wait_at_warp() { wait_at(warp().barrier, warp().alive); }
+  void wait_at(Barrier& barrier, unsigned expected, std::size_t run);
+  void wait_at_block() { wait_at(barrier_, alive_, threads_.size()); }
+  void wait_at_warp() { wait_at(warp().barrier, warp().alive, order_mode() == 1 ? kWarpLanes : threads_.size()); }
   [[nodiscard]] Warp& warp() { return warps_[now().index.x / kWarpLanes]; }
   [[nodiscard]] Thread& now() { return threads_[order_[place_]]; }
   [[nodiscard]] Grid& grid() { return grid_; }
@@ -119,7 +129,9 @@ class Block {
   static constexpr std::size_t kStackBytes = 64 << 10;
   static void enter();
   void choose_order();
-  void go_on();  // to the next thread that is not done; returns when it is this one's turn again
+  /// To the next thread that is not done, of the `run` threads in a row (the warp's or the block's) that this one is
+  /// among; returns when it is this one's turn again.
+  void go_on(std::size_t run);
   void leave();  // for good
   void release(Barrier& barrier, unsigned expected) {
     if (barrier.arrived == 0 || barrier.arrived < expected) return;
@@ -142,10 +154,7 @@ class Block {
 thread_local Block* current = nullptr;
 
 void Block::choose_order() {
-  static const int mode = [] {
-    const char* text = std::getenv("WEFT_EMULATION_ORDER");
-    return text != nullptr ? std::atoi(text) : 0;
-  }();
+  const int mode = order_mode();
   const auto count = static_cast<unsigned>(threads_.size());
   order_.resize(count);
   for (unsigned i = 0; i < count; ++i) order_[i] = mode == 1 ? count - 1 - i : i;
@@ -191,13 +200,14 @@ void Block::leave() {
   release(barrier_, alive_);
   release(warp().barrier, warp().alive);
   idle_turns_ = 0;
-  go_on();
+  go_on(threads_.size());
 }
 
-void Block::go_on() {
+void Block::go_on(std::size_t run) {
   Thread& from = now();
   if (++idle_turns_ > 4 * threads_.size()) std::abort();  // all wait at barriers that not all will reach
-  do place_ = (place_ + 1) % threads_.size();
+  const std::size_t first = place_ / run * run;
+  do place_ = first + (place_ - first + 1) % run;
   while (now().done);
   Thread& to = now();
   if (&to == &from) return;
@@ -207,12 +217,12 @@ void Block::go_on() {
   setcontext(&to.start);
 }
 
-void Block::wait_at(Barrier& barrier, unsigned expected) {
+void Block::wait_at(Barrier& barrier, unsigned expected, std::size_t run) {
   const unsigned round = barrier.round;
   ++barrier.arrived;
   release(barrier, expected);
   if (barrier.round != round) idle_turns_ = 0;
-  while (barrier.round == round) go_on();
+  while (barrier.round == round) go_on(run);
 }
 
 }  // namespace
