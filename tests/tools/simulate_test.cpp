@@ -237,6 +237,27 @@ TEST_CASE("Recorded routing prices each layer by the load of its busiest rank") 
   CHECK(json_of(line + " --set model.moe.capacity_factor=1.5")["routing"]["worst case"]["busiest_over_mean"] == 1.5);
 }
 
+TEST_CASE("A step beside GPUs waits on the host for routed counts, and says what that adds") {
+  const std::string line = "simulate --policy all --nodes 2 --gpus_per_node 2 --set parallel.expert=4 --config " +
+                           std::string(WEFT_SOURCE_DIR) + "/configs/train/tiny.textproto --cluster ";
+  const nlohmann::json gpus = json_of(line + cluster("h100_nvlink_ib400")),
+                       cpus = json_of(line + cluster("nominal_cpu"));
+  for (const auto& [name, row] : gpus["policies"].items()) {
+    INFO(name);
+    CHECK(row["host_waits"].get<int>() >= 4);  // of each MoE layer
+    CHECK(row["host_waits"].get<int>() % 4 == 0);
+    CHECK(row["exposed_host_ms"].get<double>() > 0.0);
+    CHECK(row["exposed_host_ms"].get<double>() < row["predicted_ms"].get<double>());
+    CHECK(gpus["policies"]["weft"]["predicted_ms"] <= row["predicted_ms"]);
+    CHECK(cpus["policies"][name]["host_waits"] == 0);
+    CHECK(cpus["policies"][name]["exposed_host_ms"] == 0.0);
+  }
+  const nlohmann::json known = json_of(line + cluster("h100_nvlink_ib400") +
+                                       " --set model.moe.gate=expert_choice --set model.moe.allow_noncausal=true"
+                                       " --set model.moe.capacity_factor=1");
+  for (const auto& [name, row] : known["policies"].items()) CHECK(row["host_waits"] == 0);
+}
+
 TEST_CASE("Routing of another run is refused") {
   const test::TempFolder folder;
   const std::string routing = (folder.path() / "metrics.jsonl").string();
