@@ -142,6 +142,32 @@ TEST_CASE("The grid reaches its figures, and weft is never above another policy"
   }
 }
 
+TEST_CASE("Chunks of unequal sizes are reported apart, never slower than weft's equal ones") {
+  int faster = 0;
+  for (const std::string name : {"fsmoe_testbed_a", "fsmoe_testbed_b"})
+    for (const int number : {20, 700, 1101, 1457}) {
+      INFO(name << ", case " << number);
+      const nlohmann::json document =
+          json_of(str("simulate --grid fsmoe --unequal --policy weft --case ", number, " --cluster ", cluster(name)));
+      const nlohmann::json &found = document["cases"][0]["weft_unequal"],
+                           &weft = document["cases"][0]["policies"]["weft"];
+      CHECK(document["cases"][0]["policies"].size() == 1);
+      for (const std::string phase : {"forward", "backward"}) {
+        CHECK(found[phase + "_ms"].get<double>() <= weft[phase + "_ms"].get<double>());
+        double sum = 0.0;
+        for (const double share : found["shares_" + phase]) sum += share;
+        CHECK(sum == Approx(1.0));
+      }
+      const double total = found["total_ms"];
+      CHECK(total == Approx(found["forward_ms"].get<double>() + found["backward_ms"].get<double>()));
+      CHECK(total >= found["lower_bound_ms"].get<double>() * (1 - 1e-9));
+      const double gain = document["summary"]["weft_unequal"]["mean_speedup_over_weft"];
+      CHECK(gain == Approx(weft["total_ms"].get<double>() / total));
+      faster += gain > 1.005 ? 1 : 0;
+    }
+  CHECK(faster >= 4);
+}
+
 TEST_CASE("Whole steps from Table 2 reach their figures") {
   if (test::kSanitized) WEFT_SKIP("takes minutes under sanitizers; the release build checks the figures");
   struct Bar {
@@ -289,6 +315,8 @@ TEST_CASE("simulate refuses what it cannot do") {
         {grid + " --policy wefd", "did you mean weft"},
         {grid + " --case 1458", "cases 0 to 1457"},
         {grid + " --schedule_out /tmp/x", "--case"},
+        {grid + " --unequal --policy fsmoe", "--unequal starts from weft's plan"},
+        {"simulate --unequal --stages " + cluster("fsmoe_table2_a_gpt2"), "go with --grid alone"},
         {"simulate --grid fsmoe --cluster " + cluster("nominal_cpu"), "nominal_cpu.textproto"},
         {"simulate --stages " + cluster("fsmoe_testbed_a"), "fsmoe_testbed_a.textproto"}}) {
     const test::CommandResult result = weft_command(arguments);
