@@ -115,7 +115,7 @@ TEST_CASE("No schedule with chunks of unequal sizes is below their bound", "[une
 
 TEST_CASE("Unequal chunks are never slower than equal ones, and often faster", "[unequal]") {
   const CostModel cost = line_costs();
-  int faster = 0, below_equal_bound = 0;
+  int faster = 0, below_equal_bound = 0, several = 0;
   for (std::uint64_t seed = 0; seed < 24; ++seed) {
     INFO("seed " << seed);
     Draw d(seed);
@@ -123,7 +123,8 @@ TEST_CASE("Unequal chunks are never slower than equal ones, and often faster", "
     const LayerEmitter layer(random_work(d, seed % 4 == 1), phase, 12);
     const SearchResult equal = search_plan(layer, cost, {}, {2e5, 0, 1});
     const UnequalPlan found = unequal_chunks(layer, cost, equal.plan);
-    REQUIRE(static_cast<int>(found.shares.size()) == layer.chunks(found.plan.shape));
+    const int r = layer.chunks(found.plan.shape);
+    REQUIRE(static_cast<int>(found.shares.size()) == r);
     CHECK(std::accumulate(found.shares.begin(), found.shares.end(), 0.0) == Approx(1.0));
     CHECK(*std::min_element(found.shares.begin(), found.shares.end()) >= 0.0);
     const Graph graph = layer.emit(found.plan.shape, found.shares);
@@ -135,13 +136,19 @@ TEST_CASE("Unequal chunks are never slower than equal ones, and often faster", "
     CHECK(found.total_us >= layer.unequal_bound_us(cost) * (1 - 1e-9));
     faster += found.total_us < equal.price.total_us * 0.999 ? 1 : 0;
     below_equal_bound += found.total_us < layer.bound_us(cost) * (1 - 1e-9) ? 1 : 0;
+    const std::vector<int> pieces = weight_grad_cuts(r, found.plan.shape.layers[0].weight_grad_pieces);
+    several += pieces.size() >= 3 && static_cast<int>(pieces.size()) <= r ? 1 : 0;
     // At the order found, no other sizes are better: the time is convex in them, so small steps say it all.
-    for (int i = 0; i < 40; ++i) {
-      std::vector<double> other = random_shares(static_cast<int>(found.shares.size()), d);
-      for (std::size_t c = 0; c < other.size(); ++c) other[c] = 0.99 * found.shares[c] + 0.01 * other[c];
-      CHECK(time_of(layer.emit(found.plan.shape, other), found.plan, cost) >= found.total_us * (1 - 1e-4));
-    }
+    for (int i = 0; i < r; ++i)
+      for (int j = 0; j < r; ++j) {
+        std::vector<double> other = found.shares;
+        const double step = std::min(0.02, other[static_cast<std::size_t>(i)]);
+        other[static_cast<std::size_t>(i)] -= step;
+        other[static_cast<std::size_t>(j)] += step;
+        CHECK(time_of(layer.emit(found.plan.shape, other), found.plan, cost) >= found.total_us * (1 - 2e-5));
+      }
   }
+  CHECK(several > 0);  // plans in which some piece of dW is of several chunks, but not all of them
   CHECK(faster > 6);
   CHECK(below_equal_bound > 0);  // so equal chunks' bound does not hold for them
 }
