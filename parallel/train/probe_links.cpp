@@ -69,7 +69,6 @@ struct Load {
 
 constexpr double kLoadUs = 70e3;  // several time slices of the operating system
 constexpr int kBackground = 3;    // how much longer than alone the other one of a pair runs: it has to outlast
-constexpr int kRounds = 5;
 
 /// Time alone, the mean over ranks.
 double run_alone(comm::Communicator& world, const Load& load) {
@@ -150,7 +149,7 @@ std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, con
 }
 
 std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world, const Mesh& mesh, std::int64_t width,
-                                                      std::int64_t hidden) {
+                                                      std::int64_t hidden, int rounds) {
   std::array<std::array<double, 3>, 3> out{};
   for (auto& row : out) row.fill(1.0);
   const int node = world.rank() / mesh.ranks_per_node, local = world.rank() % mesh.ranks_per_node;
@@ -181,7 +180,7 @@ std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world,
     if (load.piece) load.pieces = pieces_of(world, load);
   // Alone and in pairs by turns: what disturbs the machine for a while disturbs both sides of a ratio.
   std::array<std::array<std::vector<double>, 3>, 3> factors;
-  for (int round = 0; round < kRounds; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     std::array<double, 3> alone{};
     for (std::size_t i = 0; i < 3; ++i) {
       barrier();
