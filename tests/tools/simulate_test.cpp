@@ -169,6 +169,14 @@ TEST_CASE("Chunks of unequal sizes are reported apart, never slower than weft's 
   CHECK(faster >= 4);
 }
 
+TEST_CASE("The grid compares a list of policies with the two it is measured against, named or not") {
+  const std::string line = "simulate --grid fsmoe --case 700 --cluster " + cluster("fsmoe_testbed_a") + " --policy ";
+  const nlohmann::json few = json_of(line + "tutel,flowmoe"), all = json_of(line + "all");
+  CHECK(few["cases"][0]["policies"].size() == 2);
+  for (const char* base : {"mean_speedup_over_fsmoe", "mean_speedup_over_sequential"})
+    for (const char* policy : {"tutel", "flowmoe"}) CHECK(few["summary"][base][policy] == all["summary"][base][policy]);
+}
+
 TEST_CASE("Whole steps from Table 2 reach their figures") {
   if (test::kSanitized) WEFT_SKIP("takes minutes under sanitizers; the release build checks the figures");
   struct Bar {

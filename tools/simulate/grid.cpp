@@ -60,8 +60,9 @@ class Layer {
     const bool all = std::find(wanted.begin(), wanted.end(), PolicyKind::kWeft) != wanted.end();
     for (int p = 0; p < scheduler::kNumPolicies; ++p) {
       const auto policy = static_cast<PolicyKind>(p);
-      if (policy == PolicyKind::kWeft || (!all && std::find(wanted.begin(), wanted.end(), policy) == wanted.end()))
-        continue;
+      const bool named = std::find(wanted.begin(), wanted.end(), policy) != wanted.end();
+      const bool base = wanted.size() > 1 && (policy == PolicyKind::kSequential || policy == PolicyKind::kFsMoe);
+      if (policy == PolicyKind::kWeft || !(all || named || base)) continue;
       out.policies[p] = solve_other(policy);
       forward_plans.push_back(out.policies[p].forward.plan);
       backward_plans.push_back(out.policies[p].backward.plan);
