@@ -10,6 +10,7 @@
 #include "core/atomic_file.h"
 #include "core/crc32c.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/temp_folder.h"
 
 using namespace weft;
@@ -155,5 +156,5 @@ TEST_CASE("A record is framed byte by byte as documented", "[event_file]") {
 TEST_CASE("An event file that cannot be made is an I/O error", "[event_file]") {
   const test::TempFolder folder;
   write_file(folder.path() / "tb", "no folder");
-  CHECK_THROWS_AS(EventFile(folder.path() / "tb", 1), Error);
+  test::check_error(ErrorCode::kIo, "tb", [&] { EventFile file(folder.path() / "tb", 1); });
 }

@@ -125,6 +125,7 @@ TEST_CASE("A step read back from its trace has the tasks, overlaps and lanes of 
   const ordered_json json = step_json(steps[0]);
   CHECK(json["total_ms"].get<double>() == Approx(0.009));
   CHECK(json["exposed_comm_ms"].get<double>() == Approx(0.003));
+  CHECK(json["exposed_stage_ms"] == ordered_json{{"dispatch", 0.003}});
   CHECK(json["streams"] == ordered_json::array({"compute", "intra", "intra+inter"}));
   REQUIRE(json["tasks"].size() == 3);
   CHECK(json["tasks"][0] == ordered_json::array({0, 0, 0, 0.0, 6.0, 3, 1, -1}));

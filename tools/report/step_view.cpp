@@ -59,6 +59,9 @@ void add_task(StepView& step, const json& event, const std::string& track) {
   step.label.push_back(name.substr(0, std::min(name.find(" layer "), name.find(" micro-batch "))));
 }
 
+/// To nanoseconds, as traces are: sums of differences leave dust.
+double to_ms(double us) { return std::round(us * 1e3) / 1e6; }
+
 double rounded(double us) { return std::round(us * 10.0) / 10.0; }
 
 std::vector<TaskId> by_start(const StepView& step, std::size_t most) {
@@ -121,7 +124,12 @@ ordered_json step_json(const StepView& step, std::size_t most_tasks) {
                    {"streams", ordered_json::array()},
                    {"kinds", ordered_json::array()},
                    {"tasks", ordered_json::array()},
-                   {"overlap", overlap_json(step)}};
+                   {"overlap", overlap_json(step)},
+                   {"exposed_stage_ms", ordered_json::object()}};
+  const auto exposed = scheduler::exposed_stage_us(step.graph, step.timeline);
+  for (std::size_t s = 0; s < exposed.size(); ++s)
+    if (exposed[s] > 0.0)
+      out["exposed_stage_ms"][std::string(to_string(static_cast<scheduler::Stage>(s)))] = to_ms(exposed[s]);
   std::map<int, std::size_t> streams;  // by resource bits, so that compute comes first
   for (const TaskId t : tasks) streams[step.graph.tasks[t].resources.bits()] = 0;
   for (auto& [bits, index] : streams) {
@@ -150,12 +158,12 @@ ordered_json overlap_json(const StepView& step) {
   constexpr std::array kNames{"compute", "intra", "inter"};
   const auto us = scheduler::overlap_us(step.graph, step.timeline);
   ordered_json out{{"busy_ms", ordered_json::object()}, {"pairs", ordered_json::array()}};
-  for (std::size_t a = 0; a < 3; ++a) out["busy_ms"][kNames[a]] = us[a][a] / 1e3;
+  for (std::size_t a = 0; a < 3; ++a) out["busy_ms"][kNames[a]] = to_ms(us[a][a]);
   for (std::size_t a = 0; a < 3; ++a)
     for (std::size_t b = a + 1; b < 3; ++b) {
       const double smaller = std::min(us[a][a], us[b][b]);
-      ordered_json pair{{"a", kNames[a]}, {"b", kNames[b]}, {"ms", us[a][b] / 1e3}, {"share", nullptr}};
-      if (smaller > 0.0) pair["share"] = us[a][b] / smaller;
+      ordered_json pair{{"a", kNames[a]}, {"b", kNames[b]}, {"ms", to_ms(us[a][b])}, {"share", nullptr}};
+      if (to_ms(smaller) > 0.0) pair["share"] = to_ms(us[a][b]) / to_ms(smaller);
       out["pairs"].push_back(std::move(pair));
     }
   return out;

@@ -80,7 +80,7 @@ function fitChart(parent, family) {
   onWidth(svg, (width) => {
     const height = 110, left = 4, right = 4, top = 6, floor = height - 18;
     const px = (v) => left + ((log(v) - x0) / (x1 - x0)) * (width - left - right), py = (v) => floor - ((log(Math.max(1e-3, v)) - y0) / (y1 - y0)) * (floor - top);
-    const amount = family.unit === "bytes" ? bytes : (v) => count(v) + "FLOP";
+    const amount = family.unit === "bytes" ? bytes : flops;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("height", height);
     svg.innerHTML = `<line class="axis" x1="${left}" x2="${width - right}" y1="${floor + 2}" y2="${floor + 2}"/>` +
@@ -94,7 +94,7 @@ function fitChart(parent, family) {
 function rate(family) {
   if (family.beta_us <= 0) return "0";
   const perSecond = 1e6 / family.beta_us;
-  return family.unit === "bytes" ? "n / " + bytes(perSecond) + "/s" : "n / " + count(perSecond) + "FLOP/s";
+  return family.unit === "bytes" ? "n / " + bytes(perSecond) + "/s" : "n / " + flops(perSecond) + "/s";
 }
 
 function costsSection() {

@@ -21,6 +21,7 @@ function scaled(value, units, step) {
 }
 const bytes = (value) => scaled(value, [" B", " KiB", " MiB", " GiB", " TiB", " PiB"], 1024);
 const count = (value) => scaled(value, ["", "k", "M", "B", "T"], 1000);
+const flops = (value) => scaled(value, [" ", " k", " M", " G", " T", " P"], 1000) + "FLOP";
 const milliseconds = (ms) => (ms >= 1 ? number(ms) + " ms" : number(ms * 1e3) + " µs");
 const percent = (share, digits = 1) => (share === null || share === undefined ? "-" : (100 * share).toFixed(digits) + " %");
 const signed = (share) => (share === null || share === undefined ? "-" : (share >= 0 ? "+" : "") + percent(share));

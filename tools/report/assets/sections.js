@@ -34,14 +34,16 @@ function stagesSection() {
   const stages = report.stages;
   if (!stages) return;
   const element = section("stages", "Stages", `Time of each stage on rank 0, median of ${stages.steps} step${stages.steps > 1 ? "s" : ""}. ` +
-    "Stages overlap, so they may add up to more than the step; communication includes waiting for other ranks.");
+    "Stages overlap, so they may add up to more than the step; communication includes waiting for other ranks. " +
+    (report.timeline.length > 0 ? `Alone: time in the step above (${escapeText(report.timeline[0].name)}) in which the stage's communication ran and no computation did.` : ""));
   const rows = [...stages.stages].sort((a, b) => Math.max(b.measured_ms, b.predicted_ms) - Math.max(a.measured_ms, a.predicted_ms));
   const most = Math.max(...rows.map((r) => Math.max(r.measured_ms, r.predicted_ms)));
   const bar = (row) => `<svg class="bars" height="18" viewBox="0 0 100 18" preserveAspectRatio="none" aria-hidden="true"><rect class="measured" x="0" y="1" width="${(100 * row.measured_ms) / most}" height="9" fill="var(--${familyOf(row.stage)})"/>` +
     `<rect class="predicted" x="0" y="12" width="${(100 * row.predicted_ms) / most}" height="4" fill="var(--faint)"/></svg>`;
-  const line = (name, row, picture) => `<tr><td>${name}</td><td class="bar">${picture}</td><td class="num">${milliseconds(row.measured_ms)}</td><td class="num">${milliseconds(row.predicted_ms)}</td><td class="num">${signed(row.error)}</td></tr>`;
+  const alone = report.timeline.length > 0 ? report.timeline[0].exposed_stage_ms : {};
+  const line = (name, row, picture) => `<tr><td>${name}</td><td class="bar">${picture}</td><td class="num">${milliseconds(row.measured_ms)}</td><td class="num">${milliseconds(row.predicted_ms)}</td><td class="num">${signed(row.error)}</td><td class="num">${alone[row.stage] > 0 ? milliseconds(alone[row.stage]) : ""}</td></tr>`;
   add(element, '<div class="legend"><span><i style="background:var(--attention)"></i>measured, in the colour of the timeline</span><span><i class="line" style="background:var(--faint)"></i>predicted</span></div>');
-  add(element, `<div class="wide"><table class="full"><tr><th>stage</th><th></th><th class="num">measured</th><th class="num">predicted</th><th class="num">error</th></tr>${
+  add(element, `<div class="wide"><table class="full"><tr><th>stage</th><th></th><th class="num">measured</th><th class="num">predicted</th><th class="num">error</th><th class="num">alone</th></tr>${
     rows.map((row) => line(row.stage, row, bar(row))).join("")}${stages.step ? line("<b>step</b>", stages.step, "") : ""}</table></div>`);
 }
 
