@@ -20,7 +20,7 @@ MetricsLine line() {
   out.add("tokens", std::int64_t{4096});
   out.add("step_ms", 250.0);
   out.add("model_tflops", 0.5);
-  out.add("expert_tokens", {{1, 2}});
+  out.add("expert_tokens", std::vector<std::vector<std::int64_t>>{{1, 2}});
   return out;
 }
 

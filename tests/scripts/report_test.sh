@@ -85,7 +85,7 @@ check 'it writes no files of other systems' test ! -e "$plain/tb" -a ! -e "$plai
 rm "$plain/prediction.json" "$plain/traffic.json" "$plain/plan.textproto"
 check 'the report of a run that was killed' exits 0 "$WEFT" report "$plain"
 check 'says what is missing' grep -q '^not recorded: bytes sent' "$TMP/stdout"
-echo '{"ranks":' > "$plain/traffic.json"
+echo '{"ranks": 4' > "$plain/traffic.json"
 check 'a damaged file is refused by name' exits 2 "$WEFT" report "$plain"
 check 'with its path' grep -q '^error: .*traffic.json' "$TMP/stderr"
 check 'a folder without a run is an I/O error' exits 74 "$WEFT" report "$TMP/none"

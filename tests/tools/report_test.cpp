@@ -9,6 +9,7 @@
 #include "tools/report/metrics_table.h"
 #include "tools/report/router_view.h"
 #include "tools/report/step_view.h"
+#include "tools/report/traffic_view.h"
 
 using namespace weft;
 using namespace weft::tools;
@@ -151,6 +152,46 @@ TEST_CASE("Tasks of one stream that overlap lie on lanes of their own, and a hug
   REQUIRE(fewer["tasks"].size() == 2);
   CHECK(fewer["kinds"].size() == 2);
   CHECK(fewer["kinds"][1]["label"] == "b");
+}
+
+TEST_CASE("Bytes of many ranks are added up by neighbours", "[report]") {
+  ordered_json traffic{
+      {"steps", 2},       {"node_of_rank", {0, 0, 1}}, {"sent_bytes", {{0, 1, 2}, {4, 0, 8}, {16, 32, 0}}},
+      {"intra_bytes", 5}, {"inter_bytes", 58},         {"by_collective", {{"all_to_all", 63}}}};
+  const ordered_json all = traffic_json(traffic);
+  CHECK(all["group_ranks"] == 1);
+  CHECK(all["nodes"] == 2);
+  CHECK(all["sent_bytes"] == traffic["sent_bytes"]);
+  const ordered_json pairs = traffic_json(traffic, 2);
+  CHECK(pairs["group_ranks"] == 2);
+  CHECK(pairs["sent_bytes"] == ordered_json::array({{5, 10}, {48, 0}}));
+  traffic["sent_bytes"][1] = {4};
+  test::check_error(ErrorCode::kInvalidArgument, "no traffic.json", [&] { (void)traffic_json(traffic); });
+}
+
+TEST_CASE("The page of the longest run and the largest step stays under 2 MiB", "[report]") {
+  MetricsTable table;
+  for (int i = 0; i < 200000; ++i) table.step.push_back(800000 + i);
+  for (int c = 0; c < 17; ++c) table.column[str("a_column_", c)].assign(table.step.size(), c == 0 ? 0.0 : -1.0 / 3e-7);
+  for (std::size_t i = 0; i < table.step.size(); ++i) table.column["loss"].push_back(std::sin(double(i) * 1.7));
+  table.router.assign(200, {999999, {128, std::vector<std::int64_t>(256, 123456)}});  // 128 layers of 256 experts
+  StepView step{"measured", {}, {}, {}};
+  for (int t = 0; t < 100000; ++t) {
+    scheduler::Task task;
+    task.layer = 127;
+    task.micro_batch = 15;
+    task.chunk = 3;
+    task.resources = {static_cast<Resource>(t % 3)};
+    step.graph.tasks.push_back(task);
+    step.timeline.start_us.push_back(9e6 + 97.7 * t);
+    step.timeline.end_us.push_back(9e6 + 97.7 * t + 90.3);
+    step.label.push_back("a task");
+  }
+  std::size_t bytes = html_page({{"run", {{"name", "none"}}}}).size();
+  bytes += curves_json(table).dump().size() + router_json(table.router, {}).dump().size();
+  bytes += 2 * step_json(step).dump().size();
+  INFO(bytes << " bytes");
+  CHECK(bytes < (std::size_t{2} << 20) - 100000);  // the rest is for costs, plan and config
 }
 
 TEST_CASE("No text of a run ends the page's data early", "[report]") {

@@ -28,6 +28,6 @@ struct MetricsTable {
 
 /// The curves: {"steps", "shown", "step": [...], "column": {"loss": [...], ...}, "validation": {"step", "loss"}}. Of a
 /// long run at most `most` steps: the first, the last, and those of the lowest and highest loss in equal stretches.
-[[nodiscard]] nlohmann::ordered_json curves_json(const MetricsTable& table, std::size_t most = 1200);
+[[nodiscard]] nlohmann::ordered_json curves_json(const MetricsTable& table, std::size_t most = 1000);
 
 }  // namespace weft::tools

@@ -77,7 +77,7 @@ std::vector<std::string> summary_lines(const ordered_json& report) {
   }
   for (const ordered_json& step : report["timeline"])
     for (const ordered_json& pair : step["overlap"]["pairs"])
-      if (!pair["share"].is_null())
+      if (!pair["share"].is_null() && pair["ms"].get<double>() > 0.0)
         out.push_back(str(step["name"].get<std::string>(), ": ", pair["a"].get<std::string>(), " and ",
                           pair["b"].get<std::string>(), " at once for ", fixed(pair["ms"].get<double>(), 2), " ms, ",
                           fixed(100.0 * pair["share"].get<double>(), 0), " % of the less used"));

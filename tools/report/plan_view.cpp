@@ -74,8 +74,11 @@ ordered_json costs_json(const scheduler::CostModel& cost) {
   ordered_json out{{"source", cost.source}, {"measured", cost.measured}, {"families", ordered_json::array()}};
   for (const scheduler::Family& family : cost.families())
     out["families"].push_back(fit_json(name_of(family.key), family.key.work, family.key.link, family.fit));
-  for (const scheduler::KindFit& kind : cost.kinds())
-    out["families"].push_back(fit_json(str("any ", to_string(kind.work)), kind.work, kind.link, kind.fit));
+  for (const scheduler::KindFit& kind : cost.kinds()) {
+    ordered_json row = fit_json(str("any ", to_string(kind.work)), kind.work, kind.link, kind.fit);
+    row["kind"] = true;
+    out["families"].push_back(std::move(row));
+  }
   return out;
 }
 

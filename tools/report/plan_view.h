@@ -17,7 +17,8 @@ namespace weft::tools {
 [[nodiscard]] StepView simulated_step(const parallel::RunConfig& config, const parallel::RunPlan& plan);
 
 /// {"source", "measured", "families": [{"name", "work", "link", "unit", "alpha_us", "beta_us", "r_squared", "points":
-///  [[operations, amount, time_us]]}]}; for kinds of work that no family knows, "name" is the kind's.
+///  [[operations, amount, time_us]]}]}; what prices a kind of work that no family knows has
+/// "kind": true.
 [[nodiscard]] nlohmann::ordered_json costs_json(const scheduler::CostModel& cost);
 
 }  // namespace weft::tools

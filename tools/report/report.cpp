@@ -15,6 +15,7 @@
 #include "tools/report/plan_view.h"
 #include "tools/report/router_view.h"
 #include "tools/report/step_view.h"
+#include "tools/report/traffic_view.h"
 
 namespace weft::tools {
 namespace {
@@ -154,9 +155,11 @@ std::vector<StepView> add_plan(Draft& draft, const parallel::RunConfig& config, 
 }
 
 void add_traffic(Draft& draft) {
-  draft.report["traffic"] = read_json(draft, "traffic.json");
-  if (draft.report["traffic"].is_null())
+  const ordered_json traffic = read_json(draft, "traffic.json");
+  if (traffic.is_null())
     draft.miss("bytes sent from rank to rank", "weft train writes them when a run ends or is stopped on request");
+  else
+    draft.report["traffic"] = traffic_json(traffic);
 }
 
 /// The log's "replan: {...}" lines.

@@ -16,6 +16,6 @@ namespace weft::tools {
 /// A column is a record, or, where there are many, consecutive ones added up; "step" is its last. layers: the places in
 /// the model of the MoE layers; where their number is not that of the records, they are numbered from 0.
 [[nodiscard]] nlohmann::ordered_json router_json(std::span<const RouterRecord> records, std::vector<int> layers,
-                                                 std::size_t most_cells = 150000);
+                                                 std::size_t most_cells = 100000);
 
 }  // namespace weft::tools

@@ -27,7 +27,7 @@ struct StepView {
 ///  "tasks": [[stream, lane, kind, start_us, duration_us, layer, micro_batch, chunk]], "overlap": ...}. Tasks of a
 ///  stream
 /// that overlap stand on lanes of their own. Of a huge step the shortest tasks are left out. -1: does not apply.
-[[nodiscard]] nlohmann::ordered_json step_json(const StepView& step, std::size_t most_tasks = 12000);
+[[nodiscard]] nlohmann::ordered_json step_json(const StepView& step, std::size_t most_tasks = 11000);
 
 /// By scheduler::overlap_us: {"busy_ms": {"compute", "intra", "inter"}, "pairs": [{"a", "b", "ms", "share"}]}; share:
 /// of the time in which the less used of the two was in use, null when it was not.

@@ -78,7 +78,7 @@ function fitChart(parent, family) {
   const pad = (a, b) => (b - a < 0.2 ? [a - 0.15, b + 0.15] : [a - 0.04 * (b - a), b + 0.04 * (b - a)]);
   const [x0, x1] = pad(Math.min(...xs), Math.max(...xs)), [y0, y1] = pad(Math.min(...ys), Math.max(...ys));
   onWidth(svg, (width) => {
-    const height = 110, left = 4, right = 4, top = 6, floor = height - 18;
+    const height = 110, left = 48, right = 4, top = 8, floor = height - 18;
     const px = (v) => left + ((log(v) - x0) / (x1 - x0)) * (width - left - right), py = (v) => floor - ((log(Math.max(1e-3, v)) - y0) / (y1 - y0)) * (floor - top);
     const amount = family.unit === "bytes" ? bytes : flops;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -86,6 +86,7 @@ function fitChart(parent, family) {
     svg.innerHTML = `<line class="axis" x1="${left}" x2="${width - right}" y1="${floor + 2}" y2="${floor + 2}"/>` +
       `<path d="${sorted.map((p, i) => `${i ? "L" : "M"}${px(p[1]).toFixed(1)} ${py(line(p)).toFixed(1)}`).join("")}" fill="none" stroke="var(--two)" stroke-width="1.5"/>` +
       points.map((p) => `<circle cx="${px(p[1]).toFixed(1)}" cy="${py(p[2]).toFixed(1)}" r="3" fill="var(--one)" fill-opacity="0.75" data-tip="${amount(p[1])} in ${number(p[0])} operations: ${milliseconds(p[2] / 1e3)} measured, ${milliseconds(line(p) / 1e3)} fitted"/>`).join("") +
+      `<text x="${left - 6}" y="${top + 6}" text-anchor="end">${milliseconds(10 ** y1 / 1e3)}</text><text x="${left - 6}" y="${floor + 2}" text-anchor="end">${milliseconds(10 ** y0 / 1e3)}</text>` +
       `<text x="${left}" y="${height - 4}">${amount(sorted[0][1])}</text><text x="${width - right}" y="${height - 4}" text-anchor="end">${amount(sorted[sorted.length - 1][1])}</text>`;
   });
   tipsOn(svg, (text) => text);
@@ -105,7 +106,8 @@ function costsSection() {
   const drawn = fits.filter((f) => f.points.length > 0);
   const most = 12;
   if (drawn.length > 0) {
-    const busy = [...drawn].sort((a, b) => Math.max(...b.points.map((p) => p[2])) - Math.max(...a.points.map((p) => p[2])));
+    const longest = (f) => (f.kind ? 0 : Math.max(...f.points.map((p) => p[2])));  // families before what stands behind them
+    const busy = [...drawn].sort((a, b) => longest(b) - longest(a));
     const grid = add(element, '<div class="grid small"></div>');
     busy.slice(0, most).forEach((f) => fitChart(grid, f));
     if (busy.length > most) {

@@ -77,7 +77,8 @@ function trafficSection() {
   const total = traffic.intra_bytes + traffic.inter_bytes, per = Math.max(1, traffic.steps);
   const element = section("traffic", "Bytes from rank to rank",
     `${bytes(total)} in ${traffic.steps} steps, ${bytes(total / per)} a step: ${bytes(traffic.intra_bytes)} inside nodes, ${bytes(traffic.inter_bytes)} between nodes. Counted is what the collectives have to move; start-up and validation are in it.`);
-  const { names, values } = binned(traffic), most = Math.max(1, ...values.flat());
+  const values = traffic.sent_bytes, most = Math.max(1, ...values.flat()), each = traffic.group_ranks;
+  const names = values.map((_, g) => (each === 1 ? String(g) : `${g * each}-${Math.min(traffic.ranks, (g + 1) * each) - 1}`));
   const box = add(element, '<div class="grid"></div>'), left = add(box, "<div><h3>Sender (down) to receiver (across)</h3></div>");
   const svg = add(left, '<svg class="heat" id="heat-traffic" role="img" aria-label="Bytes sent by each rank to each rank"></svg>');
   onWidth(svg, (width) => {
@@ -100,12 +101,4 @@ function trafficSection() {
   const kinds = Object.entries(traffic.by_collective).filter((k) => k[1] > 0).sort((a, b) => b[1] - a[1]);
   add(box, `<div><h3>By collective</h3><table><tr><th>collective</th><th class="num">in all</th><th class="num">a step</th><th class="num">share</th></tr>${kinds
     .map(([name, n]) => `<tr><td>${name}</td><td class="num">${bytes(n)}</td><td class="num">${bytes(n / per)}</td><td class="num">${percent(n / total)}</td></tr>`).join("")}</table></div>`);
-}
-// Up to 48 ranks as they are; more, as groups of neighbours.
-function binned(traffic) {
-  const ranks = traffic.ranks, each = Math.ceil(ranks / 48), groups = Math.ceil(ranks / each);
-  const values = Array.from({ length: groups }, () => Array(groups).fill(0));
-  traffic.sent_bytes.forEach((row, r) => row.forEach((v, c) => { values[Math.floor(r / each)][Math.floor(c / each)] += v; }));
-  const names = values.map((_, g) => (each === 1 ? String(g) : `${g * each}-${Math.min(ranks, (g + 1) * each) - 1}`));
-  return { names, values };
 }

@@ -11,7 +11,7 @@ function head() {
   const header = document.getElementById("head");
   header.innerHTML = `<h1>${escapeText(run.name)}</h1><p class="sub">${count(run.parameters)} parameters, ${count(run.active_parameters)} active for a token; ` +
     `${run.layers} layers, ${run.moe_layers} of them with ${run.experts} experts, top ${run.top_k}; ${ranks}EP ${run.ep}${run.esp > 1 ? `, ESP ${run.esp}` : ""}${run.sp > 1 ? `, SP ${run.sp}` : ""}; ` +
-    `${run.global_batch} sequences of ${run.sequence_length} tokens a step.${environment && environment.started ? ` Started ${escapeText(environment.started)}.` : ""}</p>`;
+    `${run.global_batch} sequences of ${run.sequence_length} tokens a step.${environment && environment.started ? ` <span style="white-space:nowrap">Started ${escapeText(environment.started.replace("T", " ").replace("Z", " UTC"))}.</span>` : ""}</p>`;
   const tiles = [];
   const tile = (name, value, more) => tiles.push(`<div class="tile"><div class="name">${name}</div><div class="value">${value}</div><div class="more">${more}</div></div>`);
   if (curves.steps > 0) {
