@@ -58,8 +58,12 @@ check '--out says where the page goes' cmp "$TMP/page.html" "$run/report.html"
 # drawn PATTERN: how often the page has it once its scripts have run, outside the scripts.
 drawn() { sed '/^<script>/,/<\/script>/d' "$TMP/dom.html" | grep -oE "$1" | wc -l; }
 if command -v chromium > /dev/null; then
-  timeout 120 chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --user-data-dir="$TMP/chromium" --window-size=1280,900 \
-    --dump-dom "file://$run/report.html" > "$TMP/dom.html" 2> "$TMP/chromium.log"
+  # browse PAGE: what it is once its scripts have run.
+  browse() {
+    timeout 120 chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --user-data-dir="$TMP/chromium" \
+      --window-size=1280,900 --virtual-time-budget=2000 --dump-dom "file://$1" 2> "$TMP/chromium.log"
+  }
+  browse "$run/report.html" > "$TMP/dom.html"
   check 'a browser draws the page to its end' grep -q 'Made by weft report' "$TMP/dom.html"
   check 'a bar for each task' same "$tasks" "$(drawn '<rect class="task"')"
   check 'two bars for each stage' same "$((2 * $(grep -c '"stage"' "$run/prediction.json")))" "$(drawn '<rect class="(measured|predicted)"')"
@@ -67,6 +71,11 @@ if command -v chromium > /dev/null; then
   cells=$((4 * 8 + 4 * 8 * 3 + (ranks > 1 ? ranks * ranks : 1)))
   check 'a cell for each expert, record and pair of ranks' same "$cells" "$(drawn '<rect class="cell"')"
   check 'and the sections' same 9 "$(drawn '<section id=')"
+  { cat "$run/report.html" && echo '<script>const plot = document.getElementById("timeline-plot"), box = plot.getBoundingClientRect();
+    for (let i = 0; i < 12; i += 1) plot.dispatchEvent(new WheelEvent("wheel", { deltaY: -100, clientX: box.right - 4, clientY: box.top + 40, cancelable: true }));</script>'; } > "$TMP/zoom.html"
+  browse "$TMP/zoom.html" > "$TMP/dom.html"
+  check 'the wheel zooms into the end of the step' bash -c "grep -q 'id=\"timeline-range\">[1-9]' '$TMP/dom.html'"
+  check 'where there are fewer tasks' test "$(drawn '<rect class="task"')" -lt "$((tasks / 2))"
 else
   skip 'the page in a browser' 'there is no chromium; scripts/setup --tests installs it'
 fi

@@ -124,34 +124,44 @@ void add_steps(Draft& draft, std::vector<StepView> simulated) {
   for (const StepView& step : steps) draft.report["timeline"].push_back(step_json(step));
 }
 
-/// Plan and costs: what can be worked out anew from what the folder keeps. The plan's simulated step is returned.
-std::vector<StepView> add_plan(Draft& draft, const parallel::RunConfig& config, const ordered_json& environment) {
-  const bool profiled = draft.has("profile.textproto");
+/// The costs that the run was planned with; nothing when they are nowhere to be found.
+std::optional<scheduler::CostModel> add_costs(Draft& draft) {
   constexpr double kAny = -std::numeric_limits<double>::infinity();  // it was accepted when the run began
-  const scheduler::CostModel cost =
-      profiled ? costs_from_text(draft.read("profile.textproto"), draft.name("profile.textproto"), kAny)
-               : nominal_costs();
-  draft.report["costs"] = costs_json(cost);
-  if (!profiled)
+  std::optional<scheduler::CostModel> cost;
+  if (draft.has("profile.textproto")) {
+    cost = costs_from_text(draft.read("profile.textproto"), draft.name("profile.textproto"), kAny);
+  } else {
     draft.miss("measured costs", "weft profile CONFIG --out FILE, then weft train --set schedule.profile=FILE");
-  if (!draft.has("plan.textproto") || environment.is_null() || !environment.contains("ranks")) {
-    draft.miss("the plan in words", "a run folder with plan.textproto and env.json, which weft train writes");
+    try {
+      cost = nominal_costs();
+    } catch (const Error& e) {  // a binary on its own, without the repository
+      draft.miss("nominal costs", e.message());
+    }
+  }
+  if (cost) draft.report["costs"] = costs_json(*cost);
+  return cost;
+}
+
+/// What can be worked out anew from what the folder keeps. The plan's simulated step is returned.
+std::vector<StepView> add_plan(Draft& draft, const parallel::RunConfig& config, const ordered_json& environment) {
+  const std::optional<scheduler::CostModel> cost = add_costs(draft);
+  if (!cost || !draft.has("plan.textproto") || environment.is_null() || !environment.contains("ranks")) {
+    draft.miss("the plan in words",
+               "costs, and a run folder with plan.textproto and env.json, which weft train writes");
     return {};
   }
   const int ranks = environment["ranks"].get<int>();
   const int ranks_per_node = environment.value("ranks_per_node", ranks);
+  std::vector<StepView> steps;
   try {
-    const Comparison comparison =
-        compare_plan(config, ranks, ranks_per_node, cost,
-                     plan_from_text(draft.read("plan.textproto"), draft.name("plan.textproto")));
+    scheduler::Plan plan = plan_from_text(draft.read("plan.textproto"), draft.name("plan.textproto"));
+    const Comparison comparison = compare_plan(config, ranks, ranks_per_node, *cost, std::move(plan));
     draft.report["plan"] = plan_json(comparison);
-    std::vector<StepView> steps;
     steps.push_back(simulated_step(config, comparison.plans.front().run));
-    return steps;
   } catch (const Error& e) {
     draft.miss("the plan in words", e.message());
   }
-  return {};
+  return steps;
 }
 
 void add_traffic(Draft& draft) {

@@ -99,6 +99,7 @@ function rate(family) {
 }
 
 function costsSection() {
+  if (!report.costs) return;
   const { source, measured, families: fits } = report.costs;
   const element = section("costs", "Cost model", measured
     ? `Each kind of task costs a start-up time per operation and a time per byte or FLOP, fitted to measured points. Source: ${escapeText(source)}. Both axes are logarithmic.`
