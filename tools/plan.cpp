@@ -58,7 +58,8 @@ void add_plan(CLI::App& app, Action& action) {
                       "Costs, as weft profile writes them; default: schedule.profile, or nominal ones");
   command
       ->add_option("--policy", args->policy,
-                   "sequential, tutel, tutel_improved, pipemoe_lina, fsmoe_no_iio, fsmoe, flowmoe, weft, or all")
+                   "sequential, tutel, tutel_improved, pipemoe_lina, fsmoe_no_iio, fsmoe, flowmoe, weft (several with "
+                   "commas between), or all")
       ->capture_default_str();
   command->add_option("--ranks", args->ranks, "Ranks to plan for; default: those of the launcher")
       ->check(CLI::Range(1, 1 << 20));

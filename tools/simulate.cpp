@@ -74,7 +74,8 @@ void add_simulate(CLI::App& app, Action& action) {
       ->check(CLI::Range(1, 1024));
   command
       ->add_option("--policy", a->policy,
-                   "sequential, tutel, tutel_improved, pipemoe_lina, fsmoe_no_iio, fsmoe, flowmoe, weft, or all")
+                   "sequential, tutel, tutel_improved, pipemoe_lina, fsmoe_no_iio, fsmoe, flowmoe, weft (several with "
+                   "commas between), or all")
       ->capture_default_str();
   command->add_flag("--gradients", a->gradients, "With --grid: a gradient all-reduce runs in the backward");
   command->add_option("--case", a->only_case, "With --grid: only this case, counted from 0")

@@ -15,6 +15,7 @@
 #include "tests/support/skip.h"
 #include "tests/support/temp_folder.h"
 #include "tests/tools/run_weft.h"
+#include "tools/simulate/policies.h"
 #include "tools/simulate/testbed.h"
 
 using namespace weft;
@@ -256,6 +257,27 @@ TEST_CASE("Routing of another run is refused") {
     CHECK_THAT(result.errors, Catch::Contains(says));
   }
   CHECK(weft_command(line + "/nowhere").status == 74);
+}
+
+TEST_CASE("Policies are named one by one, in lists, or all at once") {
+  using scheduler::PolicyKind;
+  CHECK(tools::policies_named("fsmoe") == std::vector{PolicyKind::kFsMoe});
+  CHECK(tools::policies_named("weft,sequential,weft") == std::vector{PolicyKind::kSequential, PolicyKind::kWeft});
+  CHECK(tools::policies_named("all").size() == scheduler::kNumPolicies);
+  CHECK(tools::policies_named("tutel,all") == tools::policies_named("all"));
+  for (const char* bad : {"", "fsmo", "fsmoe,", "fsmoe weft"}) CHECK_THROWS_AS(tools::policies_named(bad), Error);
+}
+
+TEST_CASE("The plans of a list are those of all policies") {
+  const scheduler::StageEmitter emitter(tools::load_stage_table(cluster("fsmoe_table2_a_gpt2")), 2, 2);
+  const scheduler::CostModel cost = emitter.costs();
+  const auto all = tools::plans_of(tools::policies_named("all"), emitter, cost);
+  const auto some = tools::plans_of(tools::policies_named("fsmoe,weft"), emitter, cost);
+  REQUIRE(some.size() == 2);
+  CHECK(some[0].plan.policy == "fsmoe");
+  CHECK(some[1].plan.policy == "weft");
+  CHECK(some[0].price.total_us == all[static_cast<std::size_t>(scheduler::PolicyKind::kFsMoe)].price.total_us);
+  CHECK(some[1].price.total_us == all.back().price.total_us);
 }
 
 TEST_CASE("simulate refuses what it cannot do") {

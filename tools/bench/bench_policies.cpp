@@ -8,7 +8,6 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "comm/factory.h"
 #include "comm/topology.h"
@@ -93,15 +92,6 @@ class Contestant final : public parallel::TrainObserver {
   std::int64_t last_step_ = 0;
 };
 
-std::vector<PolicyKind> policies_of(const std::string& list) {
-  std::vector<PolicyKind> out;
-  std::istringstream names(list);
-  for (std::string name; std::getline(names, name, ',');)
-    for (const PolicyKind kind : policies_named(name))
-      if (std::find(out.begin(), out.end(), kind) == out.end()) out.push_back(kind);
-  return out;
-}
-
 /// Measured here and now, unless a file is named.
 scheduler::CostModel find_costs(const parallel::RunConfig& config, comm::Communicator& world, int ranks_per_node,
                                 const std::string& out) {
@@ -184,7 +174,7 @@ int bench_policies(const BenchPoliciesOptions& o, bool as_json) {
   config.train.validate_every = 0;
   config.data.val.clear();
   config.checkpoint.every = 0;
-  const std::vector<PolicyKind> policies = policies_of(o.policy);
+  const std::vector<PolicyKind> policies = policies_named(o.policy);
   const auto world = comm::make_world();
   set_log_rank(world->rank(), world->size());
   kernels::set_blas_threads(1);

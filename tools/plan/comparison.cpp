@@ -9,6 +9,7 @@
 #include "parallel/step/step_emitter.h"
 #include "parallel/train/run_setup.h"
 #include "scheduler/bound.h"
+#include "tools/simulate/policies.h"
 #include "tools/train/text.h"
 
 namespace weft::tools {
@@ -80,11 +81,7 @@ Comparison compare_plans(const parallel::RunConfig& config, int world_size, int 
   const parallel::StepSpec spec = parallel::training_spec(config, mesh);
   const parallel::StepEmitter emitter(spec, config.train.recompute, config.train.dtype);
   const scheduler::PolicyOptions options = parallel::policy_options(config);
-  std::vector<scheduler::PolicyPlan> all;
-  if (policies.size() > 1)
-    all = scheduler::make_all_plans(emitter, cost, options);
-  else
-    all.push_back(scheduler::make_plan(policies.front(), emitter, cost, options));
+  std::vector<scheduler::PolicyPlan> all = plans_of(policies, emitter, cost, options);
   Comparison out;
   for (std::size_t i = 0; i < policies.size(); ++i) {
     if (all[i].plan.issue_order.empty()) {
