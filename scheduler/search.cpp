@@ -12,6 +12,7 @@
 #include "core/rng.h"
 #include "scheduler/instance.h"
 #include "scheduler/local_search.h"
+#include "scheduler/order.h"
 #include "scheduler/simulator.h"
 
 namespace weft::scheduler {
@@ -120,6 +121,7 @@ class Search {
     ++num_candidates_;
     if (population_.size() == kPopulation && guess >= population_.back().price.total_us) return;
     const Problem& p = *candidate.problem;
+    issue_host_waits_late(p.graph, candidate.schedule.order);
     const auto price_at = [&](std::int32_t rest) {
       visits_ += kPriceVisits * p.forward.size();
       return price(p.graph, {"weft", p.shape, candidate.schedule.order, rest}, cost_);
