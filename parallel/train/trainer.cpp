@@ -88,7 +88,7 @@ class Training final : public TrainingRun {
   std::unique_ptr<BoundStep<T>> step_;
   std::unique_ptr<Replanner> replanner_;  // null: schedule.replan is 0
   std::unique_ptr<Validator<T>> validator_;
-  std::unique_ptr<MetricsWriter> metrics_;  // rank 0
+  std::unique_ptr<MetricsFiles> metrics_;  // rank 0
 };
 
 template <class T>
@@ -117,7 +117,7 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
                               (options.run_dir / "checkpoints/abandoned-*").string(),
                               ": this run starts over from step ", first_step_ - 1));
     prune_checkpoints(options.run_dir / "checkpoints", config.checkpoint.keep);
-    metrics_ = std::make_unique<MetricsWriter>((options.run_dir / "metrics.jsonl").string(), first_step_ - 1);
+    metrics_ = std::make_unique<MetricsFiles>(options.run_dir, config_, first_step_ - 1);
   }
 }
 
@@ -319,12 +319,10 @@ StepReport Training<T>::one_step(std::int64_t step, const std::vector<LocalBatch
 template <class T>
 void Training<T>::write_metrics(const StepReport& report, std::optional<double> validation_loss) {
   if (!metrics_) return;
-  MetricsLine line = step_line(report, config_);
-  if (validation_loss) line.add("val_loss", *validation_loss);
   try {
-    metrics_->write(line);
+    metrics_->write(report, validation_loss);
   } catch (const Error& e) {  // a full disk must not end a run that computes well
-    observer_.on_warning(str("step ", report.step, ": its line in metrics.jsonl is lost: ", e.message()));
+    observer_.on_warning(str("step ", report.step, ": its metrics are lost: ", e.message()));
   }
 }
 

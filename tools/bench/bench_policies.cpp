@@ -66,9 +66,10 @@ class Contestant final : public parallel::TrainObserver {
     overlap_ms_[2].push_back(overlap[1][2] / 1e3);
     graph_ = &graph;
     last_ = measured;
+    last_step_ = report.step;
   }
   void write_trace_to(const std::filesystem::path& folder) const {
-    write_trace((folder / (name_ + ".trace.json")).string(), run_->plan(), *graph_, last_);
+    write_trace((folder / (name_ + ".trace.json")).string(), run_->plan(), {graph_, &last_, last_step_});
   }
 
   [[nodiscard]] const std::string& name() const { return name_; }
@@ -88,6 +89,7 @@ class Contestant final : public parallel::TrainObserver {
   std::array<std::vector<double>, 3> overlap_ms_;
   const scheduler::Graph* graph_ = nullptr;
   scheduler::Timeline last_;
+  std::int64_t last_step_ = 0;
 };
 
 /// Measured here and now, unless a file is named.

@@ -96,11 +96,30 @@ Comparison compare_plans(const parallel::RunConfig& config, int world_size, int 
   return out;
 }
 
-std::vector<std::string> reasons(const Comparison& c) {
-  const ComparedPlan& best = c.fastest();
+Comparison compare_plan(const parallel::RunConfig& config, int world_size, int ranks_per_node,
+                        const scheduler::CostModel& cost, scheduler::Plan plan) {
+  const parallel::Mesh mesh = make_mesh(world_size, 0, parallel::mesh_options(config, ranks_per_node));
+  const parallel::StepEmitter emitter(parallel::training_spec(config, mesh), config.train.recompute,
+                                      config.train.dtype);
+  const std::string name = plan.policy;
+  Comparison out;
+  out.plans.push_back(compared(PolicyKind::kWeft, config, mesh, emitter, cost, std::move(plan)));
+  for (const PolicyKind other : {PolicyKind::kSequential, PolicyKind::kFsMoe}) {
+    if (name == to_string(other)) {
+      out.plans.front().policy = other;
+      continue;
+    }
+    scheduler::Plan made = scheduler::make_plan(other, emitter, cost).plan;  // whatever memory it takes
+    out.plans.push_back(compared(other, config, mesh, emitter, cost, std::move(made)));
+  }
+  out.bound_ms = scheduler::lower_bound_us(emitter, cost) / 1e3;
+  return out;
+}
+
+std::vector<std::string> reasons(const Comparison& c, const ComparedPlan& best) {
   std::vector<std::string> out;
   const auto percent = [](double share) { return fixed(100.0 * share, 0) + " %"; };
-  out.push_back(str(to_string(best.policy), ": ", cut_in_words(best.run.plan.shape, best.run.num_micro_batches)));
+  out.push_back(str(best.run.plan.policy, ": ", cut_in_words(best.run.plan.shape, best.run.num_micro_batches)));
   out.push_back(str("compute is in use ", percent(best.busy[0]), " of the step, links inside nodes ",
                     percent(best.busy[1]), ", links between nodes ", percent(best.busy[2])));
   for (const PolicyKind other : {PolicyKind::kFsMoe, PolicyKind::kSequential})
@@ -146,7 +165,7 @@ nlohmann::ordered_json to_json(const Comparison& c) {
   }
   if (!c.left_out.empty()) out["over_memory_limit"] = c.left_out;
   out["chosen"] = std::string(to_string(c.fastest().policy));
-  out["reasons"] = reasons(c);
+  out["reasons"] = reasons(c, c.fastest());
   return out;
 }
 

@@ -28,6 +28,11 @@ struct Comparison {
   [[nodiscard]] const ComparedPlan& fastest() const;
 };
 
+/// A plan that is there already, first, beside the sequential and FSMoE's plan of the same step, on `cost`. Throws
+/// kInvalidArgument when the plan is for another step.
+[[nodiscard]] Comparison compare_plan(const parallel::RunConfig& config, int world_size, int ranks_per_node,
+                                      const scheduler::CostModel& cost, scheduler::Plan plan);
+
 /// Plans `config` for rank 0 of `world_size` ranks with each policy. Throws kInvalidArgument when none fits the memory.
 [[nodiscard]] Comparison compare_plans(const parallel::RunConfig& config, int world_size, int ranks_per_node,
                                        const scheduler::CostModel& cost,
@@ -38,7 +43,7 @@ struct Comparison {
 [[nodiscard]] nlohmann::ordered_json to_json(const Comparison& comparison);
 void print_table(const nlohmann::ordered_json& facts);
 
-/// Why the fastest plan is the fastest, in sentences.
-[[nodiscard]] std::vector<std::string> reasons(const Comparison& comparison);
+/// What `plan`, one of the comparison, does, and why it is as fast as it is, in sentences.
+[[nodiscard]] std::vector<std::string> reasons(const Comparison& comparison, const ComparedPlan& plan);
 
 }  // namespace weft::tools
