@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "comm/host_buffer.h"
 #include "core/error.h"
 
 namespace weft::comm {
@@ -105,6 +106,21 @@ void check_received_apart(const Check& check, std::span<const SendOp> sends, std
 
 }  // namespace
 
+void Communicator::count(Collective collective, int dst_rank, std::int64_t bytes) noexcept {
+  if (dst_rank == rank_) return;
+  traffic_->add(collective, world_ranks_.empty() ? dst_rank : world_ranks_[static_cast<std::size_t>(dst_rank)], bytes);
+}
+
+void Communicator::join_traffic(const Communicator& parent) {
+  const auto stream = make_inline_stream();
+  const std::int32_t mine =
+      parent.world_ranks_.empty() ? parent.rank_ : parent.world_ranks_[static_cast<std::size_t>(parent.rank_)];
+  std::vector<std::int32_t> all(static_cast<std::size_t>(size_));
+  all_gather(*this, as_buffer(&mine, 1), as_buffer(all.data(), size_), *stream);
+  world_ranks_.assign(all.begin(), all.end());
+  traffic_ = parent.traffic_;
+}
+
 void Communicator::all_reduce(ConstBuffer send, Buffer recv, ReduceOp op, Stream& stream) {
   const Check check(*this, "all_reduce", stream);
   check.pair(send, recv);
@@ -112,6 +128,10 @@ void Communicator::all_reduce(ConstBuffer send, Buffer recv, ReduceOp op, Stream
   check.require(send.count == recv.count, "send has ", send.count, " elements, recv ", recv.count);
   check.require(send.data == recv.data || !overlap(send, recv), "send and recv overlap but are not equal");
   do_all_reduce(send, recv, op, stream);
+  const auto block = [&](int r) {  // reduced by rank r, then given to all
+    return (send.count * (r + 1) / size_ - send.count * r / size_) * size_of(send.dtype);
+  };
+  for (int r = 0; r < size_; ++r) count(Collective::kAllReduce, r, block(r) + block(rank_));
 }
 
 void Communicator::all_gather_v(ConstBuffer send, Buffer recv, Counts counts, Stream& stream) {
@@ -122,6 +142,7 @@ void Communicator::all_gather_v(ConstBuffer send, Buffer recv, Counts counts, St
   check.require(!overlap(send, recv) || send.data == share_in(recv, counts, rank_),
                 "send overlaps recv but is not this rank's share of it");
   do_all_gather_v(send, recv, counts, stream);
+  for (int r = 0; r < size_; ++r) count(Collective::kAllGather, r, bytes_of(send));
 }
 
 void Communicator::reduce_scatter_v(ConstBuffer send, Buffer recv, Counts counts, ReduceOp op, Stream& stream) {
@@ -132,6 +153,8 @@ void Communicator::reduce_scatter_v(ConstBuffer send, Buffer recv, Counts counts
   check.share(counts, recv.count, "recv");
   check.require(!overlap(send, recv), "send and recv overlap");
   do_reduce_scatter_v(send, recv, counts, op, stream);
+  for (int r = 0; r < size_; ++r)
+    count(Collective::kReduceScatter, r, counts[static_cast<std::size_t>(r)] * size_of(send.dtype));
 }
 
 void Communicator::all_to_all_v(ConstBuffer send, Counts send_counts, Buffer recv, Counts recv_counts, Stream& stream) {
@@ -144,6 +167,8 @@ void Communicator::all_to_all_v(ConstBuffer send, Counts send_counts, Buffer rec
                 recv_counts[mine]);
   check.require(!overlap(send, recv), "send and recv overlap");
   do_all_to_all_v(send, send_counts, recv, recv_counts, stream);
+  for (int r = 0; r < size_; ++r)
+    count(Collective::kAllToAll, r, send_counts[static_cast<std::size_t>(r)] * size_of(send.dtype));
 }
 
 void Communicator::broadcast(Buffer buffer, int root, Stream& stream) {
@@ -151,6 +176,7 @@ void Communicator::broadcast(Buffer buffer, int root, Stream& stream) {
   check.buffer(buffer, "buffer");
   check.peer(root, "root");
   do_broadcast(buffer, root, stream);
+  for (int r = 0; r < size_ && rank_ == root; ++r) count(Collective::kBroadcast, r, bytes_of(buffer));
 }
 
 void Communicator::send_recv(std::span<const SendOp> sends, std::span<const RecvOp> recvs, Stream& stream) {
@@ -166,10 +192,26 @@ void Communicator::send_recv(std::span<const SendOp> sends, std::span<const Recv
   check_self_messages(check, sends, recvs, rank_);
   check_received_apart(check, sends, recvs);
   do_send_recv(sends, recvs, stream);
+  for (const SendOp& s : sends) count(Collective::kSendRecv, s.dst_rank, bytes_of(s.buffer));
 }
 
 std::unique_ptr<Communicator> Communicator::split(int color, int key, std::string_view name) {
-  return do_split(color, key, str(name_, ".", name, "[", color, "]"));
+  auto group = do_split(color, key, str(name_, ".", name, "[", color, "]"));
+  if (group && group->device_kind() == DeviceKind::kCpu) group->join_traffic(*this);  // others count for themselves
+  return group;
+}
+
+TrafficMatrix gather_traffic(Communicator& world, Stream& stream) {
+  const std::vector<std::int64_t> mine = world.traffic().sent_bytes();
+  const auto by_collective = world.traffic().by_collective();
+  TrafficMatrix out;
+  out.num_ranks = world.size();
+  out.sent_bytes.resize(mine.size() * mine.size());
+  all_gather(world, as_buffer(mine.data(), world.size()),
+             as_buffer(out.sent_bytes.data(), static_cast<std::int64_t>(out.sent_bytes.size())), stream);
+  world.all_reduce(as_buffer(by_collective.data(), kNumCollectives),
+                   as_buffer(out.by_collective.data(), kNumCollectives), ReduceOp::kSum, stream);
+  return out;
 }
 
 void all_gather(Communicator& comm, ConstBuffer send, Buffer recv, Stream& stream) {

@@ -9,7 +9,9 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
+#include "comm/traffic.h"
 #include "core/device.h"
 #include "core/dtype.h"
 #include "core/stream.h"
@@ -88,6 +90,9 @@ class Communicator {
   /// without messages calls it too. Nothing that is received may overlap anything else of the call.
   void send_recv(std::span<const SendOp> sends, std::span<const RecvOp> recvs, Stream& stream);
 
+  /// What this rank has sent through this group and all that come from the same world.
+  [[nodiscard]] const Traffic& traffic() const noexcept { return *traffic_; }
+
   /// Collective, blocking. Ranks with one `color` form a group in order of (key, rank()); color < 0: nullptr.
   /// `name` shows in messages as "<parent>.<name>[<color>]".
   [[nodiscard]] std::unique_ptr<Communicator> split(int color, int key, std::string_view name = "split");
@@ -97,9 +102,18 @@ class Communicator {
  protected:
   using Counts = std::span<const std::int64_t>;
   Communicator(int rank, int size, DeviceKind device_kind, std::string name)
-      : rank_(rank), size_(size), device_kind_(device_kind), name_(std::move(name)) {}
+      : rank_(rank),
+        size_(size),
+        device_kind_(device_kind),
+        name_(std::move(name)),
+        traffic_(std::make_shared<Traffic>(size)) {}
 
  private:
+  /// Bytes that go to rank `dst_rank` of this group; what a rank keeps is not counted.
+  void count(Collective collective, int dst_rank, std::int64_t bytes) noexcept;
+  /// Counts into the traffic of `parent` from here on. Collective.
+  void join_traffic(const Communicator& parent);
+
   virtual void do_all_reduce(ConstBuffer send, Buffer recv, ReduceOp op, Stream& stream) = 0;
   virtual void do_all_gather_v(ConstBuffer send, Buffer recv, Counts counts, Stream& stream) = 0;
   virtual void do_reduce_scatter_v(ConstBuffer send, Buffer recv, Counts counts, ReduceOp op, Stream& stream) = 0;
@@ -114,7 +128,12 @@ class Communicator {
   int size_;
   DeviceKind device_kind_;
   std::string name_;
+  std::shared_ptr<Traffic> traffic_;
+  std::vector<int> world_ranks_;  // [P], of the ranks of this group in the world; empty: they are the same
 };
+
+/// Traffic of all ranks, the same on every one. Collective over `world`; what it sends itself is not in it.
+[[nodiscard]] TrafficMatrix gather_traffic(Communicator& world, Stream& stream);
 
 /// Equal shares: [n] -> [P * n] and [P * n] -> [n].
 void all_gather(Communicator& comm, ConstBuffer send, Buffer recv, Stream& stream);

@@ -11,6 +11,7 @@
 namespace weft::comm {
 
 enum class Collective : std::uint8_t { kAllReduce, kAllGather, kReduceScatter, kAllToAll, kBroadcast, kSendRecv };
+inline constexpr int kNumCollectives = 6;
 
 [[nodiscard]] std::string_view to_string(Collective collective) noexcept;
 

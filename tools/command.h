@@ -22,6 +22,7 @@ void add_export(CLI::App& app, Action& action);
 void add_generate(CLI::App& app, Action& action);
 void add_import(CLI::App& app, Action& action);
 void add_plan(CLI::App& app, Action& action);
+void add_report(CLI::App& app, Action& action);
 void add_simulate(CLI::App& app, Action& action);
 void add_profile(CLI::App& app, Action& action);
 void add_train(CLI::App& app, Action& action);

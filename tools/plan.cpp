@@ -33,12 +33,13 @@ int run_plan(const PlanArguments& args) {
   const int ranks_per_node = args.ranks_per_node > 0 ? args.ranks_per_node : ranks;
   const std::string warning = profile_warning(config, ranks, ranks_per_node);
   if (!warning.empty()) std::cerr << "warning: " << warning << "\n";
-  const Comparison comparison =
-      compare_plans(config, ranks, ranks_per_node, costs_of(config), policies_named(args.policy));
+  const scheduler::CostModel cost = costs_of(config);
+  const Comparison comparison = compare_plans(config, ranks, ranks_per_node, cost, policies_named(args.policy));
   const nlohmann::ordered_json facts = to_json(comparison);
   if (!args.out.empty()) {
     parallel::RunPlan fastest = comparison.fastest().run;
-    parallel::require_memory(config, parallel::peak_memory(config, fastest.mesh, fastest.plan), fastest.plan);
+    parallel::require_memory(config, parallel::peak_memory(config, fastest.mesh, cost.machine, fastest.plan),
+                             fastest.plan);
     write_file(args.out, plan_to_text(fastest.plan));
   }
   if (args.json)
@@ -58,7 +59,8 @@ void add_plan(CLI::App& app, Action& action) {
                       "Costs, as weft profile writes them; default: schedule.profile, or nominal ones");
   command
       ->add_option("--policy", args->policy,
-                   "sequential, tutel, tutel_improved, pipemoe_lina, fsmoe_no_iio, fsmoe, flowmoe, weft, or all")
+                   "sequential, tutel, tutel_improved, pipemoe_lina, fsmoe_no_iio, fsmoe, flowmoe, weft (several with "
+                   "commas between), or all")
       ->capture_default_str();
   command->add_option("--ranks", args->ranks, "Ranks to plan for; default: those of the launcher")
       ->check(CLI::Range(1, 1 << 20));

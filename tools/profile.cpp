@@ -18,7 +18,7 @@
 #include "tools/config/loader.h"
 #include "tools/config/schedule_files.h"
 #include "tools/exit_status.h"
-#include "tools/train/process.h"
+#include "tools/train/environment.h"
 #include "tools/train/text.h"
 
 namespace weft::tools {
@@ -32,33 +32,6 @@ struct ProfileArguments {
   double time_limit_s = 40.0, comm_timeout_s = 0.0;
   bool json = false;
 };
-
-std::string now_utc() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  gmtime_r(&now, &parts);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return text;
-}
-
-/// Host names of all nodes, in order of their ranks. Collective.
-std::vector<std::string> all_hosts(comm::Communicator& world, const comm::Topology& topology) {
-  constexpr std::int64_t kLength = 64;
-  std::string name = host_name();
-  name.resize(kLength, '\0');
-  std::vector<std::int32_t> mine(name.begin(), name.end()), all(static_cast<std::size_t>(kLength * world.size()));
-  comm::all_gather(world, comm::as_buffer(static_cast<const std::int32_t*>(mine.data()), kLength),
-                   comm::as_buffer(all.data(), static_cast<std::int64_t>(all.size())), *make_inline_stream());
-  std::vector<std::string> hosts(static_cast<std::size_t>(topology.num_nodes));
-  for (int r = 0; r < world.size(); ++r) {
-    std::string host;
-    for (std::int64_t i = 0; i < kLength && all[static_cast<std::size_t>(r * kLength + i)] != 0; ++i)
-      host += static_cast<char>(all[static_cast<std::size_t>(r * kLength + i)]);
-    hosts[static_cast<std::size_t>(topology.node_of_rank[static_cast<std::size_t>(r)])] = host;
-  }
-  return hosts;
-}
 
 nlohmann::ordered_json row(const std::string& name, WorkKind work, const Fit& fit, bool pooled) {
   nlohmann::ordered_json points = nlohmann::ordered_json::array();
@@ -145,7 +118,7 @@ int run_profile(const ProfileArguments& args) {
   if (speaks) options.on_progress = [](const std::string& what) { std::cerr << "measuring " << what << "\n"; };
   parallel::Profile profile = parallel::measure_profile(config, *world, options);
 
-  const Measurement measured{build_info().version, now_utc(),           all_hosts(*world, topology),
+  const Measurement measured{build_info().version, now_utc(),           node_hosts(*world, topology),
                              world->size(),        topology.local_size, profile.stretch,
                              profile.num_runs};
   if (!speaks) return kExitDone;

@@ -4,21 +4,21 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "comm/factory.h"
 #include "comm/topology.h"
 #include "core/atomic_file.h"
+#include "core/device.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "parallel/train/trainer.h"
-#include "tools/build_info.h"
 #include "tools/command.h"
 #include "tools/config/loader.h"
 #include "tools/config/schedule_files.h"
 #include "tools/exit_status.h"
 #include "tools/train/console.h"
 #include "tools/train/dry_run.h"
+#include "tools/train/environment.h"
 #include "tools/train/process.h"
 
 namespace weft::tools {
@@ -34,17 +34,6 @@ struct TrainArguments {
   double comm_timeout_s = 0.0;
   bool dry_run = false, json = false;
 };
-
-std::string environment_text(const comm::Communicator& world, const comm::Topology& topology,
-                             const parallel::RunConfig& config) {
-  const BuildInfo& build = build_info();
-  const nlohmann::ordered_json facts{{"weft", build.version},      {"build_type", build.build_type},
-                                     {"compiler", build.compiler}, {"flags", build.flags},
-                                     {"host", host_name()},        {"memory_bytes", total_memory_bytes()},
-                                     {"ranks", world.size()},      {"nodes", topology.num_nodes},
-                                     {"seed", config.train.seed}};
-  return facts.dump(2) + "\n";
-}
 
 parallel::TrainOptions train_options(const TrainArguments& args, const fs::path& run_dir,
                                      const parallel::RunConfig& config) {
@@ -74,6 +63,8 @@ int run_train(const TrainArguments& args) {
 
   const auto world = comm::make_world(std::chrono::milliseconds(static_cast<std::int64_t>(1e3 * args.comm_timeout_s)));
   set_log_rank(world->rank(), world->size());
+  if (is_available(DeviceKind::kCuda))  // where a CUDA build finds none, asking has logged why
+    log()->info("there is a GPU, but training computes on the CPU: only kernels, streams and memory can use it so far");
   require_valid(config, world->size());
   const auto stream = make_inline_stream();
   const comm::Topology topology = comm::find_topology(*world, *stream);
@@ -88,18 +79,22 @@ int run_train(const TrainArguments& args) {
                   : args.progress == "never" ? Progress::kNever
                                              : Progress::kAuto,
                   args.log_every);
+  const std::string environment = environment_text(*world, topology, config);
   if (world->rank() == 0) {
     std::error_code error;
     fs::create_directories(run_dir, error);
     if (error) throw Error(ErrorCode::kIo, str("cannot make the run folder ", run_dir.string(), ": ", error.message()));
     console.trace_step(args.trace_step);
     const std::string& profile = config.schedule.profile;
-    console.use_run_folder(run_dir, {options.config_text, environment_text(*world, topology, config),
-                                     profile.empty() ? std::string() : read_file(profile)});
+    console.use_run_folder(run_dir,
+                           {options.config_text, environment, profile.empty() ? std::string() : read_file(profile)});
   }
   const std::string warning = profile_warning(config, world->size(), topology.local_size);
   if (!warning.empty() && world->rank() == 0) console.on_warning(warning);
   const parallel::TrainOutcome outcome = parallel::train(config, *world, options, console);
+  const comm::TrafficMatrix traffic = comm::gather_traffic(*world, *stream);
+  if (world->rank() == 0 && console.num_steps() > 0)
+    write_traffic(run_dir / "traffic.json", traffic, topology, console.num_steps());
   console.summary(outcome);
   if (outcome == parallel::TrainOutcome::kFinished) return kExitDone;
   if (world->rank() == 0) std::cerr << "stopped on request; the same command goes on from here\n";

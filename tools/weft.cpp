@@ -47,6 +47,7 @@ int run(int argc, char** argv) {
   add_generate(app, action);
   add_import(app, action);
   add_plan(app, action);
+  add_report(app, action);
   add_simulate(app, action);
   add_profile(app, action);
   add_train(app, action);

@@ -1,5 +1,6 @@
 #include "parallel/train/metrics.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -10,6 +11,8 @@
 
 #include "core/atomic_file.h"
 #include "core/error.h"
+#include "core/log.h"
+#include "parallel/train/figures.h"
 #include "parallel/train/trainer.h"
 
 namespace weft::parallel {
@@ -36,23 +39,31 @@ std::string kept_lines(const std::string& path, std::int64_t last_step) {
 void MetricsLine::add(const std::string& key, double value) {
   char text[40] = "null";
   if (std::isfinite(value)) std::snprintf(text, sizeof text, "%.17g", value);
-  entries_.emplace_back(key, text);
+  entries_.push_back({key, text, std::isfinite(value) ? std::optional(value) : std::nullopt});
 }
 
-void MetricsLine::add(const std::string& key, std::int64_t value) { entries_.emplace_back(key, std::to_string(value)); }
+void MetricsLine::add(const std::string& key, std::int64_t value) {
+  entries_.push_back({key, std::to_string(value), static_cast<double>(value)});
+}
 
 void MetricsLine::add(const std::string& key, const std::string& text) {
-  entries_.emplace_back(key, nlohmann::json(text).dump());
+  entries_.push_back({key, nlohmann::json(text).dump(), std::nullopt});
 }
 
 void MetricsLine::add(const std::string& key, const std::vector<std::vector<std::int64_t>>& table) {
-  entries_.emplace_back(key, nlohmann::json(table).dump());
+  entries_.push_back({key, nlohmann::json(table).dump(), std::nullopt});
 }
 
 std::string MetricsLine::json() const {
   std::string out = "{";
-  for (const auto& [key, value] : entries_) out += (out.size() > 1 ? ", \"" : "\"") + key + "\": " + value;
+  for (const Entry& e : entries_) out += (out.size() > 1 ? ", \"" : "\"") + e.key + "\": " + e.text;
   return out + "}";
+}
+
+std::optional<double> MetricsLine::number(std::string_view key) const {
+  for (const Entry& e : entries_)
+    if (e.key == key) return e.number;
+  return std::nullopt;
 }
 
 MetricsLine step_line(const StepReport& report, const RunConfig& config) {
@@ -91,6 +102,38 @@ void MetricsWriter::write(const MetricsLine& line) {
   const std::string text = line.json() + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() || std::fflush(file_.get()) != 0)
     throw Error(ErrorCode::kIo, str("cannot write ", path_, ": ", std::strerror(errno)), "is the disk full?");
+}
+
+MetricsFiles::MetricsFiles(const std::filesystem::path& run_dir, const RunConfig& config, std::int64_t last_step)
+    : run_dir_(run_dir), config_(config), lines_((run_dir / "metrics.jsonl").string(), last_step) {
+  if (config.metrics.tensorboard)
+    events_ = std::make_unique<EventFile>(run_dir / "tb", std::max<std::int64_t>(1, last_step + 1));
+}
+
+MetricsFiles::~MetricsFiles() {
+  try {
+    write_prometheus();
+  } catch (const std::exception& e) {
+    log()->warn("the last metrics.prom is lost: {}", e.what());
+  }
+}
+
+void MetricsFiles::write(const StepReport& report, std::optional<double> validation_loss) {
+  MetricsLine line = step_line(report, config_);
+  if (validation_loss) line.add("val_loss", *validation_loss);
+  lines_.write(line);
+  if (events_) events_->write(report.step, tensorboard_scalars(line, report.result));
+  if (!config_.metrics.prometheus) return;
+  constexpr std::chrono::seconds kScrape{1};  // nobody looks more often, and each write waits for the disk
+  prometheus_ = prometheus_text(line, config_.name);
+  if (std::chrono::steady_clock::now() - prometheus_written_ >= kScrape) write_prometheus();
+}
+
+void MetricsFiles::write_prometheus() {
+  if (prometheus_.empty()) return;
+  write_file(run_dir_ / "metrics.prom", prometheus_);
+  prometheus_.clear();
+  prometheus_written_ = std::chrono::steady_clock::now();
 }
 
 }  // namespace weft::parallel

@@ -1,14 +1,20 @@
 // parallel/train/metrics.h - metrics.jsonl: a schema line, then one JSON object per step. Every metrics.router_every
 // steps the object has "expert_tokens", [MoE layers][E]: the choices (slots) that each expert took in, after drops,
-// over all ranks and micro-batches of the step; MoE layers in order, dense ones left out.
+// over all ranks and micro-batches of the step; MoE layers in order, dense ones left out. What else metrics.* asks for
+// lies beside it: tb/ for TensorBoard, metrics.prom for Prometheus.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
-#include <utility>
+#include <string_view>
 #include <vector>
+
+#include "parallel/train/event_file.h"
 
 namespace weft::parallel {
 
@@ -22,9 +28,14 @@ class MetricsLine {
   void add(const std::string& key, const std::string& text);
   void add(const std::string& key, const std::vector<std::vector<std::int64_t>>& table);  ///< A list of lists.
   [[nodiscard]] std::string json() const;
+  [[nodiscard]] std::optional<double> number(std::string_view key) const;  ///< Nothing: no such key, or not finite.
 
  private:
-  std::vector<std::pair<std::string, std::string>> entries_;
+  struct Entry {
+    std::string key, text;
+    std::optional<double> number;
+  };
+  std::vector<Entry> entries_;
 };
 
 struct RunConfig;
@@ -47,6 +58,29 @@ class MetricsWriter {
   };
   std::string path_;
   std::unique_ptr<std::FILE, Close> file_;
+};
+
+/// All that a run writes of its steps: metrics.jsonl, and what config.metrics switches on.
+class MetricsFiles {
+ public:
+  /// Files of `run_dir`, which exists, for a run that goes on after `last_step` (-1: starts afresh). `config` outlives
+  /// this object. Throws Error{kIo}.
+  MetricsFiles(const std::filesystem::path& run_dir, const RunConfig& config, std::int64_t last_step);
+  MetricsFiles(const MetricsFiles&) = delete;
+  MetricsFiles& operator=(const MetricsFiles&) = delete;
+  ~MetricsFiles();  ///< Writes a metrics.prom that is due; a failure is logged.
+  /// Throws Error{kIo}; metrics.jsonl is written first.
+  void write(const StepReport& report, std::optional<double> validation_loss);
+
+ private:
+  void write_prometheus();
+
+  std::filesystem::path run_dir_;
+  const RunConfig& config_;
+  MetricsWriter lines_;
+  std::unique_ptr<EventFile> events_;  ///< Null: metrics.tensorboard is off.
+  std::string prometheus_;             ///< Not written yet; empty: nothing.
+  std::chrono::steady_clock::time_point prometheus_written_;
 };
 
 }  // namespace weft::parallel

@@ -52,10 +52,10 @@ struct Load {
   std::unique_ptr<Stream> stream;  ///< As in a step: a thread that the system treats as it treats that stream's.
   int pieces = 1;
   /// Starts; `us` is there once the stream is synchronised.
-  void start(double& us) const {
-    stream->enqueue([this, &us] {
+  void start(double& us, int times = 1) const {
+    stream->enqueue([this, &us, times] {
       const auto start = std::chrono::steady_clock::now();
-      for (int i = 0; i < pieces; ++i) piece();
+      for (int i = 0; i < times * pieces; ++i) piece();
       us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
     });
   }
@@ -67,50 +67,43 @@ struct Load {
   }
 };
 
-constexpr double kStandstill = 50.0;  // a slow-down beyond this is: practically nothing happens meanwhile
-constexpr double kLoadUs = 100e3;     // several time slices of the operating system
+constexpr double kLoadUs = 70e3;  // several time slices of the operating system
+constexpr int kBackground = 3;    // how much longer than alone the other one of a pair runs: it has to outlast
 
-/// Time alone, with as many pieces as make up kLoadUs; the mean over ranks.
-double run_alone(comm::Communicator& world, Load& load, const std::function<void()>& barrier) {
-  load.pieces = 3;
-  barrier();
+/// Time alone, the mean over ranks.
+double run_alone(comm::Communicator& world, const Load& load) {
   std::vector<double> time{load.run()};
-  agree(world, time);
-  load.pieces = std::clamp(static_cast<int>(kLoadUs / std::max(1.0, time[0] / 3)), 3, 10'000);
-  barrier();
-  time[0] = load.run();
   agree(world, time, comm::ReduceOp::kSum);
   return time[0] / world.size();
 }
 
-/// Slow-downs of two loads at once. The one that ends first was slowed all the time; the other for that long, and then
-/// did what was left alone.
-std::pair<double, double> run_pair(comm::Communicator& world, const Load& a, const Load& b, double alone_a,
-                                   double alone_b) {
+/// As many pieces as make up kLoadUs, the same on all ranks.
+int pieces_of(comm::Communicator& world, Load& load) {
+  load.pieces = 3;
+  static_cast<void>(load.run());  // the first ones are slow
+  std::vector<double> time{load.run()};
+  agree(world, time);
+  return std::clamp(static_cast<int>(kLoadUs / std::max(1.0, time[0] / load.pieces)), 3, 10'000);
+}
+
+/// The slow-down of `load` while `other` runs all the time, at most kBackground of it.
+double slowed_by(comm::Communicator& world, const Load& load, const Load& other, double alone_us) {
   std::vector<double> times(2);
-  a.start(times[0]);
-  b.start(times[1]);
+  other.start(times[1], kBackground);
+  load.start(times[0]);
   std::exception_ptr error;
-  for (const Load* load : {&a, &b}) {
+  for (const Load* each : {&load, &other}) {
     try {
-      load->stream->synchronize();
+      each->stream->synchronize();
     } catch (...) {
       if (!error) error = std::current_exception();
     }
   }
   if (error) std::rethrow_exception(error);
+  times.resize(1);
   agree(world, times, comm::ReduceOp::kSum);
-  const double a_us = times[0] / world.size(), b_us = times[1] / world.size(), both = std::min(a_us, b_us);
-  const auto factor = [both](double us, double alone) {
-    const double done_in_both = std::max(0.02 * alone, alone - (us - both));
-    return std::clamp(both / done_in_both, 1.0, kStandstill);
-  };
-  return {factor(a_us, alone_a), factor(b_us, alone_b)};
+  return std::max(1.0, times[0] / world.size() / alone_us);
 }
-
-}  // namespace
-
-namespace {
 
 scheduler::TaskSample time_collective(const Group& group, WorkKind kind, double bytes, comm::Communicator& world,
                                       const ProbeClock& clock, int repeats) {
@@ -156,7 +149,7 @@ std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, con
 }
 
 std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world, const Mesh& mesh, std::int64_t width,
-                                                      std::int64_t hidden) {
+                                                      std::int64_t hidden, int rounds) {
   std::array<std::array<double, 3>, 3> out{};
   for (auto& row : out) row.fill(1.0);
   const int node = world.rank() / mesh.ranks_per_node, local = world.rank() % mesh.ranks_per_node;
@@ -183,22 +176,26 @@ std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world,
   }
   const auto stream = make_inline_stream();
   const auto barrier = [&] { comm::barrier(world, *stream); };
-  std::array<double, 3> alone{};
-  for (std::size_t i = 0; i < 3; ++i)
-    if (loads[i].piece) alone[i] = run_alone(world, loads[i], barrier);
-  for (std::size_t i = 0; i < 3; ++i)
-    for (std::size_t j = i + 1; j < 3; ++j) {
-      if (!loads[i].piece || !loads[j].piece) continue;
-      std::vector<double> of_i, of_j;
-      for (int k = 0; k < 5; ++k) {
-        barrier();
-        const auto [i_by_j, j_by_i] = run_pair(world, loads[i], loads[j], alone[i], alone[j]);
-        of_i.push_back(i_by_j);
-        of_j.push_back(j_by_i);
-      }
-      out[i][j] = scheduler::quantile(of_i, 0.5);
-      out[j][i] = scheduler::quantile(of_j, 0.5);
+  for (Load& load : loads)
+    if (load.piece) load.pieces = pieces_of(world, load);
+  // Alone and in pairs by turns: what disturbs the machine for a while disturbs both sides of a ratio.
+  std::array<std::array<std::vector<double>, 3>, 3> factors;
+  for (int round = 0; round < rounds; ++round) {
+    std::array<double, 3> alone{};
+    for (std::size_t i = 0; i < 3; ++i) {
+      barrier();
+      if (loads[i].piece) alone[i] = run_alone(world, loads[i]);
     }
+    for (std::size_t i = 0; i < 3; ++i)
+      for (std::size_t j = 0; j < 3; ++j) {
+        if (i == j || !loads[i].piece || !loads[j].piece) continue;
+        barrier();
+        factors[i][j].push_back(slowed_by(world, loads[i], loads[j], alone[i]));
+      }
+  }
+  for (std::size_t i = 0; i < 3; ++i)
+    for (std::size_t j = 0; j < 3; ++j)
+      if (!factors[i][j].empty()) out[i][j] = scheduler::quantile(factors[i][j], 0.5);
   return out;
 }
 

@@ -21,9 +21,10 @@ namespace weft::parallel {
 
 /// Collective: how much slower two of compute (a product of the expert's size), intra (an all-to-all inside the node)
 /// and inter (one between nodes) are when they run at once on two threads of every rank, next to each alone: [whose,
-/// by whom], times averaged over ranks; 1 where a link does not exist.
+/// by whom], times averaged over ranks, the median of `rounds`; 1 where a link does not exist.
 [[nodiscard]] std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world, const Mesh& mesh,
-                                                                    std::int64_t width, std::int64_t hidden);
+                                                                    std::int64_t width, std::int64_t hidden,
+                                                                    int rounds = 5);
 
 /// Collective: what a StreamExecutor adds to an empty task while all ranks are at it. Microseconds.
 [[nodiscard]] double probe_issue_us(comm::Communicator& world);

@@ -74,7 +74,9 @@ struct CheckpointConfig {
 };
 
 struct MetricsConfig {
-  int router_every = 0;  ///< Steps between records of each expert's tokens in metrics.jsonl; 0: never.
+  int router_every = 0;      ///< Steps between records of each expert's tokens in metrics.jsonl; 0: never.
+  bool tensorboard = false;  ///< Event files for TensorBoard in tb/.
+  bool prometheus = false;   ///< metrics.prom, for the textfile collector of Prometheus' node_exporter.
   friend bool operator==(const MetricsConfig&, const MetricsConfig&) = default;
 };
 

@@ -88,7 +88,7 @@ class Training final : public TrainingRun {
   std::unique_ptr<BoundStep<T>> step_;
   std::unique_ptr<Replanner> replanner_;  // null: schedule.replan is 0
   std::unique_ptr<Validator<T>> validator_;
-  std::unique_ptr<MetricsWriter> metrics_;  // rank 0
+  std::unique_ptr<MetricsFiles> metrics_;  // rank 0
 };
 
 template <class T>
@@ -105,7 +105,9 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
       table_(config.model, mesh_) {
   start_from_checkpoint();  // before the parameters take memory: a wrong one costs nothing
   make_plan();
-  if (!config.data.val.empty()) validator_ = std::make_unique<Validator<T>>(config, comms_, mesh_, plan_.plan.shape);
+  if (!config.data.val.empty())
+    validator_ = std::make_unique<Validator<T>>(config, comms_, validation_spec(config, mesh_, options.cost.machine),
+                                                plan_.plan.shape);
   bind();
   next_step_ = first_step_;
   if (world.rank() == 0 && !options.run_dir.empty()) {
@@ -115,7 +117,7 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
                               (options.run_dir / "checkpoints/abandoned-*").string(),
                               ": this run starts over from step ", first_step_ - 1));
     prune_checkpoints(options.run_dir / "checkpoints", config.checkpoint.keep);
-    metrics_ = std::make_unique<MetricsWriter>((options.run_dir / "metrics.jsonl").string(), first_step_ - 1);
+    metrics_ = std::make_unique<MetricsFiles>(options.run_dir, config_, first_step_ - 1);
   }
 }
 
@@ -227,7 +229,7 @@ void Training<T>::bind() {
 template <class T>
 void Training<T>::bind_step() {
   step_.reset();  // its memory first
-  step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_), plan_.plan,
+  step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_, options_.cost.machine), plan_.plan,
                                          Runtime<T>{store_.get(), &comms_, &state_, nullptr}, Device{},
                                          executor_of(config_, plan_.plan));
   state_.statistics = StepStatistics(config_.model, step_->num_units(), world_.size());
@@ -317,12 +319,10 @@ StepReport Training<T>::one_step(std::int64_t step, const std::vector<LocalBatch
 template <class T>
 void Training<T>::write_metrics(const StepReport& report, std::optional<double> validation_loss) {
   if (!metrics_) return;
-  MetricsLine line = step_line(report, config_);
-  if (validation_loss) line.add("val_loss", *validation_loss);
   try {
-    metrics_->write(line);
+    metrics_->write(report, validation_loss);
   } catch (const Error& e) {  // a full disk must not end a run that computes well
-    observer_.on_warning(str("step ", report.step, ": its line in metrics.jsonl is lost: ", e.message()));
+    observer_.on_warning(str("step ", report.step, ": its metrics are lost: ", e.message()));
   }
 }
 

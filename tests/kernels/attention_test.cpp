@@ -118,7 +118,8 @@ TEMPLATE_TEST_CASE("attention masks by segment and position, wherever rows lie",
     const auto q_rows = random_rows(random, random.pick({1, 4}), random.pick({3, 70, 150}), 4);
     const auto k_rows = random_rows(random, random.pick({1, 5}), random.pick({3, 70, 200}), 5);
     INFO("seed " << seed << ": " << q_rows.segment.size() << " queries, " << k_rows.segment.size() << " keys");
-    check_against_reference(Case<T>(random, shape_of(2, 1, random.pick({8, 33})), q_rows, k_rows, random.below(3)));
+    check_against_reference(device,
+                            Case<T>(random, shape_of(2, 1, random.pick({8, 33})), q_rows, k_rows, random.below(3)));
   }
 }
 
@@ -215,7 +216,7 @@ TEMPLATE_TEST_CASE("merging: who saw nothing changes nothing, and the larger sid
                    WEFT_F32_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   constexpr float kNone = -std::numeric_limits<float>::infinity();
-  const auto merged = [](float out_a, float lse_a, float out_b, float lse_b) {
+  const auto merged = [&](float out_a, float lse_a, float out_b, float lse_b) {
     Matrix<float> out(&out_a, 1, 1), lse(&lse_a, 1, 1);
     attention_merge<float>(device, out, lse, Matrix<const float>(&out_b, 1, 1), Matrix<const float>(&lse_b, 1, 1));
     return std::pair(out_a, lse_a);

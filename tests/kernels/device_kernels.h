@@ -6,7 +6,7 @@
 
 #include "tests/kernels/kernel_test.h"
 #include "tests/kernels/staging.h"
-#include "tests/support/skip.h"
+#include "tests/support/devices.h"
 
 namespace weft::test {
 

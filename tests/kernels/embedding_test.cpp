@@ -41,6 +41,23 @@ TEMPLATE_TEST_CASE("embeddings and their gradients equal their definitions", "[e
   }
 }
 
+TEMPLATE_TEST_CASE("an embedding's gradient adds its rows in their order, to the bit", "[embedding]",
+                   WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (const std::int64_t tokens : {1, 2, 100, 1023, 1024, 1025, 5000}) {
+    Random random(static_cast<std::uint64_t>(tokens));
+    const auto id = random.integers(tokens, 0, 7);
+    const auto dx = Grid<T>::normal(random, tokens, 3);
+    Grid<T> d_table(7, 3), want(7, 3);
+    for (std::int64_t i = 0; i < 21; ++i) want.view().data[i] = T(0);
+    for (std::int64_t t = 0; t < tokens; ++t)
+      for (std::int64_t j = 0; j < 3; ++j) want(id[static_cast<std::size_t>(t)], j) += dx(t, j);
+    embedding_backward<T>(device, d_table.view(), id.data(), dx.view(), Accumulate::kOverwrite);
+    INFO(tokens << " tokens");
+    CHECK(reference::Dense(d_table.view()).data == reference::Dense(want.view()).data);
+  }
+}
+
 TEST_CASE("embeddings pass the gradient check", "[embedding][gradcheck]") {
   Random random(2);
   auto table = Grid<double>::normal(random, 5, 3), places = Grid<double>::normal(random, 4, 3);

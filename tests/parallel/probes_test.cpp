@@ -1,8 +1,10 @@
 #include "parallel/train/probes.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <set>
+#include <thread>
 
 #include "comm/factory.h"
 #include "core/error.h"
@@ -50,7 +52,7 @@ TEST_CASE("A profile prices every task of the step that it was made for", "[prob
     const RunConfig config = tiny(expert);
     const Profile profile = profile_of(config, ranks, ranks_per_node);
     const Mesh mesh = make_mesh(ranks, 0, mesh_options(config, ranks_per_node));
-    const scheduler::Graph graph = emit_step(training_spec(config, mesh), training_shape(config), DType::kF32);
+    const scheduler::Graph graph = emit_step(training_spec(config, mesh, {}), training_shape(config), DType::kF32);
     CHECK(unpriced(graph, profile.cost).empty());
     CHECK(profile.stretch >= 1.0);
     CHECK(profile.num_runs == static_cast<int>(profile.rank_loads.size()));
@@ -104,6 +106,25 @@ TEST_CASE("Bare collectives are probed at four sizes, and at more where there is
     CHECK(sizes(0.0) == std::set<double>{1024, 4096, 16384, 65536});
     CHECK(sizes(1e9).size() == 7);
   });
+}
+
+TEST_CASE("Contention is 1 where there is nothing to contend with, and the same on every rank", "[probes]") {
+  const int ranks_per_node = GENERATE(1, 2, 4);  // all between nodes, both, all inside one
+  INFO(ranks_per_node << " ranks a node");
+  std::array<std::array<std::array<double, 3>, 3>, 4> seen{};
+  comm::run_local_ranks(4, [&](comm::Communicator& world) {
+    const Mesh mesh = make_mesh(4, world.rank(), mesh_options(tiny(2), ranks_per_node));
+    seen[static_cast<std::size_t>(world.rank())] = probe_contention(world, mesh, 64, 96, 1);
+  });
+  for (const auto& of_rank : seen) CHECK(of_rank == seen[0]);
+  const bool has[] = {true, ranks_per_node > 1, ranks_per_node < 4};
+  for (std::size_t i = 0; i < 3; ++i)
+    for (std::size_t j = 0; j < 3; ++j) {
+      CHECK(seen[0][i][j] >= 1.0);
+      if (i == j || !has[i] || !has[j]) CHECK(seen[0][i][j] == 1.0);
+    }
+  // Four ranks compute on the cores that also move the bytes, so computing cannot stay as fast.
+  if (ranks_per_node == 4 && std::thread::hardware_concurrency() <= 4) CHECK(seen[0][0][1] > 1.0);
 }
 
 TEST_CASE("Task times are condensed by family and size", "[probes]") {

@@ -28,6 +28,20 @@ check 'and nothing more is done' same 2 "$(wc -l < "$log")"
 check '--list names what is missing' grep -qx 'missing   catch2' <(setup --list)
 check '--list changes nothing' test ! -s "$log"
 
+lacks chromium catch2
+check 'a browser is no part of what Weft needs' setup
+check 'so it is not installed' grep -q 'recommends catch2$' "$log"
+fake apt-cache 'exit 0'
+check 'with --tests it is missing' setup --tests
+check 'and installed' grep -q 'recommends catch2 chromium$' "$log"
+fake apt-cache 'exit 100'
+check 'a distribution that has none' setup --tests
+check 'is asked for the rest' grep -q 'recommends catch2$' "$log"
+lacks chromium
+check 'or for nothing' setup --tests
+check 'when nothing else is missing' same 1 "$(wc -l < "$log")"
+
+lacks catch2 ninja-build
 fake apt-get 'exit 100'
 check 'a failed installation is an error' exits 1 env PATH="$TMP/bin:$PATH" scripts/setup
 check 'and names the packages' grep -q '^error: apt-get could not install: ninja-build catch2' "$TMP/stderr"

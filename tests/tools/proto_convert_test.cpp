@@ -97,6 +97,8 @@ RunConfig random_config(std::uint64_t seed) {
   c.data.val = d.list();
   c.data.attend_across_documents = d.boolean();
   c.data.end_of_text = d.integer();
+  c.metrics.tensorboard = d.boolean();
+  c.metrics.prometheus = d.boolean();
   c.schedule.policy = d.choice<SchedulePolicy>(9);
   c.schedule.executor = d.choice<ExecutorChoice>(3);
   return c;

@@ -8,7 +8,6 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "comm/factory.h"
 #include "comm/topology.h"
@@ -67,9 +66,10 @@ class Contestant final : public parallel::TrainObserver {
     overlap_ms_[2].push_back(overlap[1][2] / 1e3);
     graph_ = &graph;
     last_ = measured;
+    last_step_ = report.step;
   }
   void write_trace_to(const std::filesystem::path& folder) const {
-    write_trace((folder / (name_ + ".trace.json")).string(), run_->plan(), *graph_, last_);
+    write_trace((folder / (name_ + ".trace.json")).string(), run_->plan(), {graph_, &last_, last_step_});
   }
 
   [[nodiscard]] const std::string& name() const { return name_; }
@@ -89,16 +89,8 @@ class Contestant final : public parallel::TrainObserver {
   std::array<std::vector<double>, 3> overlap_ms_;
   const scheduler::Graph* graph_ = nullptr;
   scheduler::Timeline last_;
+  std::int64_t last_step_ = 0;
 };
-
-std::vector<PolicyKind> policies_of(const std::string& list) {
-  std::vector<PolicyKind> out;
-  std::istringstream names(list);
-  for (std::string name; std::getline(names, name, ',');)
-    for (const PolicyKind kind : policies_named(name))
-      if (std::find(out.begin(), out.end(), kind) == out.end()) out.push_back(kind);
-  return out;
-}
 
 /// Measured here and now, unless a file is named.
 scheduler::CostModel find_costs(const parallel::RunConfig& config, comm::Communicator& world, int ranks_per_node,
@@ -182,7 +174,7 @@ int bench_policies(const BenchPoliciesOptions& o, bool as_json) {
   config.train.validate_every = 0;
   config.data.val.clear();
   config.checkpoint.every = 0;
-  const std::vector<PolicyKind> policies = policies_of(o.policy);
+  const std::vector<PolicyKind> policies = policies_named(o.policy);
   const auto world = comm::make_world();
   set_log_rank(world->rank(), world->size());
   kernels::set_blas_threads(1);

@@ -136,6 +136,8 @@ void fields(Visit visit, parallel::ScheduleConfig& c) {
 template <class Visit>
 void fields(Visit visit, parallel::MetricsConfig& c) {
   visit("router_every", c.router_every);
+  visit("tensorboard", c.tensorboard);
+  visit("prometheus", c.prometheus);
 }
 
 template <class Visit>

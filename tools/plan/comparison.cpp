@@ -9,6 +9,7 @@
 #include "parallel/step/step_emitter.h"
 #include "parallel/train/run_setup.h"
 #include "scheduler/bound.h"
+#include "tools/simulate/policies.h"
 #include "tools/train/text.h"
 
 namespace weft::tools {
@@ -77,14 +78,10 @@ Comparison compare_plans(const parallel::RunConfig& config, int world_size, int 
                          const scheduler::CostModel& cost, const std::vector<PolicyKind>& policies) {
   const auto start = std::chrono::steady_clock::now();
   const parallel::Mesh mesh = make_mesh(world_size, 0, parallel::mesh_options(config, ranks_per_node));
-  const parallel::StepSpec spec = parallel::training_spec(config, mesh);
+  const parallel::StepSpec spec = parallel::training_spec(config, mesh, cost.machine);
   const parallel::StepEmitter emitter(spec, config.train.recompute, config.train.dtype);
   const scheduler::PolicyOptions options = parallel::policy_options(config);
-  std::vector<scheduler::PolicyPlan> all;
-  if (policies.size() > 1)
-    all = scheduler::make_all_plans(emitter, cost, options);
-  else
-    all.push_back(scheduler::make_plan(policies.front(), emitter, cost, options));
+  std::vector<scheduler::PolicyPlan> all = plans_of(policies, emitter, cost, options);
   Comparison out;
   for (std::size_t i = 0; i < policies.size(); ++i) {
     if (all[i].plan.issue_order.empty()) {
@@ -99,11 +96,30 @@ Comparison compare_plans(const parallel::RunConfig& config, int world_size, int 
   return out;
 }
 
-std::vector<std::string> reasons(const Comparison& c) {
-  const ComparedPlan& best = c.fastest();
+Comparison compare_plan(const parallel::RunConfig& config, int world_size, int ranks_per_node,
+                        const scheduler::CostModel& cost, scheduler::Plan plan) {
+  const parallel::Mesh mesh = make_mesh(world_size, 0, parallel::mesh_options(config, ranks_per_node));
+  const parallel::StepEmitter emitter(parallel::training_spec(config, mesh), config.train.recompute,
+                                      config.train.dtype);
+  const std::string name = plan.policy;
+  Comparison out;
+  out.plans.push_back(compared(PolicyKind::kWeft, config, mesh, emitter, cost, std::move(plan)));
+  for (const PolicyKind other : {PolicyKind::kSequential, PolicyKind::kFsMoe}) {
+    if (name == to_string(other)) {
+      out.plans.front().policy = other;
+      continue;
+    }
+    scheduler::Plan made = scheduler::make_plan(other, emitter, cost).plan;  // whatever memory it takes
+    out.plans.push_back(compared(other, config, mesh, emitter, cost, std::move(made)));
+  }
+  out.bound_ms = scheduler::lower_bound_us(emitter, cost) / 1e3;
+  return out;
+}
+
+std::vector<std::string> reasons(const Comparison& c, const ComparedPlan& best) {
   std::vector<std::string> out;
   const auto percent = [](double share) { return fixed(100.0 * share, 0) + " %"; };
-  out.push_back(str(to_string(best.policy), ": ", cut_in_words(best.run.plan.shape, best.run.num_micro_batches)));
+  out.push_back(str(best.run.plan.policy, ": ", cut_in_words(best.run.plan.shape, best.run.num_micro_batches)));
   out.push_back(str("compute is in use ", percent(best.busy[0]), " of the step, links inside nodes ",
                     percent(best.busy[1]), ", links between nodes ", percent(best.busy[2])));
   for (const PolicyKind other : {PolicyKind::kFsMoe, PolicyKind::kSequential})
@@ -114,6 +130,10 @@ std::vector<std::string> reasons(const Comparison& c) {
                         fixed(plan->busy[0] * plan->run.predicted_ms, 2), " ms"));
       break;
     }
+  if (best.run.exposed_host_ms > 0.0 || best.run.num_host_waits > 0)
+    out.push_back(str("the host waits ", best.run.num_host_waits,
+                      " times for the counts of routed rows; with issuing, ", "that adds ",
+                      fixed(best.run.exposed_host_ms, 2), " ms"));
   out.push_back(str("no plan can take less than ", fixed(c.bound_ms, 2), " ms on these costs: at most ",
                     fixed(100.0 * (best.run.predicted_ms / c.bound_ms - 1.0), 1), " % could still be gained"));
   return out;
@@ -135,6 +155,8 @@ nlohmann::ordered_json to_json(const Comparison& c) {
     row["memory_bytes"] = plan.run.memory.total();
     row["tasks"] = plan.run.num_tasks;
     row["exposed_comm_ms"] = plan.exposed_comm_ms;
+    row["host_waits"] = plan.run.num_host_waits;
+    row["exposed_host_ms"] = plan.run.exposed_host_ms;
     for (int s = 0; s < scheduler::kNumStages; ++s)
       if (plan.exposed_stage_ms[static_cast<std::size_t>(s)] > 0)
         row["exposed_stage_ms"][std::string(to_string(static_cast<scheduler::Stage>(s)))] =
@@ -143,7 +165,7 @@ nlohmann::ordered_json to_json(const Comparison& c) {
   }
   if (!c.left_out.empty()) out["over_memory_limit"] = c.left_out;
   out["chosen"] = std::string(to_string(c.fastest().policy));
-  out["reasons"] = reasons(c);
+  out["reasons"] = reasons(c, c.fastest());
   return out;
 }
 
@@ -151,10 +173,10 @@ void print_table(const nlohmann::ordered_json& facts) {
   const auto right = [](const std::string& text, std::size_t width) {
     return std::string(width - std::min(width, text.size()), ' ') + text;
   };
-  std::cout
-      << facts["ranks"] << " ranks, " << facts["ranks_per_node"] << " a node; costs from "
-      << facts["cost_source"].get<std::string>() << "\n"
-      << "policy          predicted ms   over sequential   over fsmoe   gap to bound   peak memory   exposed ms\n";
+  std::cout << facts["ranks"] << " ranks, " << facts["ranks_per_node"] << " a node; costs from "
+            << facts["cost_source"].get<std::string>() << "\n"
+            << "policy          predicted ms   over sequential   over fsmoe   gap to bound   peak memory   exposed ms  "
+               " host waits   host ms\n";
   for (const auto& [name, row] : facts["policies"].items()) {
     const auto ratio = [&](const char* key) {
       return row.contains(key) ? fixed(row[key].get<double>(), 3) : std::string("-");
@@ -163,7 +185,9 @@ void print_table(const nlohmann::ordered_json& facts) {
               << right(ratio("over_sequential"), 18) << right(ratio("over_fsmoe"), 13)
               << right(fixed(100 * row["gap"].get<double>(), 1) + " %", 15)
               << right(human_bytes(row["memory_bytes"].get<double>()), 14)
-              << right(fixed(row["exposed_comm_ms"].get<double>(), 2), 13) << "\n";
+              << right(fixed(row["exposed_comm_ms"].get<double>(), 2), 13)
+              << right(str(row["host_waits"].get<std::int64_t>()), 13)
+              << right(fixed(row["exposed_host_ms"].get<double>(), 2), 10) << "\n";
   }
   if (facts.contains("over_memory_limit"))
     for (const auto& name : facts["over_memory_limit"])

@@ -28,17 +28,22 @@ struct Comparison {
   [[nodiscard]] const ComparedPlan& fastest() const;
 };
 
+/// A plan that is there already, first, beside the sequential and FSMoE's plan of the same step, on `cost`. Throws
+/// kInvalidArgument when the plan is for another step.
+[[nodiscard]] Comparison compare_plan(const parallel::RunConfig& config, int world_size, int ranks_per_node,
+                                      const scheduler::CostModel& cost, scheduler::Plan plan);
+
 /// Plans `config` for rank 0 of `world_size` ranks with each policy. Throws kInvalidArgument when none fits the memory.
 [[nodiscard]] Comparison compare_plans(const parallel::RunConfig& config, int world_size, int ranks_per_node,
                                        const scheduler::CostModel& cost,
                                        const std::vector<scheduler::PolicyKind>& policies);
 
 /// A row per policy: predicted ms, speedup over sequential and fsmoe (where they are there), gap to the bound, peak
-/// memory, exposed communication; and the reasons of the fastest.
+/// memory, exposed communication, waits of the host and what the host adds; and the reasons of the fastest.
 [[nodiscard]] nlohmann::ordered_json to_json(const Comparison& comparison);
 void print_table(const nlohmann::ordered_json& facts);
 
-/// Why the fastest plan is the fastest, in sentences.
-[[nodiscard]] std::vector<std::string> reasons(const Comparison& comparison);
+/// What `plan`, one of the comparison, does, and why it is as fast as it is, in sentences.
+[[nodiscard]] std::vector<std::string> reasons(const Comparison& comparison, const ComparedPlan& plan);
 
 }  // namespace weft::tools

@@ -45,11 +45,7 @@ int simulate_stages(const StagesOptions& options) {
   const scheduler::StageEmitter emitter(load_stage_table(options.stages), options.layers, options.micro_batches);
   const scheduler::CostModel cost = emitter.costs();
   const std::vector<PolicyKind> wanted = policies_named(options.policy);
-  std::vector<PolicyPlan> plans;
-  if (wanted.size() > 1)
-    plans = scheduler::make_all_plans(emitter, cost);
-  else
-    plans.push_back(scheduler::make_plan(wanted.front(), emitter, cost));
+  const std::vector<PolicyPlan> plans = plans_of(wanted, emitter, cost);
 
   const double bound_ms = scheduler::lower_bound_us(emitter, cost) / 1e3;
   nlohmann::ordered_json document{

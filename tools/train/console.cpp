@@ -115,7 +115,7 @@ void Console::on_step(const StepReport& report, const scheduler::Graph& graph, c
   total_ms_ += report.step_ms;
   if (rank_ == 0) prediction_.add(report, graph, timeline);
   if (rank_ == 0 && report.step == trace_step_ && !run_dir_.empty()) {
-    write_trace((run_dir_ / "trace.json").string(), plan_, graph, timeline);
+    write_trace((run_dir_ / "trace.json").string(), plan_, {&graph, &timeline, report.step});
     print(str("step ", report.step, ": trace in ", (run_dir_ / "trace.json").string(), ", for ui.perfetto.dev"));
   }
   if (report.step == first_step_) {

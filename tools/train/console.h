@@ -30,6 +30,8 @@ class Console final : public parallel::TrainObserver {
   /// (on_start). Throws Error{kIo}.
   void use_run_folder(const std::filesystem::path& run_dir, Origin origin);
 
+  [[nodiscard]] std::int64_t num_steps() const noexcept { return num_steps_; }  ///< Done since this start.
+
   void on_start(const parallel::RunPlan& plan, std::int64_t first_step) override;
   void on_step(const parallel::StepReport& report, const scheduler::Graph& graph,
                const scheduler::Timeline& timeline) override;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/atomic_file.h"
+#include "core/error.h"
 #include "scheduler/fit.h"
 #include "scheduler/trace.h"
 
@@ -74,9 +75,10 @@ std::vector<std::string> Prediction::table() const {
   return lines;
 }
 
-void write_trace(const std::string& path, const parallel::RunPlan& plan, const scheduler::Graph& graph,
-                 const scheduler::Timeline& measured) {
-  const scheduler::TraceProcess processes[] = {{"measured", &graph, &measured}, {"simulated", &graph, &plan.predicted}};
+void write_trace(const std::string& path, const parallel::RunPlan& plan, const MeasuredStep& measured) {
+  const scheduler::TraceProcess processes[] = {
+      {str("measured, step ", measured.step), measured.graph, measured.timeline},
+      {"simulated", measured.graph, &plan.predicted}};
   write_file(path, scheduler::chrome_trace(processes));
 }
 

@@ -35,8 +35,13 @@ class Prediction {
   std::int64_t num_steps_ = 0;
 };
 
+/// A step that ran; both outlive this struct.
+struct MeasuredStep {
+  const scheduler::Graph* graph = nullptr;
+  const scheduler::Timeline* timeline = nullptr;
+  std::int64_t step = 0;
+};
 /// run_dir/trace.json: the measured step above the simulated one (scheduler/trace.h). Throws Error{kIo}.
-void write_trace(const std::string& path, const parallel::RunPlan& plan, const scheduler::Graph& graph,
-                 const scheduler::Timeline& measured);
+void write_trace(const std::string& path, const parallel::RunPlan& plan, const MeasuredStep& measured);
 
 }  // namespace weft::tools

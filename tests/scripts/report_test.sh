@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# weft report from outside: its figures are those of the run, its page draws them in a browser without a network, and what a
+# run did not record is said. And what metrics.tensorboard and metrics.prometheus write.
+source "$(dirname "${BASH_SOURCE[0]}")/../support/tap.sh"
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OPENBLAS_NUM_THREADS=1
+
+run=$TMP/run steps=6 ranks=1 launch=()
+if "$WEFT" version --json | grep -q '"mpi": true'; then
+  ranks=4
+  launch=(mpirun --oversubscribe --mca mpi_yield_when_idle 0 -n 4)
+  export WEFT_RANKS_PER_NODE=2
+fi
+# train OPTION...: a short run of the tiny config.
+train() {
+  "${launch[@]}" "$WEFT" train configs/train/tiny.textproto --progress never --set train.steps=$steps --set train.validate_sequences=4 \
+    --set parallel.expert=$ranks --set schedule.policy=FSMOE "$@"
+}
+# array NAME [N]: the numbers of the N-th (first) list of that name in report.json, one a line; list: of all of them.
+lists() { grep -oE "\"$1\":\[[^]]*\]" "$run/report.json" | sed -E 's/^[^[]*\[|\]$//g'; }
+array() { lists "$1" | sed -n "${2:-1}p" | tr ',' '\n'; }
+# (the first list of tokens is the curve's)
+# figures KEY: what metrics.jsonl has of it, one line a step.
+figures() { grep -oE "\"$1\": ?[-+0-9.eE]+" "$run/metrics.jsonl" | sed 's/.*: *//'; }
+# equal A B: files with the same numbers, and with some.
+equal() { [[ -s $1 ]] && paste "$1" "$2" && paste "$1" "$2" | awk 'NF != 2 || $1 + 0 != $2 + 0 { bad = 1 } END { exit bad }'; }
+curve() { array "$1" > "$TMP/report.txt" && figures "$1" > "$TMP/run.txt" && equal "$TMP/report.txt" "$TMP/run.txt"; }
+scalar() { grep -oE "\"$1\":[-+0-9.eE]+" "$run/report.json" | head -1 | cut -d: -f2; }
+sum() { awk '{ n += $1 } END { printf "%.0f\n", n }'; }
+
+check 'a run that records all there is' train --run_dir "$run" --trace 3 --set metrics.router_every=2 --set metrics.tensorboard=true \
+  --set metrics.prometheus=true
+check 'weft report' exits 0 "$WEFT" report "$run"
+check 'it says where the page is' grep -qx "report: $run/report.html" "$TMP/stdout"
+check 'and what was not recorded' grep -q '^not recorded: measured costs (weft profile' "$TMP/stdout"
+check 'but not what was' bash -c "! grep -qE '^not recorded: .*(timeline|tokens of each expert|bytes sent)' '$TMP/stdout'"
+for key in step loss lr grad_norm step_ms predicted_ms max_vio; do check "the curve of $key is that of metrics.jsonl" curve "$key"; done
+figures val_loss > "$TMP/run.txt" && array loss 2 > "$TMP/report.txt"
+check 'so is the validation loss' equal "$TMP/report.txt" "$TMP/run.txt"
+check 'each expert has the tokens of its records' same \
+  "$(grep -oE '"expert_tokens": ?[][0-9,]*' "$run/metrics.jsonl" | grep -oE '[0-9]+' | sum)" "$(lists tokens | tail -n +2 | tr ',' '\n' | sum)"
+check 'the step is the one of prediction.json' same "$(grep -m1 -oE '"measured_ms": [0-9.]+' "$run/prediction.json" | cut -d' ' -f2)" "$(scalar measured_ms)"
+tasks=$(grep -c '"ph": "X"' "$run/trace.json")
+check 'the timelines have every task of the trace' same "$tasks" "$(grep -oE '\[[0-9]+,[0-9]+,[0-9]+,[0-9]+\.[0-9]+,[0-9]+\.[0-9]+,-?[0-9]+,-?[0-9]+,-?[0-9]+\]' "$run/report.json" | wc -l)"
+if ((ranks > 1)); then
+  sent=$(grep -oE '"sent_bytes":\[[][0-9,]*' "$run/traffic.json" | grep -oE '[0-9]+' | sum)
+  check 'bytes by link add up to bytes by rank' same "$sent" "$(($(scalar intra_bytes) + $(scalar inter_bytes)))"
+  check 'so do bytes by collective' same "$sent" "$(grep -oE '"by_collective":\{[^}]*' "$run/report.json" | grep -oE '[0-9]+' | sum)"
+  check 'bytes went between nodes' test "$(scalar inter_bytes)" -gt 0
+else
+  skip 'bytes from rank to rank' 'this build has no MPI'
+fi
+check 'the page is smaller than 2 MiB' test "$(stat -c %s "$run/report.html")" -lt 2097152
+check 'it asks no network' bash -c "! grep -qE 'https?://|<link|src=|@import' '$run/report.html'"
+check '--json prints the report' exits 0 "$WEFT" report "$run" --out "$TMP/page.html" --json
+check 'the same as in report.json' same "$(tr -d ' \n' < "$run/report.json")" "$(tr -d ' \n' < "$TMP/stdout")"
+check '--out says where the page goes' cmp "$TMP/page.html" "$run/report.html"
+
+# drawn PATTERN: how often the page has it once its scripts have run, outside the scripts.
+drawn() { sed '/^<script>/,/<\/script>/d' "$TMP/dom.html" | grep -oE "$1" | wc -l; }
+if command -v chromium > /dev/null; then
+  # browse PAGE: what it is once its scripts have run.
+  browse() {
+    timeout 120 chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --user-data-dir="$TMP/chromium" \
+      --window-size=1280,900 --virtual-time-budget=2000 --dump-dom "file://$1" 2> "$TMP/chromium.log"
+  }
+  browse "$run/report.html" > "$TMP/dom.html"
+  check 'a browser draws the page to its end' grep -q 'Made by weft report' "$TMP/dom.html"
+  check 'a bar for each task' same "$tasks" "$(drawn '<rect class="task"')"
+  check 'two bars for each stage' same "$((2 * $(grep -c '"stage"' "$run/prediction.json")))" "$(drawn '<rect class="(measured|predicted)"')"
+  check 'a path for each curve' same 13 "$(drawn '<path class="series"')"
+  cells=$((4 * 8 + 4 * 8 * 3 + (ranks > 1 ? ranks * ranks : 1)))
+  check 'a cell for each expert, record and pair of ranks' same "$cells" "$(drawn '<rect class="cell"')"
+  check 'and the sections' same 9 "$(drawn '<section id=')"
+  { cat "$run/report.html" && echo '<script>const plot = document.getElementById("timeline-plot"), box = plot.getBoundingClientRect();
+    for (let i = 0; i < 12; i += 1) plot.dispatchEvent(new WheelEvent("wheel", { deltaY: -100, clientX: box.right - 4, clientY: box.top + 40, cancelable: true }));</script>'; } > "$TMP/zoom.html"
+  browse "$TMP/zoom.html" > "$TMP/dom.html"
+  check 'the wheel zooms into the end of the step' bash -c "grep -q 'id=\"timeline-range\">[1-9]' '$TMP/dom.html'"
+  check 'where there are fewer tasks' test "$(drawn '<rect class="task"')" -lt "$((tasks / 2))"
+else
+  skip 'the page in a browser' 'there is no chromium; scripts/setup --tests installs it'
+fi
+
+check 'metrics.prom has the last step' grep -qx "weft_step{run=\"tiny\"} $steps" "$run/metrics.prom"
+prometheus_loss() { sed -nE 's/^weft_loss\{run="tiny"\} //p' "$run/metrics.prom" > "$TMP/a.txt" && figures loss | tail -1 > "$TMP/b.txt" && equal "$TMP/a.txt" "$TMP/b.txt"; }
+check 'and its loss' prometheus_loss
+check 'the event file has each step' same "$steps" "$(cat "$run"/tb/events.out.tfevents.* | grep -aoE 'loss_metrics/global_avg_loss' | wc -l)"
+
+plain=$TMP/plain
+check 'a run that records as little as can be' train --run_dir "$plain"
+check 'its report' exits 0 "$WEFT" report "$plain"
+check 'says how to record a timeline' grep -q 'weft train --trace 10' "$TMP/stdout"
+check 'and the router' grep -q 'metrics.router_every=10' "$TMP/stdout"
+check 'it writes no files of other systems' test ! -e "$plain/tb" -a ! -e "$plain/metrics.prom"
+rm "$plain/prediction.json" "$plain/traffic.json" "$plain/plan.textproto"
+check 'the report of a run that was killed' exits 0 "$WEFT" report "$plain"
+check 'says what is missing' grep -q '^not recorded: bytes sent' "$TMP/stdout"
+echo '{"ranks": 4' > "$plain/traffic.json"
+check 'a damaged file is refused by name' exits 2 "$WEFT" report "$plain"
+check 'with its path' grep -q '^error: .*traffic.json' "$TMP/stderr"
+check 'a folder without a run is an I/O error' exits 74 "$WEFT" report "$TMP/none"
+
+finish

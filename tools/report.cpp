@@ -1,0 +1,51 @@
+// tools/report.cpp - weft report
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+
+#include "core/atomic_file.h"
+#include "tools/command.h"
+#include "tools/exit_status.h"
+#include "tools/report/report.h"
+
+namespace weft::tools {
+namespace {
+
+struct ReportArguments {
+  std::string run_dir, out;
+  bool json = false;
+};
+
+int run_report(const ReportArguments& args) {
+  const std::filesystem::path run_dir = args.run_dir;
+  const nlohmann::ordered_json report = make_report(run_dir);
+  const std::filesystem::path page = args.out.empty() ? run_dir / "report.html" : std::filesystem::path(args.out);
+  write_file(run_dir / "report.json", report.dump() + "\n");
+  write_file(page, html_page(report));
+  if (args.json) {
+    std::cout << report.dump(2) << "\n";
+    return kExitDone;
+  }
+  for (const std::string& line : summary_lines(report)) std::cout << line << "\n";
+  std::cout << "report: " << page.string() << "\n";
+  return kExitDone;
+}
+
+}  // namespace
+
+void add_report(CLI::App& app, Action& action) {
+  CLI::App* command = app.add_subcommand(
+      "report",
+      "Write report.html and report.json of a run: timeline, stages, overlap, curves, router, traffic, costs");
+  auto args = std::make_shared<ReportArguments>();
+  command->add_option("run_dir", args->run_dir, "Run folder, as weft train leaves it")->required();
+  command->add_option("--out", args->out, "The page; default: report.html in the run folder");
+  command->add_flag("--json", args->json, "Print the report as one JSON document");
+  command->footer(
+      "The page is one file that needs no network. It shows most of a run of\n"
+      "  weft train CONFIG --trace 10 --set metrics.router_every=10 --set schedule.profile=FILE");
+  command->callback([args, &action] { action = [args] { return run_report(*args); }; });
+}
+
+}  // namespace weft::tools
