@@ -63,6 +63,9 @@ struct Machine {
   /// them sleeps and wakes. See simulator.h for more than two tasks.
   std::array<std::array<double, 3>, 3> contention{{{1, 1, 1}, {1, 1, 1}, {1, 1, 1}}};
   double issue_us = 0.0;  ///< Host time to issue one task.
+  /// Streams run apart from the host that issues their tasks (a GPU), so it knows routed counts only by waiting for
+  /// them. False: tasks run on threads of the host, which read the counts themselves.
+  bool host_apart = false;
   /// Cores of a rank, where its streams are threads: more tasks at once than cores share them. Costs are those of a
   /// task alone on its rank with all ranks busy, so less than one core counts as one. 0: no limit (a GPU).
   double cores_per_rank = 0.0;

@@ -8,11 +8,30 @@
 namespace weft::scheduler {
 namespace {
 
-constexpr std::array<std::string_view, kNumStages> kStageNames{
-    "parameter_gather",  "embedding",     "norm",        "mp_all_gather",  "attention",      "mp_reduce_scatter",
-    "sequence_exchange", "sequence_ring", "dense_ffn",   "gate",           "count_exchange", "order",
-    "dispatch",          "all_gather",    "expert",      "reduce_scatter", "combine",        "i_order",
-    "expert_dw",         "loss",          "grad_reduce", "grad_norm",      "optimizer"};
+constexpr std::array<std::string_view, kNumStages> kStageNames{"parameter_gather",
+                                                               "embedding",
+                                                               "norm",
+                                                               "mp_all_gather",
+                                                               "attention",
+                                                               "mp_reduce_scatter",
+                                                               "sequence_exchange",
+                                                               "sequence_ring",
+                                                               "dense_ffn",
+                                                               "gate",
+                                                               "count_exchange",
+                                                               "host_wait",
+                                                               "order",
+                                                               "dispatch",
+                                                               "all_gather",
+                                                               "expert",
+                                                               "reduce_scatter",
+                                                               "combine",
+                                                               "i_order",
+                                                               "expert_dw",
+                                                               "loss",
+                                                               "grad_reduce",
+                                                               "grad_norm",
+                                                               "optimizer"};
 constexpr std::array<std::string_view, kNumPhases> kPhaseNames{"forward", "backward", "update"};
 constexpr std::array<std::string_view, kNumWorkKinds> kWorkNames{
     "nothing",    "gemm",       "grouped_gemm",   "attention",  "memory",

@@ -50,6 +50,7 @@ enum class Stage : std::uint8_t {
   kDenseFfn,
   kGate,
   kCountExchange,
+  kHostWait,  ///< The host learns the counts of routed rows: what comes next is issued with them.
   kOrder,
   kDispatch,
   kAllGather,
@@ -63,7 +64,7 @@ enum class Stage : std::uint8_t {
   kGradNorm,
   kOptimizer
 };
-inline constexpr int kNumStages = 23;
+inline constexpr int kNumStages = 24;
 [[nodiscard]] std::string_view to_string(Stage stage) noexcept;  ///< "parameter_gather", "dispatch", "expert_dw", ...
 
 enum class Phase : std::uint8_t { kForward, kBackward, kUpdate };

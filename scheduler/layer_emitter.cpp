@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "core/error.h"
@@ -53,9 +54,14 @@ int LayerEmitter::chunks(const Shape& shape) const {
 }
 
 Graph LayerEmitter::emit(const Shape& shape) const {
+  const int r = chunks(shape);
+  return emit(shape, std::vector<double>(static_cast<std::size_t>(r), 1.0 / r));
+}
+
+Graph LayerEmitter::emit(const Shape& shape, std::span<const double> shares) const {
   const LayerShape& layer = shape.layers[0];
   const int r = chunks(shape);
-  const double x = 1.0 / r;
+  WEFT_CHECK(static_cast<int>(shares.size()) == r, shares.size(), " shares of ", r, " chunks");
   const std::vector<int> cuts =
       phase_ == Phase::kBackward ? weight_grad_cuts(r, layer.weight_grad_pieces) : std::vector<int>{};
   Work expert = work_.expert;
@@ -67,7 +73,7 @@ Graph LayerEmitter::emit(const Shape& shape) const {
   std::vector<TaskId> gathered;
   for (int c = 0; c < r; ++c) {
     const auto add = [&](Stage stage, Resource resource, const Work& whole, TaskId after) {
-      return builder.add_task_after(task(stage, phase_, resource, whole, x, c),
+      return builder.add_task_after(task(stage, phase_, resource, whole, shares[static_cast<std::size_t>(c)], c),
                                     after == kNoId ? std::vector<TaskId>{} : std::vector<TaskId>{after});
     };
     TaskId t = add(Stage::kDispatch, Resource::kInter, work_.all_to_all, kNoId);
@@ -79,14 +85,14 @@ Graph LayerEmitter::emit(const Shape& shape) const {
   }
   for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
     const std::vector<TaskId> inputs(gathered.begin() + cuts[i], gathered.begin() + cuts[i + 1]);
-    builder.add_task_after(task(Stage::kExpertDw, phase_, Resource::kCompute, work_.expert, x * (cuts[i + 1] - cuts[i]),
-                                static_cast<int>(i)),
+    const double share = std::accumulate(shares.begin() + cuts[i], shares.begin() + cuts[i + 1], 0.0);
+    builder.add_task_after(task(Stage::kExpertDw, phase_, Resource::kCompute, work_.expert, share, static_cast<int>(i)),
                            inputs);
   }
   if (work_.gradient.amount > 0.0) {
-    const std::vector<double> shares = gradient_cuts(layer);
-    for (std::size_t i = 0; i + 1 < shares.size(); ++i) {
-      TaskSpec spec = task(Stage::kGradReduce, phase_, Resource::kInter, work_.gradient, shares[i + 1] - shares[i],
+    const std::vector<double> slices = gradient_cuts(layer);
+    for (std::size_t i = 0; i + 1 < slices.size(); ++i) {
+      TaskSpec spec = task(Stage::kGradReduce, phase_, Resource::kInter, work_.gradient, slices[i + 1] - slices[i],
                            static_cast<int>(i));
       spec.micro_batch = spec.sub_batch = kNoId;
       builder.add_task_after(spec, {});
@@ -119,6 +125,30 @@ double LayerEmitter::bound_us(const CostModel& cost) const {
     const PieceTimes t = piece_times(work_, phase_, r, cost);
     if (2 * r * t.a2a >= best) break;  // grows with r: alpha once a chunk
     best = std::min(best, shape_bound_us(shape, cost));
+  }
+  return best;
+}
+
+double LayerEmitter::unequal_bound_us(const CostModel& cost) const {
+  LayerWork nothing = work_;
+  for (Work* work : {&nothing.all_to_all, &nothing.all_gather, &nothing.reduce_scatter, &nothing.expert})
+    work->amount = 0.0;
+  const PieceTimes alpha = piece_times(nothing, phase_, 1, cost), whole = piece_times(work_, phase_, 1, cost);
+  double best = std::numeric_limits<double>::infinity();
+  for (int r = 1; r <= 4096; ++r) {
+    // Of one chunk: a chunk at all, and the largest. Of all chunks: what they take together.
+    const PieceTimes end = r == 1 ? whole : alpha, largest = piece_times(work_, phase_, r, cost);
+    const auto all = [&](double PieceTimes::*time) { return whole.*time + (r - 1) * alpha.*time; };
+    const double a2a = all(&PieceTimes::a2a), gather = all(&PieceTimes::all_gather),
+                 scatter = all(&PieceTimes::reduce_scatter), expert = all(&PieceTimes::expert);
+    if (2 * a2a >= best) break;  // grows with r: alpha once a chunk
+    double bound = std::max({2 * largest.a2a + largest.all_gather + largest.expert + largest.reduce_scatter,
+                             2 * a2a + whole.gradient, a2a + end.all_gather + end.expert + end.reduce_scatter + end.a2a,
+                             2 * end.a2a + gather + scatter, 2 * end.a2a + gather + end.expert + end.reduce_scatter,
+                             2 * end.a2a + end.all_gather + end.expert + scatter,
+                             2 * end.a2a + end.all_gather + end.reduce_scatter + expert});
+    if (phase_ == Phase::kBackward) bound = std::max(bound, end.a2a + end.all_gather + expert + whole.expert);
+    best = std::min(best, bound);
   }
   return best;
 }

@@ -3,6 +3,8 @@
 // inter-node link, the links inside a node, and the GPU; at most one gradient all-reduce beside them.
 #pragma once
 
+#include <span>
+
 #include "scheduler/emitter.h"
 
 namespace weft::scheduler {
@@ -23,12 +25,18 @@ class LayerEmitter final : public Emitter {
 
   [[nodiscard]] const ShapeSpace& space() const override { return space_; }
   [[nodiscard]] Graph emit(const Shape& shape) const override;
+  /// With chunks of unequal size. shares: [r] of the layer, that sum to 1.
+  [[nodiscard]] Graph emit(const Shape& shape, std::span<const double> shares) const;
   [[nodiscard]] double gradient_bytes(int /*layer*/) const override { return work_.gradient.amount; }
   /// LB(r) of the layer: critical path, loads with heads and tails of each resource; dW in one piece.
   [[nodiscard]] double shape_bound_us(const Shape& shape, const CostModel& cost) const override;
   /// min over r of LB(r), r up to where the loads alone exceed it: no number of equal chunks and no grouping of dW is
   /// faster, for any r.
   [[nodiscard]] double bound_us(const CostModel& cost) const;
+  /// The same for chunks of any sizes, which may be faster than bound_us(): what comes before the first and after the
+  /// last task of a resource may be the start-ups of a chunk that has almost nothing; the largest chunk has 1 / r at
+  /// least.
+  [[nodiscard]] double unequal_bound_us(const CostModel& cost) const;
   [[nodiscard]] int chunks(const Shape& shape) const;
 
  private:

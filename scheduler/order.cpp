@@ -207,6 +207,25 @@ std::vector<TaskId> gradients_in_background(const Graph& graph, const Shape& sha
   return schedule.order;
 }
 
+void issue_host_waits_late(const Graph& graph, std::vector<TaskId>& order) {
+  const auto waits = [&](TaskId t) { return graph.tasks[static_cast<std::size_t>(t)].resources.has(Resource::kHost); };
+  if (std::none_of(order.begin(), order.end(), waits)) return;
+  std::vector<bool> issued(graph.tasks.size(), false);
+  std::vector<TaskId> late;
+  late.reserve(order.size());
+  const std::function<void(TaskId)> issue = [&](TaskId t) {
+    if (issued[static_cast<std::size_t>(t)]) return;
+    issued[static_cast<std::size_t>(t)] = true;
+    for (const TaskId d : graph.dependencies(t))
+      if (waits(d)) issue(d);
+    late.push_back(t);
+  };
+  for (const TaskId t : order)
+    if (!waits(t)) issue(t);
+  for (const TaskId t : order) issue(t);  // waits that nothing needs
+  order = std::move(late);
+}
+
 GradientPartition partition_gradients(const Graph& graph, const Shape& shape, const CostModel& cost,
                                       const std::vector<TaskId>& order) {
   const Plan plan{"", shape, order};

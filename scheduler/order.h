@@ -29,6 +29,10 @@ namespace weft::scheduler {
 [[nodiscard]] std::vector<TaskId> gradients_in_background(const Graph& graph, const Shape& shape, const CostModel& cost,
                                                           const std::vector<TaskId>& order);
 
+/// Moves each task of Resource::kHost to just before the first task that needs it: those that stood between the two are
+/// then not held up. A wait for what is there already costs its own duration wherever it stands.
+void issue_host_waits_late(const Graph& graph, std::vector<TaskId>& order);
+
 /// FSMoE's adaptive gradient partition.
 struct GradientPartition {
   std::vector<std::vector<double>> shares;  ///< [layers] of the pieces, for LayerShape::gradient_shares.

@@ -26,6 +26,7 @@ class Best {
       : policy_(policy), cost_(cost), limit_(options.search.memory_limit_bytes) {}
 
   void offer(const Graph& graph, const Shape& shape, std::vector<TaskId> order) {
+    issue_host_waits_late(graph, order);
     Plan plan{std::string(to_string(policy_)), shape, std::move(order)};
     const PlanPrice plan_price = settle_slots(graph, plan, cost_, limit_);
     ++num_candidates_;

@@ -269,4 +269,19 @@ Timeline simulate(const Graph& graph, const Plan& plan, const SlotMap& slots, co
   return run(1.0 + others * share * share);
 }
 
+Timeline simulate_with_free_host(const Graph& graph, const Plan& plan, const SlotMap& slots, const CostModel& cost,
+                                 bool single_stream) {
+  Graph free = graph;  // its waits still last, and hold up what needs them
+  for (Task& task : free.tasks)
+    if (task.resources.has(Resource::kHost)) task.resources = {};
+  CostModel at_once = cost;
+  at_once.machine.issue_us = 0.0;
+  return simulate(free, plan, slots, at_once, single_stream);
+}
+
+std::int64_t num_host_waits(const Graph& graph) {
+  return std::count_if(graph.tasks.begin(), graph.tasks.end(),
+                       [](const Task& task) { return task.resources.has(Resource::kHost); });
+}
+
 }  // namespace weft::scheduler

@@ -28,4 +28,10 @@ namespace weft::scheduler {
 [[nodiscard]] Timeline simulate(const Graph& graph, const Plan& plan, const SlotMap& slots, const CostModel& cost,
                                 bool single_stream);
 
+/// The same with a host that issues all tasks at once and that no wait holds: what is longer than this, the host adds.
+[[nodiscard]] Timeline simulate_with_free_host(const Graph& graph, const Plan& plan, const SlotMap& slots,
+                                               const CostModel& cost, bool single_stream);
+/// Tasks that the host waits for.
+[[nodiscard]] std::int64_t num_host_waits(const Graph& graph);
+
 }  // namespace weft::scheduler

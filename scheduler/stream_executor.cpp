@@ -17,13 +17,14 @@ using Clock = std::chrono::steady_clock;
 StreamExecutor::StreamExecutor(Device device, const Graph& graph, const Plan& plan, const SlotMap& slots)
     : graph_(graph),
       plan_(plan),
-      stream_of_task_(graph.tasks.size()),
+      stream_of_task_(graph.tasks.size(), kNoId),
       waits_(graph.tasks.size()),
       records_(graph.tasks.size(), false) {
   std::array<int, 1U << kNumResources> stream_of_set{};
   stream_of_set.fill(kNoId);
   const StreamSets sets = stream_sets(plan.shape);
   for (TaskId t = 0; t < graph.num_tasks(); ++t) {
+    if (graph.tasks[t].resources.has(Resource::kHost)) continue;
     const ResourceSet occupied = sets[graph.tasks[t].resources.bits()];
     int& stream = stream_of_set[occupied.bits()];
     if (stream == kNoId) {
@@ -45,8 +46,10 @@ StreamExecutor::StreamExecutor(Device device, const Graph& graph, const Plan& pl
   for (TaskId t = 0; t < graph.num_tasks(); ++t) {
     std::vector<TaskId> last(streams_.size(),
                              kNoId);  // a stream is first in, first out: its latest source covers the others
-    for (const TaskId s : sources[t])
+    for (const TaskId s : sources[t]) {
+      if (on_host(s)) continue;  // done before `t` is issued
       if (TaskId& known = last[stream_of_task_[s]]; known == kNoId || position[s] > position[known]) known = s;
+    }
     for (std::size_t stream = 0; stream < last.size(); ++stream) {
       if (last[stream] == kNoId || static_cast<int>(stream) == stream_of_task_[t]) continue;
       waits_[t].push_back(last[stream]);
@@ -58,37 +61,71 @@ StreamExecutor::StreamExecutor(Device device, const Graph& graph, const Plan& pl
 
 StreamExecutor::~StreamExecutor() = default;
 
-Timeline StreamExecutor::run(const std::vector<TaskBody>& bodies, Arena& arena) {
-  Timeline out{std::vector<double>(bodies.size()), std::vector<double>(bodies.size()), 0.0};
-  const Clock::time_point origin = Clock::now();
-  const auto now_us = [origin] { return std::chrono::duration<double, std::micro>(Clock::now() - origin).count(); };
-  std::vector<Event> done(bodies.size());
-  for (const TaskId t : plan_.issue_order) {
-    Stream& stream = *streams_[stream_of_task_[t]];
-    for (const TaskId source : waits_[t]) stream.wait(done[source]);
-    stream.enqueue([this, t, &bodies, &arena, &stream, &out, now_us] {
-      TaskContext context{stream, arena};
-      out.start_us[t] = now_us();
-      try {
-        bodies[t](context);
-      } catch (const Error& e) {
-        throw Error(e.code(), str(graph_.name(t), ": ", e.message()), e.hint());
-      }
-      out.end_us[t] = now_us();
-    });
-    if (records_[t]) done[t] = stream.record();
+/// One run: what is issued so far, and when it ran.
+class StreamExecutor::Run {
+ public:
+  Run(const StreamExecutor& executor, const std::vector<TaskBody>& bodies, Arena& arena)
+      : executor_(executor), bodies_(bodies), arena_(arena), done_(bodies.size()), host_(make_inline_stream()) {
+    out_ = {std::vector<double>(bodies.size()), std::vector<double>(bodies.size()), 0.0};
   }
-  std::exception_ptr error;
-  for (const auto& stream : streams_) {
+
+  void issue(TaskId t) {
+    if (executor_.on_host(t)) {
+      for (const TaskId source : executor_.waits_[t]) done_[source].wait();
+      return perform(t, *host_);
+    }
+    Stream& stream = *executor_.streams_[executor_.stream_of_task_[t]];
+    for (const TaskId source : executor_.waits_[t]) stream.wait(done_[source]);
+    stream.enqueue([this, t, &stream] { perform(t, stream); });
+    if (executor_.records_[t]) done_[t] = stream.record();
+  }
+
+  /// Once all streams are drained.
+  Timeline finish() {
+    out_.total_us = now_us();
+    return std::move(out_);
+  }
+
+ private:
+  void perform(TaskId t, Stream& stream) {
+    TaskContext context{stream, arena_};
+    out_.start_us[t] = now_us();
     try {
-      stream->synchronize();
+      bodies_[t](context);
+    } catch (const Error& e) {
+      throw Error(e.code(), str(executor_.graph_.name(t), ": ", e.message()), e.hint());
+    }
+    out_.end_us[t] = now_us();
+  }
+  [[nodiscard]] double now_us() const {
+    return std::chrono::duration<double, std::micro>(Clock::now() - origin_).count();
+  }
+
+  const StreamExecutor& executor_;
+  const std::vector<TaskBody>& bodies_;
+  Arena& arena_;
+  std::vector<Event> done_;
+  std::unique_ptr<Stream> host_;
+  Timeline out_;
+  Clock::time_point origin_ = Clock::now();
+};
+
+Timeline StreamExecutor::run(const std::vector<TaskBody>& bodies, Arena& arena) {
+  Run run(*this, bodies, arena);
+  std::exception_ptr error;
+  const auto keep_first = [&](const auto& attempt) {
+    try {
+      attempt();
     } catch (...) {
       if (!error) error = std::current_exception();
     }
-  }
+  };
+  keep_first([&] {  // ends early when a task that the host waits for has failed
+    for (const TaskId t : plan_.issue_order) run.issue(t);
+  });
+  for (const auto& stream : streams_) keep_first([&] { stream->synchronize(); });
   if (error) std::rethrow_exception(error);
-  out.total_us = now_us();
-  return out;
+  return run.finish();
 }
 
 }  // namespace weft::scheduler

@@ -11,8 +11,9 @@
 namespace weft::scheduler {
 
 /// Issues a step's tasks in issue order onto streams: tasks of one ResourceSet share a stream (first in, first out),
-/// and every edge of the graph and of the slots that crosses streams is an event. The host thread that calls run()
-/// blocks nowhere before the end. Equal plans give the bits of execute_inline: the edges order all that touches the
+/// and every edge of the graph and of the slots that crosses streams is an event. A task of Resource::kHost runs on the
+/// thread that calls run(), which waits for what it depends on, and then issues the next: it blocks nowhere else before
+/// the end. Equal plans give the bits of execute_inline: the edges order all that touches the
 /// same memory. Collectives of one communicator must all lie on one stream, or be ordered by edges.
 class StreamExecutor {
  public:
@@ -30,10 +31,13 @@ class StreamExecutor {
   [[nodiscard]] int num_crossings() const noexcept { return num_crossings_; }  ///< Events that a step waits for.
 
  private:
+  class Run;
+
+  [[nodiscard]] bool on_host(TaskId t) const { return stream_of_task_[static_cast<std::size_t>(t)] == kNoId; }
   const Graph& graph_;
   const Plan& plan_;
   std::vector<std::unique_ptr<Stream>> streams_;
-  std::vector<int> stream_of_task_;         ///< [tasks]
+  std::vector<int> stream_of_task_;         ///< [tasks] kNoId: the host's own thread.
   std::vector<std::vector<TaskId>> waits_;  ///< [tasks] tasks on other streams to wait for, at most one per stream.
   std::vector<bool> records_;               ///< [tasks] some other stream waits for it.
   int num_crossings_ = 0;

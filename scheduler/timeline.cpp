@@ -5,6 +5,11 @@
 #include <vector>
 
 namespace weft::scheduler {
+namespace {
+
+bool moves_data(ResourceSet held) { return held.has(Resource::kIntra) || held.has(Resource::kInter); }
+
+}  // namespace
 
 double exposed_comm_us(const Graph& graph, const Timeline& timeline) {
   struct Change {
@@ -13,9 +18,10 @@ double exposed_comm_us(const Graph& graph, const Timeline& timeline) {
   };
   std::vector<Change> changes;
   for (TaskId t = 0; t < graph.num_tasks(); ++t) {
-    const bool compute = graph.tasks[t].resources.has(Resource::kCompute);
-    changes.push_back({timeline.start_us[t], compute ? 1 : 0, compute ? 0 : 1});
-    changes.push_back({timeline.end_us[t], compute ? -1 : 0, compute ? 0 : -1});
+    const ResourceSet held = graph.tasks[t].resources;
+    const int compute = held.has(Resource::kCompute) ? 1 : 0, comm = compute == 0 && moves_data(held) ? 1 : 0;
+    changes.push_back({timeline.start_us[t], compute, comm});
+    changes.push_back({timeline.end_us[t], -compute, -comm});
   }
   std::sort(changes.begin(), changes.end(), [](const Change& a, const Change& b) { return a.at < b.at; });
   double exposed = 0.0, before = 0.0;
@@ -76,7 +82,7 @@ std::array<double, kNumStages> exposed_stage_us(const Graph& graph, const Timeli
   std::array<double, kNumStages> out{};
   for (TaskId t = 0; t < graph.num_tasks(); ++t) {
     const ResourceSet resources = graph.tasks[t].resources;
-    if (resources.has(Resource::kCompute) || resources.empty()) continue;
+    if (resources.has(Resource::kCompute) || !moves_data(resources)) continue;
     const double start = timeline.start_us[t], end = timeline.end_us[t];
     double exposed = end - start;
     auto at = std::upper_bound(busy.begin(), busy.end(), std::pair(start, start),

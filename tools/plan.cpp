@@ -33,12 +33,13 @@ int run_plan(const PlanArguments& args) {
   const int ranks_per_node = args.ranks_per_node > 0 ? args.ranks_per_node : ranks;
   const std::string warning = profile_warning(config, ranks, ranks_per_node);
   if (!warning.empty()) std::cerr << "warning: " << warning << "\n";
-  const Comparison comparison =
-      compare_plans(config, ranks, ranks_per_node, costs_of(config), policies_named(args.policy));
+  const scheduler::CostModel cost = costs_of(config);
+  const Comparison comparison = compare_plans(config, ranks, ranks_per_node, cost, policies_named(args.policy));
   const nlohmann::ordered_json facts = to_json(comparison);
   if (!args.out.empty()) {
     parallel::RunPlan fastest = comparison.fastest().run;
-    parallel::require_memory(config, parallel::peak_memory(config, fastest.mesh, fastest.plan), fastest.plan);
+    parallel::require_memory(config, parallel::peak_memory(config, fastest.mesh, cost.machine, fastest.plan),
+                             fastest.plan);
     write_file(args.out, plan_to_text(fastest.plan));
   }
   if (args.json)

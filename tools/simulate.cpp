@@ -17,15 +17,15 @@ struct Arguments {
   int nodes = 0, gpus_per_node = 1;
   int layers = 8, micro_batches = 4;
   int only_case = -1;
-  bool gradients = false, json = false;
+  bool gradients = false, unequal = false, json = false;
 };
 
 int run(const Arguments& a) {
   if ((a.grid.empty() ? 0 : 1) + (a.stages.empty() ? 0 : 1) + (a.config.empty() ? 0 : 1) != 1)
     throw Error(ErrorCode::kInvalidArgument, "one of --grid, --stages and --config is needed",
                 "see weft simulate --help");
-  if (a.grid.empty() && (a.only_case >= 0 || a.gradients))
-    throw Error(ErrorCode::kInvalidArgument, "--case and --gradients go with --grid alone");
+  if (a.grid.empty() && (a.only_case >= 0 || a.gradients || a.unequal))
+    throw Error(ErrorCode::kInvalidArgument, "--case, --gradients and --unequal go with --grid alone");
   if (!a.config.empty()) {
     if (a.nodes < 1)
       throw Error(ErrorCode::kInvalidArgument, "--config needs --nodes N", "and --gpus_per_node G for more than one");
@@ -39,7 +39,7 @@ int run(const Arguments& a) {
   if (a.cluster.empty())
     throw Error(ErrorCode::kInvalidArgument, "--grid needs --cluster FILE",
                 "for example configs/clusters/fsmoe_testbed_a.textproto");
-  GridOptions options{a.cluster, a.policy, a.gradients, a.json, {}, a.schedule_out};
+  GridOptions options{a.cluster, a.policy, a.gradients, a.unequal, a.json, {}, a.schedule_out};
   if (a.only_case >= 0) options.only_case = a.only_case;
   return simulate_grid(options);
 }
@@ -78,6 +78,8 @@ void add_simulate(CLI::App& app, Action& action) {
                    "commas between), or all")
       ->capture_default_str();
   command->add_flag("--gradients", a->gradients, "With --grid: a gradient all-reduce runs in the backward");
+  command->add_flag("--unequal", a->unequal,
+                    "With --grid: report apart what chunks of unequal sizes gain over weft's plan");
   command->add_option("--case", a->only_case, "With --grid: only this case, counted from 0")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--schedule_out", a->schedule_out,

@@ -141,7 +141,32 @@ BufferId MoeBlock<T>::emit_count_exchange(const Unit& unit, Phase phase, const M
 }
 
 template <class T>
-void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s) const {
+std::function<void()> MoeBlock<T>::learn_counts(const MoeSaved& s) const {
+  if (!gate_.needs().count_exchange) return [] {};
+  return [plan = s.plan, alone = !has_hops()] {
+    if (alone) {
+      const auto send = plan->counts_to_send();
+      std::copy(send.begin(), send.end(), plan->counts_to_receive().begin());
+    }
+    plan->finish();
+  };
+}
+
+/// Where the host is apart, it must have the counts before it issues what moves the rows: once for all chunks of both
+/// directions, as they are exchanged. kNoBuffer: no wait; the stream that has the counts reads them, or all know them.
+template <class T>
+BufferId MoeBlock<T>::emit_host_wait(const Unit& unit, Phase phase, const MoeSaved& s) const {
+  if (!ctx_.spec.host_apart || !gate_.needs().count_exchange) return kNoBuffer;
+  const double bytes = double(num_experts_) * double(s.forward_cuts.size() + s.backward_cuts.size() - 3) * 8.0;
+  TaskSpec spec = compute_task(Stage::kHostWait, phase, "", layer_, unit, WorkKind::kMemory, bytes);
+  spec.resources = {Resource::kHost};
+  const BufferId known = ctx_.out.buffer({"counts on the host", MemoryClass::kWorkspace, 0, false, true});
+  ctx_.out.task(spec, {s.gate[kGateKept], s.counts}, {known}, [learn = learn_counts(s)](TaskContext&) { learn(); });
+  return known;
+}
+
+template <class T>
+void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s, BufferId known) const {
   const TableShape shape = gate_.gate().table(unit.rows);
   const bool two = s.backward.row != s.forward.row;
   BufferList writes{s.forward.row, s.forward.token};
@@ -150,17 +175,13 @@ void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s) 
     writes.add(s.backward.token);
   }
   const BufferId source = s.gate[kGateSource];
-  const bool alone = !has_hops() && gate_.needs().count_exchange, known = !gate_.needs().count_exchange;
+  const std::function<void()> learn = known == kNoBuffer ? learn_counts(s) : [] {};
   ctx_.out.task(compute_task(Stage::kOrder, phase, "tables", layer_, unit, WorkKind::kMemory,
                              double(shape.rows * shape.width) * 16.0),
-                {s.gate[kGateKept], source, s.counts}, writes,
+                {s.gate[kGateKept], source, s.counts, known}, writes,
                 [=, s = s, index = unit.index, runtime = ctx_.runtime,
                  counted = phase == Phase::kForward && ctx_.training()](TaskContext& c) {
-                  if (alone) {
-                    const auto send = s.plan->counts_to_send();
-                    std::copy(send.begin(), send.end(), s.plan->counts_to_receive().begin());
-                  }
-                  if (!known) s.plan->finish();
+                  learn();
                   if (counted)
                     runtime->state->statistics.received_rows(index) += static_cast<double>(s.plan->num_rows());
                   const Matrix<const std::int32_t> kept(c.arena.get<std::int32_t>(s.gate[kGateKept]), shape.rows,
@@ -282,7 +303,8 @@ BufferId MoeBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, MoeSave
   emit_norm(unit, phase, s);
   gate_.forward({unit, phase, s.gate, s.plan, pooled}, s.normed);
   if (!gate_.needs().early_destinations) s.counts = emit_count_exchange(unit, phase, s);
-  emit_tables(unit, phase, s);  // not early: computation would wait for the counts in front of attention
+  // not early: computation, or the host, would wait for the counts in front of attention
+  emit_tables(unit, phase, s, emit_host_wait(unit, phase, s));
   const int chunks = static_cast<int>(s.forward_cuts.size()) - 1;
   for (int c = 0; c < chunks; ++c) emit_forward_chunk(scope(unit, s, phase, false, c), s, out);
   if (ctx_.shape.layers[layer_].recompute != Recompute::kNone && phase == Phase::kForward) {

@@ -28,6 +28,8 @@ struct StepSpec {
   bool sharded_optimizer = true;  ///< ZeRO-1.
   DispatcherKind dispatcher = DispatcherKind::kAllToAll;
   unsigned moe_hooks = 0;  ///< MoeHooks::mask() of the run's hooks: only those that are there become tasks.
+  /// scheduler::Machine::host_apart: the host waits for the counts of routed rows before it issues what moves them.
+  bool host_apart = false;
 };
 
 /// Where evaluation puts what a caller asked to see. Null pointers: not wanted.

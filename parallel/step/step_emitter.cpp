@@ -65,6 +65,7 @@ std::vector<std::string> describe(const StepSpec& spec, DType dtype) {
   line("train.sequence_length", spec.geometry.sequence_length);
   line("micro-batches", spec.geometry.num_micro_batches);
   line("train.dtype", to_string(dtype));
+  if (spec.host_apart) line("host waits for routed counts", "yes");
   return out;
 }
 

@@ -17,7 +17,7 @@ MeshOptions mesh_options(const RunConfig& config, int ranks_per_node) {
   return {p.expert, p.expert_shard, p.sequence_heads, p.sequence_ring, ranks_per_node};
 }
 
-StepSpec training_spec(const RunConfig& config, const Mesh& mesh) {
+StepSpec training_spec(const RunConfig& config, const Mesh& mesh, const scheduler::Machine& machine) {
   const TrainConfig& t = config.train;
   const int micro_batches = t.global_batch / (mesh.dp_size() * t.micro_batch);
   return {config.model,
@@ -25,11 +25,13 @@ StepSpec training_spec(const RunConfig& config, const Mesh& mesh) {
           {micro_batches, t.micro_batch, t.sequence_length, config.model.moe.group_sequences, mesh.sp_size()},
           StepMode::kTrain,
           config.parallel.zero,
-          config.parallel.dispatcher};
+          config.parallel.dispatcher,
+          0,
+          machine.host_apart};
 }
 
-StepSpec validation_spec(const RunConfig& config, const Mesh& mesh) {
-  StepSpec spec = training_spec(config, mesh);
+StepSpec validation_spec(const RunConfig& config, const Mesh& mesh, const scheduler::Machine& machine) {
+  StepSpec spec = training_spec(config, mesh, machine);
   spec.geometry.num_micro_batches = 1;
   spec.mode = StepMode::kEvaluate;
   return spec;
@@ -113,16 +115,20 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
   const scheduler::SlotMap slots = scheduler::assign_slots(graph, out.plan);
   out.memory = scheduler::memory_use(graph, slots);
   out.num_tasks = graph.num_tasks();
-  out.num_micro_batches = training_spec(config, mesh).geometry.num_micro_batches;
-  out.predicted =
-      scheduler::simulate(graph, out.plan, slots, cost, config.schedule.executor == ExecutorChoice::kInline);
+  out.num_micro_batches = training_spec(config, mesh, cost.machine).geometry.num_micro_batches;
+  const bool single_stream = config.schedule.executor == ExecutorChoice::kInline;
+  out.predicted = scheduler::simulate(graph, out.plan, slots, cost, single_stream);
   out.predicted_ms = out.predicted.total_us / 1e3;
+  out.num_host_waits = scheduler::num_host_waits(graph);
+  const double free_us = scheduler::simulate_with_free_host(graph, out.plan, slots, cost, single_stream).total_us;
+  out.exposed_host_ms = std::max(0.0, out.predicted_ms - free_us / 1e3);
   for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t)
     out.predicted_stage_ms[static_cast<std::size_t>(graph.tasks[t].stage)] +=
         (out.predicted.end_us[t] - out.predicted.start_us[t]) / 1e3;
   out.cost_source = cost.source;
   if (config.data.val.empty()) return out;
-  const scheduler::Graph validation = emit_step(validation_spec(config, mesh), out.plan.shape, config.train.dtype);
+  const scheduler::Graph validation =
+      emit_step(validation_spec(config, mesh, cost.machine), out.plan.shape, config.train.dtype);
   const scheduler::Plan order = scheduler::sequential_plan(validation, out.plan.shape);
   for (const std::int64_t bytes : scheduler::assign_slots(validation, order).slot_bytes) out.validation_bytes += bytes;
   return out;
@@ -131,7 +137,7 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
 }  // namespace
 
 scheduler::Plan make_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost) {
-  const StepSpec spec = training_spec(config, mesh);
+  const StepSpec spec = training_spec(config, mesh, cost.machine);
   scheduler::Plan plan;
   if (config.schedule.policy == SchedulePolicy::kManual) {
     const scheduler::Shape shape = training_shape(config);
@@ -152,7 +158,7 @@ RunPlan plan_run(const RunConfig& config, int world_size, int world_rank, int ra
 }
 
 RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost, scheduler::Plan plan) {
-  const StepSpec spec = training_spec(config, mesh);
+  const StepSpec spec = training_spec(config, mesh, cost.machine);
   const std::string differences = changed_lines(plan.made_for, describe(spec, config.train.dtype));
   if (!differences.empty())
     throw Error(ErrorCode::kInvalidArgument, "the plan was made for another step: " + differences,
@@ -166,12 +172,13 @@ RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::Co
   return price(config, mesh, cost, graph, std::move(plan));
 }
 
-PeakMemory peak_memory(const RunConfig& config, const Mesh& mesh, const scheduler::Plan& plan) {
+PeakMemory peak_memory(const RunConfig& config, const Mesh& mesh, const scheduler::Machine& machine,
+                       const scheduler::Plan& plan) {
   PeakMemory peak;
   for (int rank = 0; rank < mesh.world_size; ++rank) {
     Mesh its = mesh;
     its.world_rank = rank;
-    const scheduler::Graph graph = emit_step(training_spec(config, its), plan.shape, config.train.dtype);
+    const scheduler::Graph graph = emit_step(training_spec(config, its, machine), plan.shape, config.train.dtype);
     const std::int64_t bytes = scheduler::memory_use(graph, scheduler::assign_slots(graph, plan)).total();
     if (bytes > peak.bytes) peak = {bytes, rank};
   }

@@ -118,7 +118,7 @@ class Measurement {
 
   /// `fewest`: variants that are run whatever the time.
   void probe_steps(int layers, const std::vector<StepVariant>& variants, std::size_t fewest, double share) {
-    StepSpec spec = training_spec(config_, mesh_);
+    StepSpec spec = training_spec(config_, mesh_, {});
     spec.model.layers = layers;
     const double begin_s = elapsed_s();
     if (fewest == 0 && out_of_time(share, 0.0)) return;

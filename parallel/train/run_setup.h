@@ -8,9 +8,10 @@
 namespace weft::parallel {
 
 [[nodiscard]] MeshOptions mesh_options(const RunConfig& config, int ranks_per_node);
-[[nodiscard]] StepSpec training_spec(const RunConfig& config, const Mesh& mesh);
+/// machine: what the step runs on; its host may be apart from the streams.
+[[nodiscard]] StepSpec training_spec(const RunConfig& config, const Mesh& mesh, const scheduler::Machine& machine);
 /// One micro-batch, forward alone.
-[[nodiscard]] StepSpec validation_spec(const RunConfig& config, const Mesh& mesh);
+[[nodiscard]] StepSpec validation_spec(const RunConfig& config, const Mesh& mesh, const scheduler::Machine& machine);
 [[nodiscard]] scheduler::Shape training_shape(const RunConfig& config);  ///< Of SchedulePolicy::kManual.
 /// policy: not kManual.
 [[nodiscard]] scheduler::PolicyKind policy_of(SchedulePolicy policy);

@@ -105,7 +105,9 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
       table_(config.model, mesh_) {
   start_from_checkpoint();  // before the parameters take memory: a wrong one costs nothing
   make_plan();
-  if (!config.data.val.empty()) validator_ = std::make_unique<Validator<T>>(config, comms_, mesh_, plan_.plan.shape);
+  if (!config.data.val.empty())
+    validator_ = std::make_unique<Validator<T>>(config, comms_, validation_spec(config, mesh_, options.cost.machine),
+                                                plan_.plan.shape);
   bind();
   next_step_ = first_step_;
   if (world.rank() == 0 && !options.run_dir.empty()) {
@@ -227,7 +229,7 @@ void Training<T>::bind() {
 template <class T>
 void Training<T>::bind_step() {
   step_.reset();  // its memory first
-  step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_), plan_.plan,
+  step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_, options_.cost.machine), plan_.plan,
                                          Runtime<T>{store_.get(), &comms_, &state_, nullptr}, Device{},
                                          executor_of(config_, plan_.plan));
   state_.statistics = StepStatistics(config_.model, step_->num_units(), world_.size());

@@ -41,6 +41,8 @@ struct RunPlan {
   double predicted_ms = 0.0;
   scheduler::Timeline predicted;  ///< The simulated step.
   std::array<double, scheduler::kNumStages> predicted_stage_ms{};
+  std::int64_t num_host_waits = 0;  ///< Times a step that the host waits for counts of routed rows.
+  double exposed_host_ms = 0.0;     ///< What these waits and issuing add to predicted_ms.
   std::string cost_source;
 };
 
@@ -63,7 +65,8 @@ struct PeakMemory {
   int rank = 0;  ///< The lowest that needs as much.
 };
 /// Of all ranks of a job that does not run: emits every rank's step.
-[[nodiscard]] PeakMemory peak_memory(const RunConfig& config, const Mesh& mesh, const scheduler::Plan& plan);
+[[nodiscard]] PeakMemory peak_memory(const RunConfig& config, const Mesh& mesh, const scheduler::Machine& machine,
+                                     const scheduler::Plan& plan);
 /// Of all ranks of this job, from what each has worked out of its own step. The same on every rank. Collective.
 [[nodiscard]] PeakMemory peak_memory(comm::Communicator& world, const RunPlan& plan);
 /// States limit and peak in the plan. Throws kInvalidArgument, with both figures and the rank, for a peak above

@@ -28,24 +28,25 @@ Batch padded(Batch batch, std::int64_t num_sequences) {
 }  // namespace
 
 template <class T>
-Validator<T>::Validator(const RunConfig& config, const MeshComms& comms, const Mesh& mesh,
-                        const scheduler::Shape& shape)
-    : config_(config), comms_(comms), mesh_(mesh), shape_(shape), data_(dataset_options(config, config.data.val)) {
+Validator<T>::Validator(const RunConfig& config, const MeshComms& comms, StepSpec spec, const scheduler::Shape& shape)
+    : config_(config),
+      comms_(comms),
+      spec_(std::move(spec)),
+      shape_(shape),
+      data_(dataset_options(config, config.data.val)) {
   const TrainConfig& t = config.train;
-  layout_ =
-      validation_layout(data_, t.validate_sequences, {t.global_batch, t.micro_batch, mesh.dp_size(), mesh.dp_rank()});
+  layout_ = validation_layout(data_, t.validate_sequences,
+                              {t.global_batch, t.micro_batch, spec_.mesh.dp_size(), spec_.mesh.dp_rank()});
 }
 
 template <class T>
 double Validator<T>::run(ParameterStore<T>& store) {
   const auto stream = make_inline_stream();
   if (!step_) {
-    const StepSpec spec = validation_spec(config_, mesh_);
-
-    const scheduler::Graph graph = emit_step(spec, shape_, config_.train.dtype);
-    step_ = std::make_unique<BoundStep<T>>(spec, scheduler::sequential_plan(graph, shape_),
+    const scheduler::Graph graph = emit_step(spec_, shape_, config_.train.dtype);
+    step_ = std::make_unique<BoundStep<T>>(spec_, scheduler::sequential_plan(graph, shape_),
                                            Runtime<T>{&store, &comms_, &state_, nullptr});
-    state_.statistics = StepStatistics(config_.model, step_->num_units(), mesh_.world_size);
+    state_.statistics = StepStatistics(config_.model, step_->num_units(), spec_.mesh.world_size);
   }
   if (store.sharded())
     for (int b = 0; b < static_cast<int>(store.table().buckets().size()); ++b)
@@ -55,7 +56,7 @@ double Validator<T>::run(ParameterStore<T>& store) {
   for (std::int64_t round = 0; round < layout_.num_rounds(); ++round) {
     const Batch whole =
         padded(validation_batch(data_, layout_, round, attend_mode(config_)), config_.train.micro_batch);
-    const LocalBatch batch = shard(whole, mesh_.sequence_group(), mesh_.sp_rank());
+    const LocalBatch batch = shard(whole, spec_.mesh.sequence_group(), spec_.mesh.sp_rank());
     state_.batches = {batch.view()};
     step_->run();
     sums[0] += state_.statistics.loss_sum(0);

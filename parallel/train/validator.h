@@ -15,8 +15,8 @@ namespace weft::parallel {
 template <class T>
 class Validator {
  public:
-  /// shape: how the layers are cut, as in training.
-  Validator(const RunConfig& config, const MeshComms& comms, const Mesh& mesh, const scheduler::Shape& shape);
+  /// spec: validation_spec(). shape: how the layers are cut, as in training.
+  Validator(const RunConfig& config, const MeshComms& comms, StepSpec spec, const scheduler::Shape& shape);
 
   /// Mean cross-entropy in nats per target. Collective. Brings every replica's weights up to date first.
   [[nodiscard]] double run(ParameterStore<T>& store);
@@ -24,7 +24,7 @@ class Validator {
  private:
   RunConfig config_;
   const MeshComms& comms_;
-  Mesh mesh_;
+  StepSpec spec_;
   scheduler::Shape shape_;
   TokenDataset data_;
   ValidationLayout layout_;

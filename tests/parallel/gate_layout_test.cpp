@@ -1,6 +1,7 @@
 // Every gate trains the same model in any layout, with any dispatcher; its gradient is that of the whole model's loss;
 // and it learns real text.
 #include <cmath>
+#include <map>
 #include <tuple>
 
 #include "core/error.h"
@@ -118,6 +119,38 @@ TEST_CASE("Every gate: routing groups that ranks share are routed as a whole", "
       INFO("heads " << heads << ", ring " << ring << ", " << moe.group_sequences << " sequences a group");
       check_same(reference, c);
     }
+}
+
+TEST_CASE("The host waits once for the counts of each sub-batch and layer, and never where they are known", "[gate]") {
+  for (const std::string& gate : test::all_gates())
+    for (const bool apart : {false, true})
+      for (const double capacity : {0.0, 1.0}) {
+        StepSpec spec{gated_model(gate, true), make_mesh(4, 0, {4}), {2, 2, 8, 1}};
+        spec.host_apart = apart;
+        spec.model.moe.capacity_factor = capacity;
+        for (const scheduler::Recompute recompute : {scheduler::Recompute::kNone, scheduler::Recompute::kFull}) {
+          const scheduler::Graph graph =
+              emit_step(spec, uniform_shape(spec.model.layers, {3, 2, 1, recompute, 2}), DType::kF64);
+          std::map<std::pair<int, int>, int> waits;  // by phase and layer
+          for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t) {
+            const scheduler::Task& task = graph.tasks[t];
+            if (task.stage != scheduler::Stage::kHostWait) continue;
+            CHECK(task.resources == scheduler::ResourceSet{scheduler::Resource::kHost});
+            ++waits[{static_cast<int>(task.phase), task.layer}];
+          }
+          INFO(gate << ", capacity factor " << capacity << ", recompute " << to_string(recompute));
+          if (!apart || !gate_needs(spec.model).count_exchange) {
+            CHECK(waits.empty());
+            continue;
+          }
+          for (int l = 0; l < spec.model.layers; ++l) {
+            const int units = spec.model.is_moe_layer(l) ? 2 * 2 : 0;  // micro-batches, sub-batches
+            CHECK(waits[{static_cast<int>(scheduler::Phase::kForward), l}] == units);
+            CHECK(waits[{static_cast<int>(scheduler::Phase::kBackward), l}] ==
+                  (recompute == scheduler::Recompute::kFull ? units : 0));  // it routes and counts anew
+          }
+        }
+      }
 }
 
 TEST_CASE("Static shapes need no exchange of counts", "[gate]") {

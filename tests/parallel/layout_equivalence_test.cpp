@@ -153,9 +153,11 @@ TEST_CASE("Any order, on one thread or on streams, gives the bits of the sequent
   for (std::uint64_t seed = 0; seed < 6; ++seed) {
     c.order_seed = seed;
     c.executor = seed % 3 == 2 ? scheduler::ExecutorKind::kInline : scheduler::ExecutorKind::kStreams;
+    c.host_apart = seed >= 2;
     std::string where;
     const double difference = test::max_difference(reference, test::run_steps<double>(c), where);
-    INFO("order " << seed << ", world " << c.world_size << ", worst: " << where);
+    INFO("order " << seed << (c.host_apart ? " with host waits" : "") << ", world " << c.world_size
+                  << ", worst: " << where);
     CHECK(difference == 0.0);
   }
 }

@@ -48,7 +48,7 @@ TEST_CASE("Without a job, the peak is the largest over all ranks", "[plan]") {
     const std::int64_t bytes = plan_run(config, 4, rank, 4, cost).memory.total();
     if (bytes > expected.bytes) expected = {bytes, rank};
   }
-  const PeakMemory peak = peak_memory(config, mesh, plan);
+  const PeakMemory peak = peak_memory(config, mesh, cost.machine, plan);
   CHECK(peak.bytes == expected.bytes);
   CHECK(peak.rank == expected.rank);
 }

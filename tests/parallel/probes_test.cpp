@@ -52,7 +52,7 @@ TEST_CASE("A profile prices every task of the step that it was made for", "[prob
     const RunConfig config = tiny(expert);
     const Profile profile = profile_of(config, ranks, ranks_per_node);
     const Mesh mesh = make_mesh(ranks, 0, mesh_options(config, ranks_per_node));
-    const scheduler::Graph graph = emit_step(training_spec(config, mesh), training_shape(config), DType::kF32);
+    const scheduler::Graph graph = emit_step(training_spec(config, mesh, {}), training_shape(config), DType::kF32);
     CHECK(unpriced(graph, profile.cost).empty());
     CHECK(profile.stretch >= 1.0);
     CHECK(profile.num_runs == static_cast<int>(profile.rank_loads.size()));

@@ -51,6 +51,7 @@ StepCase draw(const StepCase& one, Random& random) {
   c.shape.gradient_slices = static_cast<int>(random.pick({1, 2}));
   c.order_seed = static_cast<std::uint64_t>(random.below(3) == 0 ? 0 : 1 + random.below(1000));
   c.executor = random.below(2) == 0 ? scheduler::ExecutorKind::kInline : scheduler::ExecutorKind::kStreams;
+  c.host_apart = random.below(2) == 0;
   return c;
 }
 
@@ -60,7 +61,7 @@ std::string describe(const StepCase& c) {
              c.ranks_per_node, " ranks a node, dispatcher ", static_cast<int>(c.dispatcher), ", chunks ",
              c.shape.forward_chunks, "/", c.shape.backward_chunks, ", dW ", c.shape.weight_grad_pieces, ", recompute ",
              to_string(c.shape.recompute), ", slices ", c.shape.gradient_slices, ", order ", c.order_seed,
-             c.executor == scheduler::ExecutorKind::kStreams ? ", streams" : "");
+             c.executor == scheduler::ExecutorKind::kStreams ? ", streams" : "", c.host_apart ? ", host waits" : "");
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ namespace {
 /// Lets the replanner see steps in which every task takes `slow` times what was predicted, each of `step_ms`.
 std::optional<RunPlan> after_steps(Replanner& replanner, const RunConfig& config, const RunPlan& plan,
                                    std::int64_t step, double slow, double step_ms) {
-  const scheduler::Graph graph = emit_step(training_spec(config, plan.mesh), plan.plan.shape, config.train.dtype);
+  const scheduler::Graph graph = emit_step(training_spec(config, plan.mesh, {}), plan.plan.shape, config.train.dtype);
   scheduler::Timeline time = plan.predicted;
   for (std::size_t t = 0; t < time.end_us.size(); ++t)
     time.end_us[t] = time.start_us[t] + slow * (time.end_us[t] - time.start_us[t]);

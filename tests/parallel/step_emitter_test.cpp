@@ -34,6 +34,7 @@ StepSpec spec_of(std::uint64_t seed, const Rng& rng) {
   spec.geometry = {1 + below(3), 1 + below(3), 8, 1};
   spec.geometry.sequence_ranks = spec.mesh.sp_size();
   spec.sharded_optimizer = below(2) == 0;
+  spec.host_apart = below(2) == 0;
   return spec;
 }
 
@@ -118,5 +119,6 @@ TEST_CASE("A step says what it is, line by line", "[plan]") {
   CHECK(differs([](StepSpec& s) { s.dispatcher = DispatcherKind::kHierarchical2d; }));
   CHECK(differs([](StepSpec& s) { s.mesh.world_size *= 2; }));
   CHECK(differs([](StepSpec& s) { ++s.geometry.num_micro_batches; }));
+  CHECK(differs([](StepSpec& s) { s.host_apart = !s.host_apart; }));
   CHECK(describe(spec, DType::kF64) != lines);
 }

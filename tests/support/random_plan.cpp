@@ -10,7 +10,7 @@ namespace weft::test {
 using namespace weft::scheduler;
 
 /// A random program: each task reads some earlier buffers and writes a new or an old one.
-Graph random_graph(std::uint64_t seed, int num_tasks) {
+Graph random_graph(std::uint64_t seed, int num_tasks, bool host_waits) {
   const Rng rng(seed, RngPurpose::kTest);
   std::uint64_t counter = 0;
   const auto below = [&](std::size_t n) { return static_cast<std::size_t>(rng.below(n, counter++)); };
@@ -26,6 +26,7 @@ Graph random_graph(std::uint64_t seed, int num_tasks) {
     TaskSpec spec;
     const Resource resources[] = {Resource::kCompute, Resource::kIntra, Resource::kInter};
     spec.resources = {resources[below(3)]};
+    if (host_waits && below(8) == 0) spec.resources = {Resource::kHost};
     spec.work = {below(2) == 0 ? WorkKind::kGemm : WorkKind::kMemory, static_cast<double>(below(1000))};
     builder.add_task(spec, reads, writes);
   }

@@ -74,7 +74,8 @@ class Run {
                         StepMode::kTrain,
                         c.sharded,
                         c.dispatcher,
-                        c.hooks != nullptr ? c.hooks->mask() : 0};
+                        c.hooks != nullptr ? c.hooks->mask() : 0,
+                        c.host_apart};
     const scheduler::Shape shape = uniform_shape(c.model.layers, c.shape);
     const scheduler::Graph graph = emit_step(spec, shape, dtype_of<T>);
     step_ = std::make_unique<BoundStep<T>>(

@@ -25,6 +25,7 @@ CostModel profile() {
   model.machine.contention[0][1] = 1.25;
   model.machine.contention[1][0] = 3.5;
   model.machine.issue_us = 4.5;
+  model.machine.host_apart = true;
   model.machine.ranks_per_core = 2.0;
   return model;
 }

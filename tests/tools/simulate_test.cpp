@@ -143,6 +143,40 @@ TEST_CASE("The grid reaches its figures, and weft is never above another policy"
   }
 }
 
+TEST_CASE("Chunks of unequal sizes are reported apart, never slower than weft's equal ones") {
+  int faster = 0;
+  for (const std::string name : {"fsmoe_testbed_a", "fsmoe_testbed_b"})
+    for (const int number : {20, 700, 1101, 1457}) {
+      INFO(name << ", case " << number);
+      const nlohmann::json document =
+          json_of(str("simulate --grid fsmoe --unequal --policy weft --case ", number, " --cluster ", cluster(name)));
+      const nlohmann::json &found = document["cases"][0]["weft_unequal"],
+                           &weft = document["cases"][0]["policies"]["weft"];
+      CHECK(document["cases"][0]["policies"].size() == 1);
+      for (const std::string phase : {"forward", "backward"}) {
+        CHECK(found[phase + "_ms"].get<double>() <= weft[phase + "_ms"].get<double>());
+        double sum = 0.0;
+        for (const double share : found["shares_" + phase]) sum += share;
+        CHECK(sum == Approx(1.0));
+      }
+      const double total = found["total_ms"];
+      CHECK(total == Approx(found["forward_ms"].get<double>() + found["backward_ms"].get<double>()));
+      CHECK(total >= found["lower_bound_ms"].get<double>() * (1 - 1e-9));
+      const double gain = document["summary"]["weft_unequal"]["mean_speedup_over_weft"];
+      CHECK(gain == Approx(weft["total_ms"].get<double>() / total));
+      faster += gain > 1.005 ? 1 : 0;
+    }
+  CHECK(faster >= 4);
+}
+
+TEST_CASE("The grid compares a list of policies with the two it is measured against, named or not") {
+  const std::string line = "simulate --grid fsmoe --case 700 --cluster " + cluster("fsmoe_testbed_a") + " --policy ";
+  const nlohmann::json few = json_of(line + "tutel,flowmoe"), all = json_of(line + "all");
+  CHECK(few["cases"][0]["policies"].size() == 2);
+  for (const char* base : {"mean_speedup_over_fsmoe", "mean_speedup_over_sequential"})
+    for (const char* policy : {"tutel", "flowmoe"}) CHECK(few["summary"][base][policy] == all["summary"][base][policy]);
+}
+
 TEST_CASE("Whole steps from Table 2 reach their figures") {
   if (test::kSanitized) WEFT_SKIP("takes minutes under sanitizers; the release build checks the figures");
   struct Bar {
@@ -238,6 +272,27 @@ TEST_CASE("Recorded routing prices each layer by the load of its busiest rank") 
   CHECK(json_of(line + " --set model.moe.capacity_factor=1.5")["routing"]["worst case"]["busiest_over_mean"] == 1.5);
 }
 
+TEST_CASE("A step beside GPUs waits on the host for routed counts, and says what that adds") {
+  const std::string line = "simulate --policy all --nodes 2 --gpus_per_node 2 --set parallel.expert=4 --config " +
+                           std::string(WEFT_SOURCE_DIR) + "/configs/train/tiny.textproto --cluster ";
+  const nlohmann::json gpus = json_of(line + cluster("h100_nvlink_ib400")),
+                       cpus = json_of(line + cluster("nominal_cpu"));
+  for (const auto& [name, row] : gpus["policies"].items()) {
+    INFO(name);
+    CHECK(row["host_waits"].get<int>() >= 4);  // of each MoE layer
+    CHECK(row["host_waits"].get<int>() % 4 == 0);
+    CHECK(row["exposed_host_ms"].get<double>() > 0.0);
+    CHECK(row["exposed_host_ms"].get<double>() < row["predicted_ms"].get<double>());
+    CHECK(gpus["policies"]["weft"]["predicted_ms"] <= row["predicted_ms"]);
+    CHECK(cpus["policies"][name]["host_waits"] == 0);
+    CHECK(cpus["policies"][name]["exposed_host_ms"] == 0.0);
+  }
+  const nlohmann::json known = json_of(line + cluster("h100_nvlink_ib400") +
+                                       " --set model.moe.gate=expert_choice --set model.moe.allow_noncausal=true"
+                                       " --set model.moe.capacity_factor=1");
+  for (const auto& [name, row] : known["policies"].items()) CHECK(row["host_waits"] == 0);
+}
+
 TEST_CASE("Routing of another run is refused") {
   const test::TempFolder folder;
   const std::string routing = (folder.path() / "metrics.jsonl").string();
@@ -290,6 +345,8 @@ TEST_CASE("simulate refuses what it cannot do") {
         {grid + " --policy wefd", "did you mean weft"},
         {grid + " --case 1458", "cases 0 to 1457"},
         {grid + " --schedule_out /tmp/x", "--case"},
+        {grid + " --unequal --policy fsmoe", "--unequal starts from weft's plan"},
+        {"simulate --unequal --stages " + cluster("fsmoe_table2_a_gpt2"), "go with --grid alone"},
         {"simulate --grid fsmoe --cluster " + cluster("nominal_cpu"), "nominal_cpu.textproto"},
         {"simulate --stages " + cluster("fsmoe_testbed_a"), "fsmoe_testbed_a.textproto"}}) {
     const test::CommandResult result = weft_command(arguments);

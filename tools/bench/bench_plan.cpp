@@ -44,7 +44,7 @@ int bench_plan(bool as_json) {
   for (const int layers : {8, 16, 32, 64}) {
     const parallel::RunConfig config = step_config(layers);
     const parallel::Mesh mesh = parallel::make_mesh(32, 0, parallel::mesh_options(config, 8));
-    const parallel::StepEmitter emitter(parallel::training_spec(config, mesh), config.train.recompute,
+    const parallel::StepEmitter emitter(parallel::training_spec(config, mesh, cost.machine), config.train.recompute,
                                         config.train.dtype);
     auto start = Clock::now();
     const scheduler::Graph graph = emitter.emit(emitter.space().base);

@@ -122,6 +122,7 @@ void read_machine(const config::ClusterCosts& message, const std::string& origin
     if (!given.insert({a, b}).second) refuse(origin, "a contention factor is given twice", "keep one of them");
   }
   out.machine.issue_us = message.issue_us();
+  out.machine.host_apart = message.host_apart();
   out.machine.cores_per_rank = message.cores_per_rank();
   if (message.has_ranks_per_core()) out.machine.ranks_per_core = message.ranks_per_core();
   if (!(out.machine.ranks_per_core >= 1.0)) refuse(origin, "ranks_per_core is under 1", "1 is: ranks share no cores");
@@ -202,6 +203,7 @@ std::string costs_to_text(const CostModel& costs, const std::vector<double>& ran
       out.set_factor(costs.machine.contention[static_cast<std::size_t>(a)][static_cast<std::size_t>(b)]);
     }
   message.set_issue_us(costs.machine.issue_us);
+  if (costs.machine.host_apart) message.set_host_apart(true);
   message.set_cores_per_rank(costs.machine.cores_per_rank);
   message.set_ranks_per_core(costs.machine.ranks_per_core);
   message.mutable_rank_load()->Assign(rank_loads.begin(), rank_loads.end());

@@ -39,7 +39,7 @@ struct Comparison {
                                        const std::vector<scheduler::PolicyKind>& policies);
 
 /// A row per policy: predicted ms, speedup over sequential and fsmoe (where they are there), gap to the bound, peak
-/// memory, exposed communication; and the reasons of the fastest.
+/// memory, exposed communication, waits of the host and what the host adds; and the reasons of the fastest.
 [[nodiscard]] nlohmann::ordered_json to_json(const Comparison& comparison);
 void print_table(const nlohmann::ordered_json& facts);
 

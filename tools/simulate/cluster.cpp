@@ -91,8 +91,8 @@ int simulate_cluster(const ClusterOptions& options) {
         under_routing(config, chosen, cost, recorded_loads(options.routing, config, kRoutingQuantile));
   document["routing"]["worst case"] = under_routing(config, chosen, cost, worst_loads(config));
   if (!options.schedule_out.empty()) {
-    const parallel::StepEmitter emitter(parallel::training_spec(config, chosen.mesh), config.train.recompute,
-                                        config.train.dtype);
+    const parallel::StepEmitter emitter(parallel::training_spec(config, chosen.mesh, cost.machine),
+                                        config.train.recompute, config.train.dtype);
     nlohmann::ordered_json tasks = nlohmann::ordered_json::array();
     append_tasks(tasks, emitter.emit(chosen.plan.shape), chosen.predicted);
     write_schedule(options.schedule_out, chosen.plan.policy, chosen.predicted_ms, std::move(tasks));

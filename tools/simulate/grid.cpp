@@ -5,12 +5,14 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <tuple>
 #include <vector>
 
 #include "core/error.h"
 #include "scheduler/policy.h"
 #include "scheduler/simulator.h"
+#include "scheduler/unequal_chunks.h"
 #include "tools/exit_status.h"
 #include "tools/simulate/policies.h"
 #include "tools/simulate/schedule_json.h"
@@ -36,6 +38,12 @@ struct LayerPlans {
 struct CaseResult {
   std::array<LayerPlans, scheduler::kNumPolicies> policies;
   double bound_ms = 0.0;
+  struct Unequal {
+    scheduler::UnequalPlan forward, backward;
+    double bound_ms = 0.0;
+    [[nodiscard]] double total_ms() const { return (forward.total_us + backward.total_us) / 1e3; }
+  };
+  std::optional<Unequal> unequal;
 };
 
 class Layer {
@@ -52,8 +60,9 @@ class Layer {
     const bool all = std::find(wanted.begin(), wanted.end(), PolicyKind::kWeft) != wanted.end();
     for (int p = 0; p < scheduler::kNumPolicies; ++p) {
       const auto policy = static_cast<PolicyKind>(p);
-      if (policy == PolicyKind::kWeft || (!all && std::find(wanted.begin(), wanted.end(), policy) == wanted.end()))
-        continue;
+      const bool named = std::find(wanted.begin(), wanted.end(), policy) != wanted.end();
+      const bool base = wanted.size() > 1 && (policy == PolicyKind::kSequential || policy == PolicyKind::kFsMoe);
+      if (policy == PolicyKind::kWeft || !(all || named || base)) continue;
       out.policies[p] = solve_other(policy);
       forward_plans.push_back(out.policies[p].forward.plan);
       backward_plans.push_back(out.policies[p].backward.plan);
@@ -67,6 +76,13 @@ class Layer {
                                                            search(backward_, backward_plans)};
     }
     return out;
+  }
+
+  /// Chunks of unequal sizes, from weft's plans.
+  [[nodiscard]] CaseResult::Unequal solve_unequal(const LayerPlans& weft) const {
+    return {scheduler::unequal_chunks(forward_, cost_, weft.forward.plan),
+            scheduler::unequal_chunks(backward_, cost_, weft.backward.plan),
+            (forward_.unequal_bound_us(cost_) + backward_.unequal_bound_us(cost_)) / 1e3};
   }
 
   [[nodiscard]] nlohmann::ordered_json tasks(const LayerPlans& plans) const {
@@ -119,6 +135,7 @@ class Layer {
 struct Statistics {
   std::array<double, scheduler::kNumPolicies> sum_over_fsmoe{}, sum_over_sequential{};
   double sum_gap = 0.0, max_gap = 0.0;
+  double sum_unequal_gain = 0.0, max_unequal_gain = 0.0, sum_unequal_over_fsmoe = 0.0, sum_unequal_gap = 0.0;
   int cases = 0;
 
   void add(const CaseResult& r, const std::vector<PolicyKind>& wanted) {
@@ -134,6 +151,12 @@ struct Statistics {
     const double gap = ms(wanted.back()) / r.bound_ms - 1.0;
     sum_gap += gap;
     max_gap = std::max(max_gap, gap);
+    if (!r.unequal) return;
+    const double unequal = r.unequal->total_ms(), gain = ms(PolicyKind::kWeft) / unequal;
+    sum_unequal_gain += gain;
+    max_unequal_gain = std::max(max_unequal_gain, gain);
+    sum_unequal_gap += unequal / r.unequal->bound_ms - 1.0;
+    if (wanted.size() > 1) sum_unequal_over_fsmoe += ms(PolicyKind::kFsMoe) / unequal;
   }
   [[nodiscard]] nlohmann::ordered_json json(const std::vector<PolicyKind>& wanted) const {
     nlohmann::ordered_json out{{"cases", cases}};
@@ -146,6 +169,12 @@ struct Statistics {
     out["gap_policy"] = std::string(to_string(wanted.back()));
     out["mean_gap"] = sum_gap / cases;
     out["max_gap"] = max_gap;
+    if (sum_unequal_gain == 0.0) return out;
+    auto& unequal = out["weft_unequal"];
+    unequal["mean_speedup_over_weft"] = sum_unequal_gain / cases;
+    unequal["max_speedup_over_weft"] = max_unequal_gain;
+    if (wanted.size() > 1) unequal["mean_speedup_over_fsmoe"] = sum_unequal_over_fsmoe / cases;
+    unequal["mean_gap"] = sum_unequal_gap / cases;
     return out;
   }
 };
@@ -168,6 +197,13 @@ nlohmann::ordered_json case_json(const GridCase& c, const Layer& layer, const Ca
                                                   {"r_forward", layer.forward_chunks(plans)},
                                                   {"r_backward", layer.backward_chunks(plans)}};
   }
+  if (r.unequal)
+    out["weft_unequal"] = {{"forward_ms", r.unequal->forward.total_us / 1e3},
+                           {"backward_ms", r.unequal->backward.total_us / 1e3},
+                           {"total_ms", r.unequal->total_ms()},
+                           {"lower_bound_ms", r.unequal->bound_ms},
+                           {"shares_forward", r.unequal->forward.shares},
+                           {"shares_backward", r.unequal->backward.shares}};
   return out;
 }
 
@@ -186,6 +222,11 @@ void print(const nlohmann::ordered_json& document, const std::vector<PolicyKind>
   std::cout << "gap of " << summary["gap_policy"].get<std::string>() << " to the lower bound: mean "
             << fixed(100 * summary["mean_gap"].get<double>(), 2) << " %, worst "
             << fixed(100 * summary["max_gap"].get<double>(), 2) << " %\n";
+  if (!summary.contains("weft_unequal")) return;
+  const auto& unequal = summary["weft_unequal"];
+  std::cout << "chunks of unequal sizes over weft: mean " << fixed(unequal["mean_speedup_over_weft"].get<double>(), 3)
+            << ", best " << fixed(unequal["max_speedup_over_weft"].get<double>(), 3)
+            << "; mean gap to their own lower bound " << fixed(100 * unequal["mean_gap"].get<double>(), 2) << " %\n";
 }
 
 }  // namespace
@@ -199,6 +240,8 @@ int simulate_grid(const GridOptions& options) {
                 str("--case ", *options.only_case, ": the grid has cases 0 to ", cases.size() - 1));
   if (!options.schedule_out.empty() && !options.only_case)
     throw Error(ErrorCode::kInvalidArgument, "--schedule_out with --grid needs --case N", "a schedule is of one layer");
+  if (options.unequal && wanted.back() != PolicyKind::kWeft)
+    throw Error(ErrorCode::kInvalidArgument, "--unequal starts from weft's plan", "use --policy weft or all");
 
   nlohmann::ordered_json document{{"cluster", testbed.source}, {"cases", nlohmann::ordered_json::array()}};
   Statistics statistics;
@@ -210,7 +253,11 @@ int simulate_grid(const GridOptions& options) {
     const Layer layer(testbed, c, options.gradients);
     const Key key{c.batch, c.sequence_length, c.model_dim, c.hidden_dim, c.rows_per_token, c.gated};
     auto at = known.find(key);
-    if (at == known.end()) at = known.emplace(key, layer.solve(wanted)).first;
+    if (at == known.end()) {
+      at = known.emplace(key, layer.solve(wanted)).first;
+      if (options.unequal)
+        at->second.unequal = layer.solve_unequal(at->second.policies[static_cast<std::size_t>(PolicyKind::kWeft)]);
+    }
     statistics.add(at->second, wanted);
     document["cases"].push_back(case_json(c, layer, at->second, wanted));
     if (!options.schedule_out.empty()) {

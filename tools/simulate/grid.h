@@ -10,6 +10,7 @@ struct GridOptions {
   std::string cluster;         ///< A Testbed file.
   std::string policy = "all";  ///< A policy's name, or all.
   bool gradients = false;      ///< The layer behind's gradient all-reduce runs in the backward.
+  bool unequal = false;        ///< Chunks of unequal sizes on top of weft's plan, reported apart.
   bool json = false;
   std::optional<int> only_case;  ///< Number of one case, from 0.
   std::string schedule_out;      ///< Where to write the schedule of only_case; empty: nowhere.
