@@ -14,7 +14,8 @@ namespace weft::tools {
 [[nodiscard]] nlohmann::ordered_json plan_json(const Comparison& comparison);
 
 /// The plan's simulated step.
-[[nodiscard]] StepView simulated_step(const parallel::RunConfig& config, const parallel::RunPlan& plan);
+[[nodiscard]] StepView simulated_step(const parallel::RunConfig& config, const parallel::RunPlan& plan,
+                                      const scheduler::CostModel& cost);
 
 /// {"source", "measured", "families": [{"name", "work", "link", "unit", "alpha_us", "beta_us", "r_squared", "points":
 ///  [[operations, amount, time_us]]}]}; what prices a kind of work that no family knows has
