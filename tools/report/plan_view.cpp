@@ -60,9 +60,9 @@ ordered_json plan_json(const Comparison& c) {
 }
 
 StepView simulated_step(const parallel::RunConfig& config, const parallel::RunPlan& plan,
-                        const scheduler::CostModel& cost) {
+                        const scheduler::Machine& machine) {
   StepView out{"simulated",
-               emit_step(parallel::training_spec(config, plan.mesh, cost.machine), plan.plan.shape, config.train.dtype),
+               emit_step(parallel::training_spec(config, plan.mesh, machine), plan.plan.shape, config.train.dtype),
                plan.predicted,
                {}};
   for (const scheduler::Task& task : out.graph.tasks)
