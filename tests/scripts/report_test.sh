@@ -49,6 +49,9 @@ if ((ranks > 1)); then
 else
   skip 'bytes from rank to rank' 'this build has no MPI'
 fi
+check 'the environment has hosts, cores and the digest of the config' \
+  grep -qE '"environment":\{.*"hosts":\["[^"]+.*"cores":[1-9].*"config_digest":"[0-9a-f]{16}"' "$run/report.json"
+if ((ranks > 1)); then check 'and the version of MPI' grep -qE '"mpi":"[A-Za-z].*[0-9]' "$run/report.json"; else skip 'the version of MPI' 'this build has no MPI'; fi
 check 'the page is smaller than 2 MiB' test "$(stat -c %s "$run/report.html")" -lt 2097152
 check 'it asks no network' bash -c "! grep -qE 'https?://|<link|src=|@import' '$run/report.html'"
 check '--json prints the report' exits 0 "$WEFT" report "$run" --out "$TMP/page.html" --json
