@@ -91,6 +91,11 @@ std::unique_ptr<Communicator> make_world(std::chrono::milliseconds timeout) {
   return make_world(Backend::kAuto, timeout);
 }
 
+std::string mpi_version() {
+  const std::string text = mpi::version();
+  return text.substr(0, text.find(','));
+}
+
 void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& body, std::chrono::milliseconds timeout) {
   WEFT_CHECK(num_ranks >= 1, "run_local_ranks: ", num_ranks, " ranks");
   const auto job = std::make_shared<local::Job>(timeout);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "comm/communicator.h"
 
@@ -21,6 +22,9 @@ enum class Backend : std::uint8_t { kAuto, kLocal, kMpi, kNccl };
 [[nodiscard]] std::unique_ptr<Communicator> make_world(Backend backend, std::chrono::milliseconds timeout);
 [[nodiscard]] std::unique_ptr<Communicator> make_world(
     std::chrono::milliseconds timeout = std::chrono::milliseconds(0));
+
+/// What the MPI library says of itself, up to the first comma: "Open MPI v4.1.4"; empty in builds without MPI.
+[[nodiscard]] std::string mpi_version();
 
 /// Runs body(world of rank r) on num_ranks threads of this process and returns when all are done. When one throws, the
 /// others' collectives fail with kComm, and the first rank's own error is rethrown. For tests and `local` runs.

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "comm/communicator.h"
 
@@ -20,6 +21,8 @@ struct Options {
 };
 
 [[nodiscard]] bool is_in_build() noexcept;
+/// "Open MPI v4.1.4, ...": of the library that is loaded; empty in builds without MPI. Needs no MPI_Init.
+[[nodiscard]] std::string version();
 /// All ranks that the launcher started. Initialises MPI at the first call, which must come from the main thread; MPI is
 /// finalised with the last communicator. Throws Error{kComm}, and Error{kUnavailable} without MPI, without
 /// MPI_THREAD_MULTIPLE, or once MPI has been finalised.

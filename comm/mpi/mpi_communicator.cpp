@@ -264,6 +264,13 @@ class MpiCommunicator final : public Communicator {
 
 bool is_in_build() noexcept { return true; }
 
+std::string version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  WEFT_MPI_CHECK(MPI_Get_library_version(text, &length));
+  return {text, static_cast<std::size_t>(length)};
+}
+
 std::unique_ptr<Communicator> make_world(const Options& options) {
   auto scope = MpiScope::acquire();
   MPI_Comm comm = MPI_COMM_NULL;

@@ -49,6 +49,9 @@ if ((ranks > 1)); then
 else
   skip 'bytes from rank to rank' 'this build has no MPI'
 fi
+check 'the environment has hosts, cores and the digest of the config' \
+  grep -qE '"environment":\{.*"hosts":\["[^"]+.*"cores":[1-9].*"config_digest":"[0-9a-f]{16}"' "$run/report.json"
+if ((ranks > 1)); then check 'and the version of MPI' grep -qE '"mpi":"[A-Za-z].*[0-9]' "$run/report.json"; else skip 'the version of MPI' 'this build has no MPI'; fi
 check 'the page is smaller than 2 MiB' test "$(stat -c %s "$run/report.html")" -lt 2097152
 check 'it asks no network' bash -c "! grep -qE 'https?://|<link|src=|@import' '$run/report.html'"
 check '--json prints the report' exits 0 "$WEFT" report "$run" --out "$TMP/page.html" --json
@@ -99,4 +102,10 @@ check 'a damaged file is refused by name' exits 2 "$WEFT" report "$plain"
 check 'with its path' grep -q '^error: .*traffic.json' "$TMP/stderr"
 check 'a folder without a run is an I/O error' exits 74 "$WEFT" report "$TMP/none"
 
+check 'what recording costs is measured' exits 0 "${launch[@]}" "$WEFT" bench observability configs/train/tiny.textproto --set parallel.expert=$ranks \
+  --run_dir "$TMP/cost" --rounds 2 --json
+check 'next to a run that records nothing' same 'nothing metrics everything' "$(grep -oE '"(nothing|metrics|everything)": \{' "$TMP/stdout" | grep -oE '[a-z]+' | xargs)"
+check 'metrics are recorded' same 4 "$(grep -c '"loss"' "$TMP/cost/metrics/metrics.jsonl")"
+check 'and events where everything is' same 'metrics.prom tb' "$(cd "$TMP/cost/everything" && ls -d metrics.prom tb | xargs)"
+check 'but not elsewhere' test ! -e "$TMP/cost/metrics/tb"
 finish

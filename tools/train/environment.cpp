@@ -1,11 +1,14 @@
 #include "tools/train/environment.h"
 
+#include <cblas.h>
+
 #include <algorithm>
 #include <ctime>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "comm/factory.h"
 #include "core/atomic_file.h"
 #include "core/checksum.h"
 #include "tools/build_info.h"
@@ -63,6 +66,8 @@ std::string environment_text(comm::Communicator& world, const comm::Topology& to
       {"build_type", build.build_type},
       {"compiler", build.compiler},
       {"flags", build.flags},
+      {"mpi", comm::mpi_version()},
+      {"blas", openblas_get_config()},
       {"started", now_utc()},
       {"host", host_name()},
       {"hosts", node_hosts(world, topology)},

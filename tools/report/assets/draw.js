@@ -89,7 +89,7 @@ const families = {
   shard: ["expert and tensor shards", ["all_gather", "reduce_scatter", "mp_all_gather", "mp_reduce_scatter"]],
   sequence: ["shared sequences", ["sequence_exchange", "sequence_ring"]],
   gradient: ["gradients and parameters", ["grad_reduce", "parameter_gather", "grad_norm"]],
-  dense: ["dense layers", ["dense_ffn"]], rest: ["norms, ends, optimizer", []],
+  dense: ["dense layers", ["dense_ffn"]], faint: ["host", ["host_wait"]], rest: ["norms, ends, optimizer", []],
 };
 const familyOf = (stage) => Object.keys(families).find((f) => families[f][1].includes(stage)) || "rest";
 const familyLegend = (stages) => {

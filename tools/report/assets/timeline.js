@@ -99,7 +99,7 @@ class Timeline {
     this.view = [start, start + span];
     if (this.due) return;
     this.due = true;
-    requestAnimationFrame(() => { this.due = false; this.draw(); });
+    setTimeout(() => { this.due = false; this.draw(); });  // once for all that the pointer did meanwhile
   }
   zoom(factor, at = (this.view[0] + this.view[1]) / 2) {
     if (factor === "all") return this.look(0, this.end);
