@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "tools/bench/bench_collectives.h"
+#include "tools/bench/bench_observability.h"
 #include "tools/bench/bench_policies.h"
 #include "tools/bench/bench_schedule.h"
 #include "tools/bench/bench_train.h"
@@ -85,6 +86,22 @@ void add_policies(CLI::App& bench, Action& action) {
   command->callback([o, as_json, &action] { action = [o, as_json] { return bench_policies(*o, *as_json); }; });
 }
 
+void add_observability(CLI::App& bench, Action& action) {
+  CLI::App* command = bench.add_subcommand(
+      "observability", "What recording a run (metrics, router, TensorBoard, Prometheus) adds to its steps");
+  auto o = std::make_shared<BenchObservabilityOptions>();
+  auto as_json = std::make_shared<bool>(false);
+  command->add_option("config", o->config, "Config file (protobuf text format)")->required();
+  command->add_option("--set", o->sets, "Override a field: path.to.field=value (repeatable)")->type_name("PATH=VALUE");
+  command->add_option("--run_dir", o->run_dir, "What is written stays here; emptied first")->capture_default_str();
+  command->add_option("--rounds", o->rounds, "Measured steps of each kind")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--json", *as_json, "Print one JSON document");
+  command->footer("Run it as training is run: mpirun -n 4 weft bench observability CONFIG.");
+  command->callback([o, as_json, &action] { action = [o, as_json] { return bench_observability(*o, *as_json); }; });
+}
+
 void add_train_bench(CLI::App& bench, Action& action) {
   CLI::App* command = bench.add_subcommand("train", "A whole training step against the machine's own SGEMM rate");
   auto o = std::make_shared<BenchTrainOptions>();
@@ -118,6 +135,7 @@ void add_bench(CLI::App& app, Action& action) {
   add_executors(*bench, action);
   add_planning(*bench, action);
   add_policies(*bench, action);
+  add_observability(*bench, action);
   add_collective(*bench, "alltoall", scheduler::WorkKind::kAllToAll, action);
   add_collective(*bench, "allgather", scheduler::WorkKind::kAllGather, action);
   add_collective(*bench, "reducescatter", scheduler::WorkKind::kReduceScatter, action);

@@ -99,4 +99,10 @@ check 'a damaged file is refused by name' exits 2 "$WEFT" report "$plain"
 check 'with its path' grep -q '^error: .*traffic.json' "$TMP/stderr"
 check 'a folder without a run is an I/O error' exits 74 "$WEFT" report "$TMP/none"
 
+check 'what recording costs is measured' exits 0 "${launch[@]}" "$WEFT" bench observability configs/train/tiny.textproto --set parallel.expert=$ranks \
+  --run_dir "$TMP/cost" --rounds 2 --json
+check 'next to a run that records nothing' same 'nothing metrics everything' "$(grep -oE '"(nothing|metrics|everything)": \{' "$TMP/stdout" | grep -oE '[a-z]+' | xargs)"
+check 'metrics are recorded' same 4 "$(grep -c '"loss"' "$TMP/cost/metrics/metrics.jsonl")"
+check 'and events where everything is' same 'metrics.prom tb' "$(cd "$TMP/cost/everything" && ls -d metrics.prom tb | xargs)"
+check 'but not elsewhere' test ! -e "$TMP/cost/metrics/tb"
 finish

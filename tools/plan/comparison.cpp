@@ -99,7 +99,7 @@ Comparison compare_plans(const parallel::RunConfig& config, int world_size, int 
 Comparison compare_plan(const parallel::RunConfig& config, int world_size, int ranks_per_node,
                         const scheduler::CostModel& cost, scheduler::Plan plan) {
   const parallel::Mesh mesh = make_mesh(world_size, 0, parallel::mesh_options(config, ranks_per_node));
-  const parallel::StepEmitter emitter(parallel::training_spec(config, mesh), config.train.recompute,
+  const parallel::StepEmitter emitter(parallel::training_spec(config, mesh, cost.machine), config.train.recompute,
                                       config.train.dtype);
   const std::string name = plan.policy;
   Comparison out;

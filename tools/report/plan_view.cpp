@@ -59,9 +59,10 @@ ordered_json plan_json(const Comparison& c) {
   return out;
 }
 
-StepView simulated_step(const parallel::RunConfig& config, const parallel::RunPlan& plan) {
+StepView simulated_step(const parallel::RunConfig& config, const parallel::RunPlan& plan,
+                        const scheduler::Machine& machine) {
   StepView out{"simulated",
-               emit_step(parallel::training_spec(config, plan.mesh), plan.plan.shape, config.train.dtype),
+               emit_step(parallel::training_spec(config, plan.mesh, machine), plan.plan.shape, config.train.dtype),
                plan.predicted,
                {}};
   for (const scheduler::Task& task : out.graph.tasks)

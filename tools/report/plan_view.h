@@ -13,8 +13,9 @@ namespace weft::tools {
 ///  "tasks", "streams", "exposed_comm_ms"}
 [[nodiscard]] nlohmann::ordered_json plan_json(const Comparison& comparison);
 
-/// The plan's simulated step.
-[[nodiscard]] StepView simulated_step(const parallel::RunConfig& config, const parallel::RunPlan& plan);
+/// The plan's simulated step on `machine`, which it was priced for.
+[[nodiscard]] StepView simulated_step(const parallel::RunConfig& config, const parallel::RunPlan& plan,
+                                      const scheduler::Machine& machine);
 
 /// {"source", "measured", "families": [{"name", "work", "link", "unit", "alpha_us", "beta_us", "r_squared", "points":
 ///  [[operations, amount, time_us]]}]}; what prices a kind of work that no family knows has

@@ -157,7 +157,7 @@ std::vector<StepView> add_plan(Draft& draft, const parallel::RunConfig& config, 
     scheduler::Plan plan = plan_from_text(draft.read("plan.textproto"), draft.name("plan.textproto"));
     const Comparison comparison = compare_plan(config, ranks, ranks_per_node, *cost, std::move(plan));
     draft.report["plan"] = plan_json(comparison);
-    steps.push_back(simulated_step(config, comparison.plans.front().run));
+    steps.push_back(simulated_step(config, comparison.plans.front().run, cost->machine));
   } catch (const Error& e) {
     draft.miss("the plan in words", e.message());
   }

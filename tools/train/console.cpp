@@ -22,7 +22,7 @@ namespace {
 using parallel::StepReport;
 
 bool is_live(Progress progress, int rank) {
-  if (rank != 0 || progress == Progress::kNever) return false;
+  if (rank != 0 || progress == Progress::kNever || progress == Progress::kSilent) return false;
   if (progress == Progress::kAlways) return true;
   return isatty(STDOUT_FILENO) == 1 && !find_launch();  // mpirun gives its ranks a terminal whether it has one or not
 }
@@ -44,7 +44,11 @@ std::string sequence_text(const parallel::Mesh& mesh) {
 }  // namespace
 
 Console::Console(const parallel::RunConfig& config, int rank, Progress progress, int log_every)
-    : config_(config), rank_(rank), live_(is_live(progress, rank)), log_every_(std::max(1, log_every)) {}
+    : config_(config),
+      rank_(rank),
+      silent_(progress == Progress::kSilent),
+      live_(is_live(progress, rank)),
+      log_every_(std::max(1, log_every)) {}
 
 void Console::use_run_folder(const std::filesystem::path& run_dir, Origin origin) {
   run_dir_ = run_dir;
@@ -56,8 +60,10 @@ void Console::use_run_folder(const std::filesystem::path& run_dir, Origin origin
 
 void Console::print(const std::string& line) const {
   if (rank_ != 0) return;
-  std::printf("%s%s\n", live_ ? "\r\x1b[K" : "", line.c_str());
-  std::fflush(stdout);
+  if (!silent_) {
+    std::printf("%s%s\n", live_ ? "\r\x1b[K" : "", line.c_str());
+    std::fflush(stdout);
+  }
   if (log_) {
     std::fprintf(log_.get(), "%s\n", line.c_str());
     std::fflush(log_.get());

@@ -12,7 +12,7 @@
 
 namespace weft::tools {
 
-enum class Progress { kAuto, kAlways, kNever };
+enum class Progress { kAuto, kAlways, kNever, kSilent };  ///< kSilent: the log file alone.
 
 /// Rank 0 prints to standard output and to run_dir/log.txt; other ranks are silent but for warnings on standard error.
 /// On a terminal the step line is rewritten in place between printed steps; elsewhere every `every`-th step is a line.
@@ -51,7 +51,7 @@ class Console final : public parallel::TrainObserver {
 
   parallel::RunConfig config_;
   int rank_;
-  bool live_;
+  bool silent_, live_;
   int log_every_;
   std::filesystem::path run_dir_;  // empty: nothing is written
   Origin origin_;
