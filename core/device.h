@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace weft {
 
@@ -16,5 +17,7 @@ struct Device {
 
 /// True when this build has the backend and this machine the device. Never throws.
 [[nodiscard]] bool is_available(DeviceKind kind) noexcept;
+/// Why is_available(kind) is false, for messages; "" where it is true.
+[[nodiscard]] std::string why_unavailable(DeviceKind kind);
 
 }  // namespace weft

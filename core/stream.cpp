@@ -7,6 +7,10 @@ namespace weft {
 
 bool is_available(DeviceKind kind) noexcept { return kind == DeviceKind::kCpu || cuda::is_available(); }
 
+std::string why_unavailable(DeviceKind kind) {
+  return kind == DeviceKind::kCpu ? std::string() : cuda::why_unavailable();
+}
+
 std::unique_ptr<Stream> make_stream(Device device, std::string_view name, StreamPriority priority) {
   return device.kind == DeviceKind::kCpu ? cpu::make_stream(device, name, priority)
                                          : cuda::make_stream(device, name, priority);

@@ -13,10 +13,10 @@
 namespace weft::kernels {
 
 /// Which keys a query sees: those of the same segment at a position not after its own. A segment is whatever must not
-/// see across its border (one sequence of the batch, or one document of it). Both arrays in host-readable memory of the
-/// stream's device; within the rows of one call, segments are contiguous runs of equal ids, positions ascend in a run
-/// (else kInvalidArgument). Rows in any such layout (contiguous, zigzag, striped) are fine: the mask is read from here,
-/// never from row numbers.
+/// see across its border (one sequence of the batch, or one document of it). Both arrays in memory of the stream's
+/// device. On the CPU, within the rows of one call, segments are contiguous runs of equal ids and positions ascend in a
+/// run (else kInvalidArgument); CUDA takes rows in any order. Any layout of rows between calls (contiguous, zigzag,
+/// striped) is fine: the mask is read from here, never from row numbers.
 struct AttentionRows {
   const std::int32_t* segment = nullptr;   ///< [T]
   const std::int32_t* position = nullptr;  ///< [T]

@@ -3,15 +3,19 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 
+#include "core/memory.h"
 #include "core/stream.h"
 
 namespace weft::cuda {
 
 [[nodiscard]] bool is_available() noexcept;
-[[nodiscard]] void* allocate(Device device, std::int64_t bytes);
-void deallocate(Device device, void* data) noexcept;
+[[nodiscard]] std::string why_unavailable();
+[[nodiscard]] void* allocate(Device device, std::int64_t bytes, MemoryPlace place);
+void deallocate(Device device, void* data, MemoryPlace place) noexcept;
+void copy(Stream& stream, void* to, const void* from, std::int64_t bytes);
 [[nodiscard]] std::unique_ptr<Stream> make_stream(Device device, std::string_view name, StreamPriority priority);
 
 }  // namespace weft::cuda

@@ -5,15 +5,15 @@
 namespace weft::cuda {
 namespace {
 
-[[noreturn]] void unavailable() {
-  throw Error(ErrorCode::kUnavailable, "this build of Weft has no CUDA backend", "use the CPU backend");
-}
+[[noreturn]] void unavailable() { throw Error(ErrorCode::kUnavailable, why_unavailable(), "use the CPU backend"); }
 
 }  // namespace
 
 bool is_available() noexcept { return false; }
-void* allocate(Device, std::int64_t) { unavailable(); }
-void deallocate(Device, void*) noexcept {}
+std::string why_unavailable() { return "this build of Weft has no CUDA backend"; }
+void* allocate(Device, std::int64_t, MemoryPlace) { unavailable(); }
+void deallocate(Device, void*, MemoryPlace) noexcept {}
+void copy(Stream&, void*, const void*, std::int64_t) { unavailable(); }
 std::unique_ptr<Stream> make_stream(Device, std::string_view, StreamPriority) { unavailable(); }
 
 }  // namespace weft::cuda

@@ -1,6 +1,6 @@
 #include "kernels/activation.h"
 
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -12,8 +12,8 @@ using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
 
-TEMPLATE_TEST_CASE("activations and their gradients equal their definitions", "[activation]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("activations and their gradients equal their definitions", "[activation]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 40; ++seed) {
     Random random(seed);
     const std::int64_t rows = random.pick({0, 1, 3, 20}), cols = random.pick({0, 1, 5, 16, 31, 100});
@@ -24,26 +24,26 @@ TEMPLATE_TEST_CASE("activations and their gradients equal their definitions", "[
     const auto dh = Grid<T>::normal(random, rows, cols, random.below(3));
     const reference::Dense rgate_up(gate_up.view()), rdh(dh.view());
     Grid<T> h(rows, cols, 1), d_gate_up(rows, 2 * cols, 1);
-    swiglu_forward<T>(inline_stream(), h.view(), gate_up.view());
-    swiglu_backward<T>(inline_stream(), d_gate_up.view(), dh.view(), gate_up.view());
+    swiglu_forward<T>(device, h.view(), gate_up.view());
+    swiglu_backward<T>(device, d_gate_up.view(), dh.view(), gate_up.view());
     const auto want_d = reference::swiglu_backward(rdh, rgate_up);
     CHECK(difference(h, reference::swiglu(rgate_up), 1) == "");
     CHECK(difference(d_gate_up, want_d, 1) == "");
-    swiglu_backward<T>(inline_stream(), gate_up.view(), dh.view(), gate_up.view());  // in place
+    swiglu_backward<T>(device, gate_up.view(), dh.view(), gate_up.view());  // in place
     CHECK(difference(gate_up, want_d, 1) == "");
 
     auto x = Grid<T>::normal(random, rows, cols, random.below(3));
     const reference::Dense rx(x.view());
     Grid<T> dx(rows, cols, 1);
-    gelu_forward<T>(inline_stream(), h.view(), x.view());
-    gelu_backward<T>(inline_stream(), dx.view(), dh.view(), x.view());
+    gelu_forward<T>(device, h.view(), x.view());
+    gelu_backward<T>(device, dx.view(), dh.view(), x.view());
     const auto want_dx = reference::gelu_backward(rdh, rx);
     CHECK(difference(h, reference::gelu(rx), 1) == "");
     CHECK(difference(dx, want_dx, 1) == "");
     auto dh_in_place = dh;
-    gelu_backward<T>(inline_stream(), dh_in_place.view(), dh_in_place.view(), x.view());
+    gelu_backward<T>(device, dh_in_place.view(), dh_in_place.view(), x.view());
     CHECK(difference(dh_in_place, want_dx, 1) == "");
-    gelu_backward<T>(inline_stream(), x.view(), dh.view(), x.view());
+    gelu_backward<T>(device, x.view(), dh.view(), x.view());
     CHECK(difference(x, want_dx, 1) == "");
   }
 }
@@ -65,17 +65,18 @@ TEST_CASE("gradients of activations pass the gradient check", "[activation][grad
         }) == "");
 }
 
-TEMPLATE_TEST_CASE("activations of huge numbers are their limits, of NaN are NaN", "[activation]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("activations of huge numbers are their limits, of NaN are NaN", "[activation]",
+                   WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   const T huge = T(1e30), nan = std::numeric_limits<T>::quiet_NaN();
   Grid<T> x(1, 3), gate_up(1, 6), h(1, 3);
   for (std::int64_t j = 0; j < 3; ++j) gate_up(0, j) = x(0, j) = j == 0 ? huge : j == 1 ? -huge : nan;
   for (std::int64_t j = 3; j < 6; ++j) gate_up(0, j) = T(1);
-  gelu_forward<T>(inline_stream(), h.view(), x.view());
+  gelu_forward<T>(device, h.view(), x.view());
   CHECK(h(0, 0) == huge);
   CHECK(h(0, 1) == T(0));
   CHECK(std::isnan(h(0, 2)));
-  swiglu_forward<T>(inline_stream(), h.view(), gate_up.view());
+  swiglu_forward<T>(device, h.view(), gate_up.view());
   CHECK(h(0, 0) == huge);
   CHECK(h(0, 1) == T(0));
   CHECK(std::isnan(h(0, 2)));

@@ -1,6 +1,6 @@
 #include "kernels/adamw.h"
 
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -12,8 +12,8 @@ using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
 
-TEMPLATE_TEST_CASE("AdamW equals its definition over several steps", "[adamw]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("AdamW equals its definition over several steps", "[adamw]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 30; ++seed) {
     Random random(seed);
     const std::int64_t n = random.pick({0, 1, 5, 16, 33, 1000});
@@ -29,7 +29,7 @@ TEMPLATE_TEST_CASE("AdamW equals its definition over several steps", "[adamw]", 
     reference::AdamW want{test::reals(weight), test::reals(m), test::reals(v)};
     for (int step = 0; step < 3; ++step, ++options.step) {
       want = reference::adamw(want, test::reals(grad), options);
-      adamw<T>(inline_stream(), weight.data(), m.data(), v.data(), grad.data(), n, options);
+      adamw<T>(device, weight.data(), m.data(), v.data(), grad.data(), n, options);
     }
     CHECK(difference(weight, want.weight, 3) == "");
     CHECK(difference(m, want.m, 3) == "");
@@ -47,12 +47,13 @@ TEST_CASE("AdamW's first step is the learning rate in the gradient's direction",
   CHECK(weight[1] == Approx(1.5).epsilon(1e-7));
 }
 
-TEST_CASE("a NaN gradient reaches the weight, and no other", "[adamw]") {
+TEMPLATE_TEST_CASE("a NaN gradient reaches the weight, and no other", "[adamw]", WEFT_F32_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   AdamWOptions options;
   options.lr = 0.1;
   std::vector<float> weight(20, 1.0F), m(20), v(20), grad(20, 1.0F);
   grad[17] = std::numeric_limits<float>::quiet_NaN();
-  adamw<float>(inline_stream(), weight.data(), m.data(), v.data(), grad.data(), 20, options);
+  adamw<float>(device, weight.data(), m.data(), v.data(), grad.data(), 20, options);
   for (std::size_t i = 0; i < 20; ++i) CHECK(std::isnan(weight[i]) == (i == 17));
 }
 

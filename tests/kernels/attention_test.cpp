@@ -1,7 +1,7 @@
 #include "kernels/attention.h"
 
 #include "kernels/cpu/attention_blocks.h"
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -56,23 +56,23 @@ struct Outputs {
   Grid<T> out, lse, dq, dk, dv;
 };
 
-template <class T>
-Outputs<T> run(const Case<T>& c) {
+template <class T, class Device>
+Outputs<T> run(Device& device, const Case<T>& c) {
   Outputs<T> o{Grid<T>(c.q.rows(), c.q.cols(), 1), Grid<T>(c.q.rows(), c.shape.num_heads, 1),
                Grid<T>(c.q.rows(), c.q.cols(), 2), Grid<T>(c.k.rows(), c.k.cols(), 1),
                Grid<T>(c.k.rows(), c.k.cols(), 1)};
-  attention_forward<T>(inline_stream(), o.out.view(), o.lse.view(), c.inputs(), c.shape);
-  attention_backward<T>(inline_stream(), {o.dq.view(), o.dk.view(), o.dv.view()}, c.dout.view(),
-                        std::as_const(o.out).view(), std::as_const(o.lse).view(), c.inputs(), c.shape);
+  attention_forward<T>(device, o.out.view(), o.lse.view(), c.inputs(), c.shape);
+  attention_backward<T>(device, {o.dq.view(), o.dk.view(), o.dv.view()}, c.dout.view(), std::as_const(o.out).view(),
+                        std::as_const(o.lse).view(), c.inputs(), c.shape);
   return o;
 }
 
 template <class T>
-void check_against_reference(const Case<T>& c) {
+void check_against_reference(weft::test::KernelDevice& device, const Case<T>& c) {
   const reference::Dense q(c.q.view()), k(c.k.view()), v(c.v.view()), dout(c.dout.view());
   const auto forward = reference::attention(q, k, v, c.q_rows, c.k_rows, c.shape);
   const auto backward = reference::attention_backward(dout, q, k, v, c.q_rows, c.k_rows, c.shape);
-  const Outputs<T> o = run(c);
+  const Outputs<T> o = run(device, c);
   const std::int64_t inner = c.shape.head_dim + c.k.rows(), all = inner + c.q.rows() * c.shape.num_heads;
   CHECK(difference(o.out, forward.out, inner) == "");
   CHECK(difference(o.lse, forward.lse, inner) == "");
@@ -97,7 +97,8 @@ reference::Rows one_sequence(std::int32_t length) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("attention over packed sequences equals its definition", "[attention]", float, double) {
+TEMPLATE_TEST_CASE("attention over packed sequences equals its definition", "[attention]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 40; ++seed) {
     Random random(seed);
     const std::int64_t kv_heads = random.pick({1, 2, 3}), heads = kv_heads * random.pick({1, 2, 4});
@@ -105,37 +106,40 @@ TEMPLATE_TEST_CASE("attention over packed sequences equals its definition", "[at
     const auto rows = random_rows(random, random.pick({1, 3, 7}), random.pick({1, 5, 40, 90}), 1);
     INFO("seed " << seed << ": " << heads << " heads, " << kv_heads << " kv heads of " << dim << ", "
                  << rows.segment.size() << " rows");
-    check_against_reference(Case<TestType>(random, shape_of(heads, kv_heads, dim), rows, rows, random.below(3)));
+    check_against_reference(device, Case<T>(random, shape_of(heads, kv_heads, dim), rows, rows, random.below(3)));
   }
 }
 
-TEMPLATE_TEST_CASE("attention masks by segment and position, wherever rows lie", "[attention]", float, double) {
+TEMPLATE_TEST_CASE("attention masks by segment and position, wherever rows lie", "[attention]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 100; seed < 130;
        ++seed) {  // queries and keys of different ranks: any segments, gaps in positions
     Random random(seed);
     const auto q_rows = random_rows(random, random.pick({1, 4}), random.pick({3, 70, 150}), 4);
     const auto k_rows = random_rows(random, random.pick({1, 5}), random.pick({3, 70, 200}), 5);
     INFO("seed " << seed << ": " << q_rows.segment.size() << " queries, " << k_rows.segment.size() << " keys");
-    check_against_reference(
-        Case<TestType>(random, shape_of(2, 1, random.pick({8, 33})), q_rows, k_rows, random.below(3)));
+    check_against_reference(device,
+                            Case<T>(random, shape_of(2, 1, random.pick({8, 33})), q_rows, k_rows, random.below(3)));
   }
 }
 
-TEMPLATE_TEST_CASE("attention over sizes around the block", "[attention]", float, double) {
+TEMPLATE_TEST_CASE("attention over sizes around the block", "[attention]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (const std::int32_t length : {1, 31, 63, 64, 65, 127, 128, 129, 257}) {
     Random random(static_cast<std::uint64_t>(length));
     INFO("length " << length);
     const auto rows = one_sequence(length);
-    check_against_reference(Case<TestType>(random, shape_of(2, 2, 16), rows, rows, 0));
+    check_against_reference(device, Case<T>(random, shape_of(2, 2, 16), rows, rows, 0));
   }
 }
 
-TEST_CASE("a query without keys gets zeros, minus infinity and no gradient", "[attention]") {
+TEMPLATE_TEST_CASE("a query without keys gets zeros, minus infinity and no gradient", "[attention]", WEFT_F64_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   Random random(5);
   reference::Rows q_rows{{0, 0, 1, 2}, {0, 9, 3, 4}}, k_rows{{0, 0, 2}, {4, 6, 5}};  // only row 1 sees anything
   const Case<double> c(random, shape_of(2, 1, 8), q_rows, k_rows, 0);
-  const auto o = run(c);
-  check_against_reference(c);
+  const auto o = run(device, c);
+  check_against_reference(device, c);
   for (const std::int64_t i : {0, 2, 3}) {
     CHECK(o.lse(i, 0) == -std::numeric_limits<double>::infinity());
     for (std::int64_t j = 0; j < 16; ++j) {
@@ -153,7 +157,7 @@ TEST_CASE("attention's gradients pass the gradient check", "[attention][gradchec
     const auto rows = random_rows(random, 2, 8, 2);
     INFO("seed " << seed << ", " << rows.segment.size() << " rows");
     Case<double> c(random, shape_of(4, 2, 6), rows, rows, 0);
-    const auto o = run(c);
+    const auto o = run(inline_stream(), c);
     const auto span = [](auto&& grid) {
       return std::span(grid.view().data, static_cast<std::size_t>(grid.rows() * grid.cols()));
     };
@@ -170,15 +174,16 @@ TEST_CASE("attention's gradients pass the gradient check", "[attention][gradchec
   }
 }
 
-TEMPLATE_TEST_CASE("attention over keys in pieces, merged, is attention over all keys", "[attention]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("attention over keys in pieces, merged, is attention over all keys", "[attention]",
+                   WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 200; seed < 220; ++seed) {
     Random random(seed);
     const std::int64_t kv_heads = random.pick({1, 2}), heads = kv_heads * random.pick({1, 2}),
                        dim = random.pick({3, 16});
     const auto rows = random_rows(random, 1, 90, 2);
     const Case<T> c(random, shape_of(heads, kv_heads, dim), rows, rows, random.below(2));
-    const Outputs<T> whole = run(c);
+    const Outputs<T> whole = run(device, c);
     const std::int64_t n = c.q.rows(), pieces = random.pick({1, 2, 3, 7});
     Grid<T> out(n, c.q.cols(), 1), lse(n, heads), part(n, c.q.cols()), part_lse(n, heads), dq(n, c.q.cols(), 1);
     Grid<T> dk(n, c.k.cols()), dv(n, c.k.cols());
@@ -187,12 +192,11 @@ TEMPLATE_TEST_CASE("attention over keys in pieces, merged, is attention over all
       auto in = c.inputs();
       for (Matrix<const T>* m : {&in.k, &in.v}) *m = m->row_range(first, count);
       in.k_rows = {in.k_rows.segment + first, in.k_rows.position + first};
-      attention_forward<T>(inline_stream(), p == 0 ? out.view() : part.view(), p == 0 ? lse.view() : part_lse.view(),
-                           in, c.shape);
+      attention_forward<T>(device, p == 0 ? out.view() : part.view(), p == 0 ? lse.view() : part_lse.view(), in,
+                           c.shape);
       if (p > 0)
-        attention_merge<T>(inline_stream(), out.view(), lse.view(), std::as_const(part).view(),
-                           std::as_const(part_lse).view());
-      attention_backward<T>(inline_stream(),
+        attention_merge<T>(device, out.view(), lse.view(), std::as_const(part).view(), std::as_const(part_lse).view());
+      attention_backward<T>(device,
                             {dq.view(), dk.view().row_range(first, count), dv.view().row_range(first, count),
                              p == 0 ? Accumulate::kOverwrite : Accumulate::kAdd},
                             c.dout.view(), std::as_const(whole.out).view(), std::as_const(whole.lse).view(), in,
@@ -208,12 +212,13 @@ TEMPLATE_TEST_CASE("attention over keys in pieces, merged, is attention over all
   }
 }
 
-TEST_CASE("merging: who saw nothing changes nothing, and the larger side of a wide gap wins", "[attention]") {
+TEMPLATE_TEST_CASE("merging: who saw nothing changes nothing, and the larger side of a wide gap wins", "[attention]",
+                   WEFT_F32_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   constexpr float kNone = -std::numeric_limits<float>::infinity();
-  const auto merged = [](float out_a, float lse_a, float out_b, float lse_b) {
+  const auto merged = [&](float out_a, float lse_a, float out_b, float lse_b) {
     Matrix<float> out(&out_a, 1, 1), lse(&lse_a, 1, 1);
-    attention_merge<float>(inline_stream(), out, lse, Matrix<const float>(&out_b, 1, 1),
-                           Matrix<const float>(&lse_b, 1, 1));
+    attention_merge<float>(device, out, lse, Matrix<const float>(&out_b, 1, 1), Matrix<const float>(&lse_b, 1, 1));
     return std::pair(out_a, lse_a);
   };
   CHECK(merged(0.0F, kNone, 0.0F, kNone) == std::pair(0.0F, kNone));
@@ -228,16 +233,17 @@ TEST_CASE("merging: who saw nothing changes nothing, and the larger side of a wi
   CHECK(lse == Approx(std::log(2.0)));
 }
 
-TEST_CASE("large scores do not overflow, and NaN is not lost", "[attention]") {
+TEMPLATE_TEST_CASE("large scores do not overflow, and NaN is not lost", "[attention]", WEFT_F32_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   Random random(9);
   const auto rows = one_sequence(70);
   Case<float> c(random, {1, 1, 8, 1.0}, rows, rows, 0);
   for (std::int64_t i = 0; i < 70; ++i)
     for (std::int64_t j = 0; j < 8; ++j) c.q(i, j) *= 300.0F;
-  auto o = run(c);
+  auto o = run(device, c);
   for (std::int64_t i = 0; i < 70; ++i) CHECK(std::isfinite(o.out(i, 0)));
   c.q(3, 1) = std::numeric_limits<float>::quiet_NaN();
-  o = run(c);
+  o = run(device, c);
   CHECK(std::isnan(o.out(3, 0)));
   CHECK(std::isnan(o.lse(3, 0)));
   CHECK(std::isnan(o.dq(3, 0)));

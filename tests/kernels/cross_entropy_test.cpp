@@ -1,6 +1,6 @@
 #include "kernels/cross_entropy.h"
 
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -12,8 +12,8 @@ using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
 
-TEMPLATE_TEST_CASE("cross-entropy and its gradient equal their definitions", "[cross_entropy]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("cross-entropy and its gradient equal their definitions", "[cross_entropy]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
     const std::int64_t rows = random.pick({0, 1, 5, 40}), vocab = random.pick({1, 2, 17, 256, 1009});
@@ -30,12 +30,12 @@ TEMPLATE_TEST_CASE("cross-entropy and its gradient equal their definitions", "[c
     const double magnitude =
         std::any_of(before.data.begin(), before.data.end(), [](double v) { return std::fabs(v) > 100; }) ? 500.0 : 1.0;
     std::vector<double> loss(static_cast<std::size_t>(rows), -1.0);
-    cross_entropy<T>(inline_stream(), loss.data(), logits.view(), target.data(), nullptr);
+    cross_entropy<T>(device, loss.data(), logits.view(), target.data(), nullptr);
     CHECK(reference::Dense(logits.view()).data == before.data);
     std::vector<T> rounded(loss.begin(), loss.end());
     CHECK(difference(rounded, want.loss, vocab, magnitude) == "");
     std::vector<double> loss_again(loss.size(), -1.0);
-    cross_entropy<T>(inline_stream(), loss_again.data(), logits.view(), target.data(), &grad_scale);
+    cross_entropy<T>(device, loss_again.data(), logits.view(), target.data(), &grad_scale);
     CHECK(loss_again == loss);
     CHECK(difference(logits, want.dlogits, vocab) == "");
   }
@@ -55,7 +55,8 @@ TEST_CASE("cross-entropy passes the gradient check", "[cross_entropy][gradcheck]
         }) == "");
 }
 
-TEST_CASE("a NaN or infinite logit makes the loss NaN or infinite", "[cross_entropy]") {
+TEMPLATE_TEST_CASE("a NaN or infinite logit makes the loss NaN or infinite", "[cross_entropy]", WEFT_F32_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   Random random(1);
   const reference::Ints target = {3, 4, 5};
   auto logits = Grid<float>::normal(random, 3, 40);
@@ -64,7 +65,7 @@ TEST_CASE("a NaN or infinite logit makes the loss NaN or infinite", "[cross_entr
   logits(2, 5) = -std::numeric_limits<float>::infinity();
   std::vector<double> loss(3);
   const float one = 1.0F;
-  cross_entropy<float>(inline_stream(), loss.data(), logits.view(), target.data(), &one);
+  cross_entropy<float>(device, loss.data(), logits.view(), target.data(), &one);
   CHECK(std::isnan(loss[0]));
   CHECK(std::isnan(logits(0, 0)));
   CHECK(!std::isfinite(loss[1]));

@@ -1,6 +1,6 @@
 #include "kernels/embedding.h"
 
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -12,8 +12,8 @@ using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
 
-TEMPLATE_TEST_CASE("embeddings and their gradients equal their definitions", "[embedding]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("embeddings and their gradients equal their definitions", "[embedding]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
     Random random(seed);
     const std::int64_t tokens = random.pick({0, 1, 13, 60}), vocab = random.pick({1, 7, 100}),
@@ -26,18 +26,35 @@ TEMPLATE_TEST_CASE("embeddings and their gradients equal their definitions", "[e
     const auto token = random.integers(tokens, 0, vocab), position = random.integers(tokens, 0, positions);
     const reference::Dense rtable(table.view()), rplaces(places.view());
     Grid<T> x(tokens, width, 1);
-    embedding_forward<T>(inline_stream(), x.view(), table.view(), token.data(), {}, nullptr);
+    embedding_forward<T>(device, x.view(), table.view(), token.data(), {}, nullptr);
     CHECK(difference(x, reference::embedding(rtable, token, {}, {}), 1) == "");
-    embedding_forward<T>(inline_stream(), x.view(), table.view(), token.data(), places.view(), position.data());
+    embedding_forward<T>(device, x.view(), table.view(), token.data(), places.view(), position.data());
     CHECK(difference(x, reference::embedding(rtable, token, rplaces, position), 2) == "");
 
     const auto dx = Grid<T>::normal(random, tokens, width, 2);
     auto d_table = add ? Grid<T>::normal(random, vocab, width, 1) : Grid<T>(vocab, width, 1);
     const auto want = reference::embedding_backward(
         add ? reference::Dense(d_table.view()) : reference::Dense(vocab, width), token, reference::Dense(dx.view()));
-    embedding_backward<T>(inline_stream(), d_table.view(), token.data(), dx.view(),
+    embedding_backward<T>(device, d_table.view(), token.data(), dx.view(),
                           add ? Accumulate::kAdd : Accumulate::kOverwrite);
     CHECK(difference(d_table, want, tokens + 1) == "");
+  }
+}
+
+TEMPLATE_TEST_CASE("an embedding's gradient adds its rows in their order, to the bit", "[embedding]",
+                   WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (const std::int64_t tokens : {1, 2, 100, 1023, 1024, 1025, 5000}) {
+    Random random(static_cast<std::uint64_t>(tokens));
+    const auto id = random.integers(tokens, 0, 7);
+    const auto dx = Grid<T>::normal(random, tokens, 3);
+    Grid<T> d_table(7, 3), want(7, 3);
+    for (std::int64_t i = 0; i < 21; ++i) want.view().data[i] = T(0);
+    for (std::int64_t t = 0; t < tokens; ++t)
+      for (std::int64_t j = 0; j < 3; ++j) want(id[static_cast<std::size_t>(t)], j) += dx(t, j);
+    embedding_backward<T>(device, d_table.view(), id.data(), dx.view(), Accumulate::kOverwrite);
+    INFO(tokens << " tokens");
+    CHECK(reference::Dense(d_table.view()).data == reference::Dense(want.view()).data);
   }
 }
 

@@ -1,6 +1,6 @@
 #include "kernels/gemm.h"
 
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -23,64 +23,66 @@ T scalar(Random& random) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("gemm equals its definition in every transposition", "[gemm]", float, double) {
+TEMPLATE_TEST_CASE("gemm equals its definition in every transposition", "[gemm]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     Random random(seed);
     const std::int64_t rows = random.pick(kSides), cols = random.pick(kSides), inner = random.pick(kSides);
     const bool ta = random.below(2) != 0, tb = random.below(2) != 0, add = random.below(2) != 0;
     INFO("seed " << seed << ": [" << rows << ", " << inner << "] x [" << inner << ", " << cols << "], " << ta << tb
                  << add);
-    const auto a = Grid<TestType>::normal(random, ta ? inner : rows, ta ? rows : inner, random.below(3));
-    const auto b = Grid<TestType>::normal(random, tb ? cols : inner, tb ? inner : cols, random.below(3));
-    const TestType alpha = scalar<TestType>(random);
-    Grid<TestType> c(rows, cols, random.below(3));  // NaN: kOverwrite must not read it
-    if (add) c = Grid<TestType>::normal(random, rows, cols, random.below(3));
+    const auto a = Grid<T>::normal(random, ta ? inner : rows, ta ? rows : inner, random.below(3));
+    const auto b = Grid<T>::normal(random, tb ? cols : inner, tb ? inner : cols, random.below(3));
+    const T alpha = scalar<T>(random);
+    Grid<T> c(rows, cols, random.below(3));  // NaN: kOverwrite must not read it
+    if (add) c = Grid<T>::normal(random, rows, cols, random.below(3));
     reference::Dense da(a.view()), db(b.view());
     if (ta) da = reference::transpose(da);
     if (tb) db = reference::transpose(db);
     reference::Dense expected = reference::scaled(reference::product(da, db), static_cast<double>(alpha));
     if (add) expected = reference::sum(expected, reference::Dense(c.view()));
-    gemm<TestType>(inline_stream(), c.view(), a.view(), Transpose{ta}, b.view(), Transpose{tb}, alpha,
-                   add ? Accumulate::kAdd : Accumulate::kOverwrite);
+    gemm<T>(device, c.view(), a.view(), Transpose{ta}, b.view(), Transpose{tb}, alpha,
+            add ? Accumulate::kAdd : Accumulate::kOverwrite);
     CHECK(difference(c, expected, inner + 1) == "");
   }
 }
 
-TEMPLATE_TEST_CASE("the products of a linear layer equal their definitions", "[gemm]", float, double) {
+TEMPLATE_TEST_CASE("the products of a linear layer equal their definitions", "[gemm]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 100; ++seed) {
     Random random(seed);
     const std::int64_t t = random.pick(kSides), in = random.pick(kSides), out = random.pick(kSides);
     const bool with_bias = random.below(2) != 0, add = random.below(2) != 0;
     INFO("seed " << seed << ": T " << t << " I " << in << " O " << out << " bias " << with_bias << " add " << add);
     const auto accumulate = add ? Accumulate::kAdd : Accumulate::kOverwrite;
-    const auto x = Grid<TestType>::normal(random, t, in, random.below(3));
-    const auto w = Grid<TestType>::normal(random, out, in, random.below(3));
-    const auto dy = Grid<TestType>::normal(random, t, out, random.below(3));
-    const auto bias = Grid<TestType>::normal(random, 1, out);
+    const auto x = Grid<T>::normal(random, t, in, random.below(3));
+    const auto w = Grid<T>::normal(random, out, in, random.below(3));
+    const auto dy = Grid<T>::normal(random, t, out, random.below(3));
+    const auto bias = Grid<T>::normal(random, 1, out);
     const reference::Dense rx(x.view()), rw(w.view()), rdy(dy.view()), rbias(bias.view());
 
-    Grid<TestType> y(t, out, 2);
-    linear_forward<TestType>(inline_stream(), y.view(), x.view(), w.view(), with_bias ? bias.view().data : nullptr);
+    Grid<T> y(t, out, 2);
+    linear_forward<T>(device, y.view(), x.view(), w.view(), with_bias ? bias.view().data : nullptr);
     reference::Dense expected = reference::product(rx, reference::transpose(rw));
     for (std::int64_t i = 0; i < t && with_bias; ++i)
       for (std::int64_t j = 0; j < out; ++j) expected(i, j) += rbias(0, j);
     CHECK(difference(y, expected, in + 1) == "");
 
-    Grid<TestType> dx(t, in, 1), dw(out, in, 1), dbias(1, out);
+    Grid<T> dx(t, in, 1), dw(out, in, 1), dbias(1, out);
     if (add) {
-      dx = Grid<TestType>::normal(random, t, in, 1);
-      dw = Grid<TestType>::normal(random, out, in, 1);
-      dbias = Grid<TestType>::normal(random, 1, out);
+      dx = Grid<T>::normal(random, t, in, 1);
+      dw = Grid<T>::normal(random, out, in, 1);
+      dbias = Grid<T>::normal(random, 1, out);
     }
-    const auto plus = [&](const reference::Dense& value, const Grid<TestType>& before) {
+    const auto plus = [&](const reference::Dense& value, const Grid<T>& before) {
       return add ? reference::sum(value, reference::Dense(before.view())) : value;
     };
     const auto want_dx = plus(reference::product(rdy, rw), dx);
     const auto want_dw = plus(reference::product(reference::transpose(rdy), rx), dw);
     const auto want_dbias = plus(reference::column_sums(rdy), dbias);
-    linear_backward_input<TestType>(inline_stream(), dx.view(), dy.view(), w.view(), accumulate);
-    linear_backward_weight<TestType>(inline_stream(), dw.view(), with_bias ? dbias.view().data : nullptr, dy.view(),
-                                     x.view(), accumulate);
+    linear_backward_input<T>(device, dx.view(), dy.view(), w.view(), accumulate);
+    linear_backward_weight<T>(device, dw.view(), with_bias ? dbias.view().data : nullptr, dy.view(), x.view(),
+                              accumulate);
     CHECK(difference(dx, want_dx, out + 1) == "");
     CHECK(difference(dw, want_dw, t + 1) == "");
     if (with_bias) CHECK(difference(dbias, want_dbias, t + 1) == "");
@@ -106,14 +108,15 @@ TEST_CASE("a linear layer's gradients pass the gradient check", "[gemm][gradchec
   CHECK(test::gradient_difference({bias.view().data, 3}, {dbias.view().data, 3}, loss) == "");
 }
 
-TEST_CASE("NaN and infinity pass through a product", "[gemm]") {
+TEMPLATE_TEST_CASE("NaN and infinity pass through a product", "[gemm]", WEFT_F32_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   Random random(1);
   for (const std::int64_t rows : {1, 2, 3, 40}) {
     auto a = Grid<float>::normal(random, rows, 40), b = Grid<float>::normal(random, 40, 33);
     a(rows - 1, 5) = std::numeric_limits<float>::quiet_NaN();
     b(6, 32) = std::numeric_limits<float>::infinity();
     Grid<float> c(rows, 33);
-    gemm<float>(inline_stream(), c.view(), a.view(), Transpose::kNo, b.view(), Transpose::kNo);
+    gemm<float>(device, c.view(), a.view(), Transpose::kNo, b.view(), Transpose::kNo);
     for (std::int64_t j = 0; j < 33; ++j) CHECK(std::isnan(c(rows - 1, j)));
     if (rows > 1) CHECK(std::isinf(c(0, 32)));
     if (rows > 1) CHECK(std::isfinite(c(0, 31)));

@@ -2,7 +2,7 @@
 
 #include <numeric>
 
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -58,7 +58,8 @@ std::vector<std::int64_t> random_offsets(Random& random, std::int64_t experts) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("grouped products equal one linear layer per expert", "[grouped_gemm]", float, double) {
+TEMPLATE_TEST_CASE("grouped products equal one linear layer per expert", "[grouped_gemm]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
     const std::int64_t experts = random.pick({1, 2, 5, 8}), out = random.pick({1, 3, 16, 33}),
@@ -68,11 +69,11 @@ TEMPLATE_TEST_CASE("grouped products equal one linear layer per expert", "[group
     const bool with_bias = random.below(2) != 0, add = random.below(2) != 0;
     const auto accumulate = add ? Accumulate::kAdd : Accumulate::kOverwrite;
     INFO("seed " << seed << ": L " << experts << " O " << out << " I " << in << " R " << rows << " add " << add);
-    Experts<TestType> w(experts, out, in, 3), dw(experts, out, in, 2);
+    Experts<T> w(experts, out, in, 3), dw(experts, out, in, 2);
     w.randomize(random);
     if (add) dw.randomize(random);
-    const auto x = Grid<TestType>::normal(random, rows, in, 1), dy = Grid<TestType>::normal(random, rows, out, 2);
-    auto y = Grid<TestType>::normal(random, rows, out, 1), dx = Grid<TestType>::normal(random, rows, in, 1);
+    const auto x = Grid<T>::normal(random, rows, in, 1), dy = Grid<T>::normal(random, rows, out, 2);
+    auto y = Grid<T>::normal(random, rows, out, 1), dx = Grid<T>::normal(random, rows, in, 1);
     reference::Dense want_y(y.view()), want_dx(dx.view()), want_dw(experts, out * in), want_dbias(experts, out);
     for (std::int64_t e = 0; e < experts; ++e) {
       const std::int64_t first = offsets[static_cast<std::size_t>(e)], last = offsets[static_cast<std::size_t>(e) + 1];
@@ -90,11 +91,9 @@ TEMPLATE_TEST_CASE("grouped products equal one linear layer per expert", "[group
         want_dw(e, i) = rdw.data[static_cast<std::size_t>(i)] + (add ? dw.weight(e, i) : 0);
       for (std::int64_t i = 0; i < out; ++i) want_dbias(e, i) = rdbias(0, i) + (add ? dw.bias(e, i) : 0);
     }
-    grouped_linear_forward<TestType>(inline_stream(), y.view(), x.view(), w.const_view(with_bias), offsets);
-    grouped_linear_backward_input<TestType>(inline_stream(), dx.view(), dy.view(), w.const_view(with_bias), offsets,
-                                            accumulate);
-    grouped_linear_backward_weight<TestType>(inline_stream(), dw.view(with_bias), dy.view(), x.view(), offsets,
-                                             accumulate);
+    grouped_linear_forward<T>(device, y.view(), x.view(), w.const_view(with_bias), offsets);
+    grouped_linear_backward_input<T>(device, dx.view(), dy.view(), w.const_view(with_bias), offsets, accumulate);
+    grouped_linear_backward_weight<T>(device, dw.view(with_bias), dy.view(), x.view(), offsets, accumulate);
     CHECK(difference(y, want_y, in + 1) == "");
     CHECK(difference(dx, want_dx, out + 1) == "");
     CHECK(difference(dw.weight, want_dw, 41) == "");

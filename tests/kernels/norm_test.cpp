@@ -1,6 +1,6 @@
 #include "kernels/norm.h"
 
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -36,8 +36,8 @@ Accumulate mode(bool add) { return add ? Accumulate::kAdd : Accumulate::kOverwri
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("norms equal their definitions", "[norm]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("norms equal their definitions", "[norm]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
     const std::int64_t rows = random.pick({0, 1, 2, 7, 50}), cols = random.pick({1, 2, 3, 16, 33, 127, 512});
@@ -46,11 +46,11 @@ TEMPLATE_TEST_CASE("norms equal their definitions", "[norm]", float, double) {
     const auto weight = Grid<T>::normal(random, 1, cols), bias = Grid<T>::normal(random, 1, cols);
     Grid<T> y(rows, cols, 1), mean(1, rows), rstd(1, rows);
     const auto rms = reference::rms_norm(reference::Dense(x.view()), values(weight), kEps);
-    rms_norm_forward<T>(inline_stream(), y.view(), rstd.view().data, x.view(), weight.view().data, kEps);
+    rms_norm_forward<T>(device, y.view(), rstd.view().data, x.view(), weight.view().data, kEps);
     CHECK(difference(y, rms.y, cols) == "");
     CHECK(difference<T>({rstd.view().data, rms.rstd.size()}, rms.rstd, cols) == "");
     const auto layer = reference::layer_norm(reference::Dense(x.view()), values(weight), values(bias), kEps);
-    layer_norm_forward<T>(inline_stream(), y.view(), mean.view().data, rstd.view().data, x.view(), weight.view().data,
+    layer_norm_forward<T>(device, y.view(), mean.view().data, rstd.view().data, x.view(), weight.view().data,
                           bias.view().data, kEps);
     if (cols > 3)
       CHECK(difference(y, layer.y, cols) == "");  // of two columns, one may be 1 / sqrt(eps) times cancellation
@@ -59,8 +59,8 @@ TEMPLATE_TEST_CASE("norms equal their definitions", "[norm]", float, double) {
   }
 }
 
-TEMPLATE_TEST_CASE("gradients of norms equal their definitions, overwritten or added", "[norm]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("gradients of norms equal their definitions, overwritten or added", "[norm]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
     const std::int64_t rows = random.pick({0, 1, 2, 7, 50}), cols = random.pick({5, 16, 33, 127, 512});
@@ -79,15 +79,15 @@ TEMPLATE_TEST_CASE("gradients of norms equal their definitions, overwritten or a
       const auto want_dweight = plus(want.dweight, values(dweight), add_dw);
       const auto want_dbias = plus(want.dbias, values(dbias), add_dw);
       if (layer) {
-        layer_norm_forward<T>(inline_stream(), y.view(), mean.view().data, rstd.view().data, x.view(),
-                              weight.view().data, bias.view().data, kEps);
-        layer_norm_backward<T>(inline_stream(), dx.view(), dweight.view().data, dbias.view().data, dy.view(), x.view(),
+        layer_norm_forward<T>(device, y.view(), mean.view().data, rstd.view().data, x.view(), weight.view().data,
+                              bias.view().data, kEps);
+        layer_norm_backward<T>(device, dx.view(), dweight.view().data, dbias.view().data, dy.view(), x.view(),
                                mean.view().data, rstd.view().data, weight.view().data, mode(add_dx), mode(add_dw));
         CHECK(difference<T>({dbias.view().data, want_dbias.size()}, want_dbias, rows + 1) == "");
         CHECK(dbias.guards_intact());
       } else {
-        rms_norm_forward<T>(inline_stream(), y.view(), rstd.view().data, x.view(), weight.view().data, kEps);
-        rms_norm_backward<T>(inline_stream(), dx.view(), dweight.view().data, dy.view(), x.view(), rstd.view().data,
+        rms_norm_forward<T>(device, y.view(), rstd.view().data, x.view(), weight.view().data, kEps);
+        rms_norm_backward<T>(device, dx.view(), dweight.view().data, dy.view(), x.view(), rstd.view().data,
                              weight.view().data, mode(add_dx), mode(add_dw));
       }
       CHECK(difference(dx, want.dx, cols, 1.0) == "");
@@ -126,7 +126,8 @@ TEST_CASE("gradients of norms pass the gradient check", "[norm][gradcheck]") {
   CHECK(test::gradient_difference({bias.view().data, 9}, {dbias.view().data, 9}, layer_loss) == "");
 }
 
-TEST_CASE("norms do without the statistics nobody asks for, and pass NaN on", "[norm]") {
+TEMPLATE_TEST_CASE("norms do without the statistics nobody asks for, and pass NaN on", "[norm]", WEFT_F32_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   Random random(8);
   auto x = Grid<float>::normal(random, 3, 20);
   const auto weight = Grid<float>::normal(random, 1, 20), bias = Grid<float>::normal(random, 1, 20);
@@ -138,10 +139,9 @@ TEST_CASE("norms do without the statistics nobody asks for, and pass NaN on", "[
       CHECK(std::isnan(y(1, j)));
     }
   };
-  rms_norm_forward<float>(inline_stream(), y.view(), nullptr, x.view(), weight.view().data, kEps);
+  rms_norm_forward<float>(device, y.view(), nullptr, x.view(), weight.view().data, kEps);
   check();
-  layer_norm_forward<float>(inline_stream(), y.view(), nullptr, nullptr, x.view(), weight.view().data, bias.view().data,
-                            kEps);
+  layer_norm_forward<float>(device, y.view(), nullptr, nullptr, x.view(), weight.view().data, bias.view().data, kEps);
   check();
 }
 

@@ -1,6 +1,6 @@
 #include "kernels/permute.h"
 
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -28,8 +28,8 @@ reference::Ints random_choices(Random& random, std::int64_t tokens, std::int64_t
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("gather and scatter move rows bit for bit", "[permute]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("gather and scatter move rows bit for bit", "[permute]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
     const std::int64_t from = random.pick({1, 2, 13, 50}), n = random.pick({0, 1, 7, 50}),
@@ -38,7 +38,7 @@ TEMPLATE_TEST_CASE("gather and scatter move rows bit for bit", "[permute]", floa
     const auto in = Grid<T>::normal(random, from, width, random.below(3));
     const auto index = random.integers(n, -1, from);
     Grid<T> out(n, width, 2);
-    gather_rows<T>(inline_stream(), out.view(), in.view(), index.data());
+    gather_rows<T>(device, out.view(), in.view(), index.data());
     CHECK(out.guards_intact());
     CHECK(reference::Dense(out.view()).data == reference::gather_rows(reference::Dense(in.view()), index).data);
 
@@ -48,14 +48,15 @@ TEMPLATE_TEST_CASE("gather and scatter move rows bit for bit", "[permute]", floa
       if (random.below(4) == 0) t = -1;
     auto spread = Grid<T>::normal(random, from + 3, width, 1);  // rows that nothing goes to stay
     const auto want = reference::scatter_rows(reference::Dense(spread.view()), reference::Dense(in.view()), target);
-    scatter_rows<T>(inline_stream(), spread.view(), in.view(), target.data());
+    scatter_rows<T>(device, spread.view(), in.view(), target.data());
     CHECK(reference::Dense(spread.view()).data == want.data);
     CHECK(spread.guards_intact());
   }
 }
 
-TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their definitions", "[permute]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their definitions", "[permute]",
+                   WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 80; ++seed) {
     Random random(seed);
     const std::int64_t tokens = random.pick({0, 1, 3, 29}), choices = random.pick({0, 1, 2, 5}),
@@ -70,13 +71,13 @@ TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their defini
     const reference::Dense rrows(rows.view()), rweight(weight.view()), rresidual(residual.view()), rdout(dout.view());
 
     Grid<T> out(tokens, width, 1);
-    unpermute_weighted<T>(inline_stream(), out.view(), {}, rows.view(), row_view, weight.view());
+    unpermute_weighted<T>(device, out.view(), {}, rows.view(), row_view, weight.view());
     CHECK(difference(out, reference::unpermute_weighted({}, rrows, row, rweight), choices, 1.0) == "");
-    unpermute_weighted<T>(inline_stream(), out.view(), residual.view(), rows.view(), row_view, weight.view());
+    unpermute_weighted<T>(device, out.view(), residual.view(), rows.view(), row_view, weight.view());
     const auto want = reference::unpermute_weighted(rresidual, rrows, row, rweight);
     CHECK(difference(out, want, choices + 1) == "");
     auto in_place = residual;
-    unpermute_weighted<T>(inline_stream(), in_place.view(), in_place.view(), rows.view(), row_view, weight.view());
+    unpermute_weighted<T>(device, in_place.view(), in_place.view(), rows.view(), row_view, weight.view());
     CHECK(difference(in_place, want, choices + 1) == "");
 
     const auto want_d = reference::unpermute_weighted_backward(rdout, rrows, row, rweight);
@@ -88,18 +89,18 @@ TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their defini
     for (std::int64_t r = 0; r < num_rows; ++r)
       for (std::int64_t j = 0; j < width && !named[static_cast<std::size_t>(r)]; ++j)
         want_d_rows(r, j) = std::numeric_limits<double>::quiet_NaN();
-    unpermute_weighted_backward<T>(inline_stream(), {d_rows.view(), d_weight.view(), row_view}, dout.view(),
-                                   rows.view(), row_view, weight.view());
+    unpermute_weighted_backward<T>(device, {d_rows.view(), d_weight.view(), row_view}, dout.view(), rows.view(),
+                                   row_view, weight.view());
     CHECK(difference(d_rows, want_d_rows, 1) == "");
     CHECK(difference(d_weight, want_d.d_weight, width, 1.0) == "");
 
     auto dx = Grid<T>::normal(random, tokens, width, 1);
     const auto want_dx = reference::permute_backward(rrows, row, tokens);
     const auto want_added = reference::sum(want_dx, reference::Dense(dx.view()));
-    permute_backward<T>(inline_stream(), dx.view(), rows.view(), row_view, Accumulate::kAdd);
+    permute_backward<T>(device, dx.view(), rows.view(), row_view, Accumulate::kAdd);
     CHECK(difference(dx, want_added, choices + 1) == "");
     Grid<T> overwritten(tokens, width, 2);
-    permute_backward<T>(inline_stream(), overwritten.view(), rows.view(), row_view, Accumulate::kOverwrite);
+    permute_backward<T>(device, overwritten.view(), rows.view(), row_view, Accumulate::kOverwrite);
     CHECK(difference(overwritten, want_dx, choices, 1.0) == "");
 
     const std::int64_t shift = num_rows / 2;  // another layout of the gradient's rows: rotated
@@ -107,16 +108,15 @@ TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their defini
     for (auto& r : d_row)
       if (r >= 0) r = static_cast<std::int32_t>((r + shift) % num_rows);
     Grid<T> rotated(num_rows, width, 1), same_weight(tokens, choices, 1);
-    unpermute_weighted_backward<T>(inline_stream(),
-                                   {rotated.view(), same_weight.view(), {d_row.data(), tokens, choices}}, dout.view(),
-                                   rows.view(), row_view, weight.view());
+    unpermute_weighted_backward<T>(device, {rotated.view(), same_weight.view(), {d_row.data(), tokens, choices}},
+                                   dout.view(), rows.view(), row_view, weight.view());
     CHECK(difference(same_weight, want_d.d_weight, width, 1.0) == "");
     for (std::int64_t r = 0; r < num_rows; ++r)
       for (std::int64_t j = 0; j < width && named[static_cast<std::size_t>(r)]; ++j)
         CHECK(rotated((r + shift) % num_rows, j) == d_rows(r, j));
 
-    unpermute_weighted_backward<T>(inline_stream(), {rows.view(), d_weight.view(), row_view}, dout.view(), rows.view(),
-                                   row_view, weight.view());
+    unpermute_weighted_backward<T>(device, {rows.view(), d_weight.view(), row_view}, dout.view(), rows.view(), row_view,
+                                   weight.view());
     CHECK(difference(d_weight, want_d.d_weight, width, 1.0) == "");  // in place: read before written
     for (std::int64_t r = 0; r < num_rows; ++r)
       for (std::int64_t j = 0; j < width && named[static_cast<std::size_t>(r)]; ++j) CHECK(rows(r, j) == d_rows(r, j));

@@ -1,6 +1,6 @@
 #include "kernels/reduce.h"
 
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -12,8 +12,8 @@ using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
 
-TEMPLATE_TEST_CASE("sums of squares are added in f64", "[reduce]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("sums of squares are added in f64", "[reduce]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (const std::int64_t n : {0, 1, 31, 32, 33, 64, 1000, 100'003}) {
     Random random(static_cast<std::uint64_t>(n));
     INFO("n " << n);
@@ -21,29 +21,30 @@ TEMPLATE_TEST_CASE("sums of squares are added in f64", "[reduce]", float, double
     long double want = 0.0L;
     for (const T value : x) want += static_cast<long double>(value) * static_cast<long double>(value);
     double got = -1.0;
-    sum_squares<T>(inline_stream(), &got, x.data(), n);
+    sum_squares<T>(device, &got, x.data(), n);
     CHECK(difference<double>({&got, 1}, std::vector<double>{static_cast<double>(want)}, n) == "");
   }
 }
 
-TEST_CASE("a NaN or infinity anywhere shows in the sum of squares", "[reduce]") {
+TEMPLATE_TEST_CASE("a NaN or infinity anywhere shows in the sum of squares", "[reduce]", WEFT_F32_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (const std::size_t where : {0, 31, 32, 63, 64, 70}) {
     std::vector<float> x(71, 1.0F);
     double sum = 0.0;
     x[where] = std::numeric_limits<float>::quiet_NaN();
-    sum_squares<float>(inline_stream(), &sum, x.data(), 71);
+    sum_squares<float>(device, &sum, x.data(), 71);
     CHECK(std::isnan(sum));
     x[where] = -std::numeric_limits<float>::infinity();
-    sum_squares<float>(inline_stream(), &sum, x.data(), 71);
+    sum_squares<float>(device, &sum, x.data(), 71);
     CHECK(std::isinf(sum));
     x[where] = 3e38F;  // its square is no float
-    sum_squares<float>(inline_stream(), &sum, x.data(), 71);
+    sum_squares<float>(device, &sum, x.data(), 71);
     CHECK(std::isfinite(sum));
   }
 }
 
-TEMPLATE_TEST_CASE("fill, axpy and copy do what they say", "[reduce]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("fill, axpy and copy do what they say", "[reduce]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (const std::int64_t n : {0, 1, 15, 16, 17, 1003}) {
     Random random(static_cast<std::uint64_t>(n) + 1);
     const auto x = random.normals<T>(n);
@@ -51,24 +52,25 @@ TEMPLATE_TEST_CASE("fill, axpy and copy do what they say", "[reduce]", float, do
     auto want = test::reals(y);
     const T alpha = T(0.3);
     for (std::size_t i = 0; i < want.size(); ++i) want[i] += static_cast<double>(alpha) * static_cast<double>(x[i]);
-    axpy<T>(inline_stream(), y.data(), x.data(), n, alpha);
+    axpy<T>(device, y.data(), x.data(), n, alpha);
     CHECK(difference(y, want, 1) == "");
-    copy<T>(inline_stream(), z.data(), x.data(), n);
+    copy<T>(device, z.data(), x.data(), n);
     CHECK(z == x);
-    fill<T>(inline_stream(), z.data(), n, alpha);
+    fill<T>(device, z.data(), n, alpha);
     CHECK(z == std::vector<T>(static_cast<std::size_t>(n), alpha));
   }
 }
 
-TEMPLATE_TEST_CASE("rows are copied or added between matrices of any strides", "[reduce]", float, double) {
+TEMPLATE_TEST_CASE("rows are copied or added between matrices of any strides", "[reduce]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (const std::int64_t cols : {0, 1, 7, 32}) {
     Random random(static_cast<std::uint64_t>(cols) + 3);
-    const auto x = test::Grid<TestType>::normal(random, 5, cols, 2);
-    auto y = test::Grid<TestType>::normal(random, 5, cols, 1), sum = y;
-    copy_rows<TestType>(inline_stream(), sum.view(), x.view(), Accumulate::kAdd);
+    const auto x = test::Grid<T>::normal(random, 5, cols, 2);
+    auto y = test::Grid<T>::normal(random, 5, cols, 1), sum = y;
+    copy_rows<T>(device, sum.view(), x.view(), Accumulate::kAdd);
     for (std::int64_t i = 0; i < 5; ++i)
       for (std::int64_t j = 0; j < cols; ++j) CHECK(sum(i, j) == y(i, j) + x(i, j));
-    copy_rows<TestType>(inline_stream(), y.view(), x.view());
+    copy_rows<T>(device, y.view(), x.view());
     for (std::int64_t i = 0; i < 5; ++i)
       for (std::int64_t j = 0; j < cols; ++j) CHECK(y(i, j) == x(i, j));
     CHECK((y.guards_intact() && sum.guards_intact()));

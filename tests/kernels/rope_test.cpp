@@ -1,6 +1,6 @@
 #include "kernels/rope.h"
 
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -12,8 +12,8 @@ using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
 
-TEMPLATE_TEST_CASE("rope equals its definition, and turns back", "[rope]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("rope equals its definition, and turns back", "[rope]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 40; ++seed) {
     Random random(seed);
     const std::int64_t rows = random.pick({0, 1, 3, 40}), heads = random.pick({1, 2, 3}),
@@ -24,12 +24,12 @@ TEMPLATE_TEST_CASE("rope equals its definition, and turns back", "[rope]", float
     const auto before = x;
     const auto position = random.integers(rows, 0, random.pick({1, 100, 100'000}));
     const reference::Dense rx(x.view());
-    rope<T>(inline_stream(), x.view(), position.data(), dim, theta, RopeDirection::kForward);
+    rope<T>(device, x.view(), position.data(), dim, theta, RopeDirection::kForward);
     CHECK(difference(x, reference::rope(rx, position, dim, theta, +1.0), 2) == "");
-    rope<T>(inline_stream(), x.view(), position.data(), dim, theta, RopeDirection::kBackward);
+    rope<T>(device, x.view(), position.data(), dim, theta, RopeDirection::kBackward);
     CHECK(difference(x, rx, 4) == "");
     x = before;
-    rope<T>(inline_stream(), x.view(), position.data(), dim, theta, RopeDirection::kBackward);
+    rope<T>(device, x.view(), position.data(), dim, theta, RopeDirection::kBackward);
     CHECK(difference(x, reference::rope(rx, position, dim, theta, -1.0), 2) == "");
   }
 }
@@ -48,12 +48,13 @@ TEST_CASE("rope's gradient passes the gradient check", "[rope][gradcheck]") {
         }) == "");
 }
 
-TEST_CASE("rope on a column range leaves the rest alone", "[rope]") {
+TEMPLATE_TEST_CASE("rope on a column range leaves the rest alone", "[rope]", WEFT_F64_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   Random random(3);
   auto qkv = Grid<double>::normal(random, 4, 24);
   const auto before = qkv;
   const std::vector<std::int32_t> position = {1, 2, 3, 4};
-  rope<double>(inline_stream(), qkv.view().col_range(8, 8), position.data(), 4, 100.0, RopeDirection::kForward);
+  rope<double>(device, qkv.view().col_range(8, 8), position.data(), 4, 100.0, RopeDirection::kForward);
   for (std::int64_t i = 0; i < 4; ++i)
     for (std::int64_t j = 0; j < 24; ++j) CHECK((qkv(i, j) != before(i, j)) == (j >= 8 && j < 16));
 }

@@ -1,6 +1,6 @@
 #include "kernels/topk.h"
 
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -12,8 +12,8 @@ using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
 
-TEMPLATE_TEST_CASE("softmax and its gradient equal their definitions", "[topk]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("softmax and its gradient equal their definitions", "[topk]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
     const std::int64_t rows = random.pick({0, 1, 5, 64}), cols = random.pick({1, 2, 7, 8, 16, 33, 256});
@@ -26,16 +26,16 @@ TEMPLATE_TEST_CASE("softmax and its gradient equal their definitions", "[topk]",
     const auto dprobs = Grid<T>::normal(random, rows, cols, random.below(3));
     Grid<T> probs(rows, cols, 1), lse(1, rows), dlogits(rows, cols, 2);
     const auto want = reference::softmax(reference::Dense(logits.view()));
-    softmax_forward<T>(inline_stream(), probs.view(), lse.view().data, logits.view());
+    softmax_forward<T>(device, probs.view(), lse.view().data, logits.view());
     CHECK(difference(probs, want.probs, cols) == "");
     CHECK(difference<T>({lse.view().data, want.lse.size()}, want.lse, cols, 1.0) == "");
-    softmax_backward<T>(inline_stream(), dlogits.view(), dprobs.view(), probs.view());
+    softmax_backward<T>(device, dlogits.view(), dprobs.view(), probs.view());
     const auto want_d = reference::softmax_backward(reference::Dense(dprobs.view()), want.probs);
     CHECK(difference(dlogits, want_d, cols, 1.0) == "");
     auto in_place = dprobs;
-    softmax_backward<T>(inline_stream(), in_place.view(), in_place.view(), probs.view());
+    softmax_backward<T>(device, in_place.view(), in_place.view(), probs.view());
     CHECK(difference(in_place, want_d, cols, 1.0) == "");
-    softmax_forward<T>(inline_stream(), logits.view(), nullptr, logits.view());
+    softmax_forward<T>(device, logits.view(), nullptr, logits.view());
     CHECK(difference(logits, want.probs, cols) == "");
   }
 }
@@ -54,8 +54,8 @@ TEST_CASE("softmax's gradient passes the gradient check", "[topk][gradcheck]") {
   CHECK(test::gradient_difference({logits.view().data, 15}, {dlogits.view().data, 15}, loss) == "");
 }
 
-TEMPLATE_TEST_CASE("softmax passes NaN on, and masks by minus infinity", "[topk]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("softmax passes NaN on, and masks by minus infinity", "[topk]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   constexpr T kInf = std::numeric_limits<T>::infinity();
   Grid<T> logits(3, 4), probs(3, 4), lse(1, 3);
   for (std::int64_t j = 0; j < 4; ++j) {
@@ -63,7 +63,7 @@ TEMPLATE_TEST_CASE("softmax passes NaN on, and masks by minus infinity", "[topk]
     logits(1, j) = j < 2 ? T(3) : -kInf;
     logits(2, j) = j == 0 ? kInf : T(0);
   }
-  softmax_forward<T>(inline_stream(), probs.view(), lse.view().data, logits.view());
+  softmax_forward<T>(device, probs.view(), lse.view().data, logits.view());
   for (std::int64_t j = 0; j < 4; ++j) CHECK(std::isnan(probs(0, j)));
   CHECK(std::isnan(lse(0, 0)));
   CHECK(probs(1, 0) == T(0.5));
@@ -71,8 +71,8 @@ TEMPLATE_TEST_CASE("softmax passes NaN on, and masks by minus infinity", "[topk]
   CHECK(std::isnan(probs(2, 0)));
 }
 
-TEMPLATE_TEST_CASE("top_k sorts by score, ties to the lower column, NaN last", "[topk]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("top_k sorts by score, ties to the lower column, NaN last", "[topk]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     Random random(seed);
     const std::int64_t rows = random.pick({0, 1, 9}), experts = random.pick({1, 2, 5, 8, 60}),
@@ -88,7 +88,7 @@ TEMPLATE_TEST_CASE("top_k sorts by score, ties to the lower column, NaN last", "
                                    : static_cast<T>(random.normal());
       }
     std::vector<std::int32_t> expert(static_cast<std::size_t>(rows * k), -7);
-    top_k<T>(inline_stream(), {expert.data(), rows, k}, scores.view());
+    top_k<T>(device, {expert.data(), rows, k}, scores.view());
     std::vector<std::int32_t> want;
     for (const auto& row : reference::top_k(reference::Dense(scores.view()), k))
       want.insert(want.end(), row.begin(), row.end());

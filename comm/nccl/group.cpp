@@ -1,0 +1,185 @@
+#include "comm/nccl/group.h"
+
+#include <utility>
+
+#include "core/cpu/thread.h"
+#include "core/cuda/device.h"
+#include "core/error.h"
+#include "core/log.h"
+
+namespace weft::comm::nccl {
+namespace {
+
+using std::chrono::milliseconds;
+constexpr milliseconds kNap{1};
+
+ncclConfig_t config_of(const Options& options) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  if (options.min_ctas > 0) config.minCTAs = options.min_ctas;
+  if (options.max_ctas > 0) config.maxCTAs = options.max_ctas;
+  return config;
+}
+
+ncclResult_t state_of(ncclComm_t comm) {
+  ncclResult_t state = ncclSuccess;
+  const ncclResult_t status = ncclCommGetAsyncError(comm, &state);
+  return status == ncclSuccess ? state : status;
+}
+
+bool is_done(cudaEvent_t event) {
+  const bool done = cudaEventQuery(event) != cudaErrorNotReady;
+  if (!done) static_cast<void>(cudaGetLastError());
+  return done;
+}
+
+}  // namespace
+
+void check(ncclResult_t status, const char* call) {
+  if (status == ncclSuccess || status == ncclInProgress) return;
+  throw Error(ErrorCode::kComm, str(call, ": ", ncclGetErrorString(status)), "NCCL_DEBUG=WARN says more");
+}
+
+Group::Group(const ncclUniqueId& id, int rank, int size, Device device, const Options& options, std::string name)
+    : device_(device), options_(options), name_(std::move(name)) {
+  const cuda::DeviceScope scope(device_);
+  ncclConfig_t config = config_of(options_);
+  WEFT_NCCL_CHECK(ncclCommInitRankConfig(&comm_, size, id, rank, &config));
+  settle("initialisation");
+  watcher_ = std::thread([this] { watch(); });
+}
+
+Group::Group(ncclComm_t comm, Device device, const Options& options, std::string name)
+    : comm_(comm), device_(device), options_(options), name_(std::move(name)), watcher_([this] { watch(); }) {}
+
+Group::~Group() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_one();
+  watcher_.join();
+  if (broken_) return;  // abort() has freed it
+  try {
+    const cuda::DeviceScope scope(device_);
+    WEFT_NCCL_CHECK(ncclCommFinalize(comm_));
+    settle("finalisation");
+    WEFT_NCCL_CHECK(ncclCommDestroy(comm_));
+  } catch (const std::exception& e) {
+    log()->error("group {}: {}", name_, e.what());
+    abort(std::current_exception());
+  }
+}
+
+Group::Clock::time_point Group::deadline() const {
+  return options_.timeout.count() == 0 ? Clock::time_point::max() : Clock::now() + options_.timeout;
+}
+
+std::exception_ptr Group::error(ErrorCode code, std::string_view what, std::string_view problem) const {
+  return std::make_exception_ptr(Error(code, str(what, " (group ", name_, "): ", problem),
+                                       "look for the first error of any rank; NCCL_DEBUG=WARN says more"));
+}
+
+void Group::settle(std::string_view what) {
+  const Clock::time_point deadline = this->deadline();
+  for (;; std::this_thread::sleep_for(kNap)) {
+    std::lock_guard lock(mutex_);
+    if (broken_) std::rethrow_exception(broken_);
+    const ncclResult_t state = state_of(comm_);
+    if (state == ncclSuccess) return;
+    if (state != ncclInProgress)
+      abort_locked(error(ErrorCode::kComm, what, ncclGetErrorString(state)));
+    else if (Clock::now() > deadline)
+      abort_locked(error(ErrorCode::kTimeout, what, str("not done after ", options_.timeout.count(), " ms")));
+  }
+}
+
+void Group::launch(cuda::GpuStream& stream, const std::string& what,
+                   const std::function<void(ncclComm_t, cudaStream_t)>& calls) {
+  {
+    std::lock_guard lock(mutex_);
+    if (broken_) std::rethrow_exception(broken_);
+    try {
+      WEFT_NCCL_CHECK(ncclGroupStart());
+      calls(comm_, static_cast<cudaStream_t>(stream.native()));
+      WEFT_NCCL_CHECK(ncclGroupEnd());
+    } catch (const Error& e) {
+      static_cast<void>(ncclGroupEnd());  // the group of calls is per thread: none may stay open
+      abort_locked(error(ErrorCode::kComm, what, e.message()));
+      std::rethrow_exception(broken_);
+    }
+  }
+  settle(what);
+  follow(stream, what);
+}
+
+void Group::follow(cuda::GpuStream& stream, std::string what) {
+  cudaEvent_t raw = nullptr;
+  WEFT_CUDA_CHECK(cudaEventCreateWithFlags(&raw, cudaEventDisableTiming));
+  cuda::EventHandle done(raw);
+  WEFT_CUDA_CHECK(cudaEventRecord(raw, static_cast<cudaStream_t>(stream.native())));
+  {
+    std::lock_guard lock(mutex_);
+    if (broken_) std::rethrow_exception(broken_);
+    launches_.push_back({std::move(done), deadline(), std::move(what), stream.fault()});
+  }
+  changed_.notify_one();
+}
+
+void Group::abort(std::exception_ptr reason) noexcept {
+  std::lock_guard lock(mutex_);
+  abort_locked(std::move(reason));
+}
+
+void Group::abort_locked(std::exception_ptr reason) noexcept {
+  if (broken_) return;
+  broken_ = std::move(reason);
+  for (const Launch& launch : launches_) launch.fault->fail(broken_);  // before the kernels end: no result looks valid
+  launches_.clear();
+  static_cast<void>(ncclCommAbort(comm_));
+}
+
+std::unique_ptr<Group> Group::split(int color, int key, std::string name) {
+  const cuda::DeviceScope scope(device_);
+  ncclConfig_t config = config_of(options_);
+  ncclComm_t child = nullptr;
+  {
+    std::lock_guard lock(mutex_);
+    if (broken_) std::rethrow_exception(broken_);
+    WEFT_NCCL_CHECK(ncclCommSplit(comm_, color < 0 ? NCCL_SPLIT_NOCOLOR : color, key, &child, &config));
+  }
+  settle("split");  // the parent's state covers the making of its children
+  if (color < 0) return nullptr;
+  std::unique_ptr<Group> out(new Group(child, device_, options_, std::move(name)));
+  out->settle("initialisation");
+  return out;
+}
+
+std::exception_ptr Group::look_at(const Launch& launch) const {
+  const ncclResult_t state = state_of(comm_);
+  if (state != ncclSuccess && state != ncclInProgress)
+    return error(ErrorCode::kComm, launch.what, ncclGetErrorString(state));
+  if (Clock::now() > launch.deadline)
+    return error(
+        ErrorCode::kTimeout, launch.what,
+        str("not done ", options_.timeout.count(), " ms after its launch: a rank that never came, or works on"));
+  return nullptr;
+}
+
+/// The launches of a stream end in order, but a group may be used from several streams, so all are looked at.
+void Group::watch() {
+  cpu::name_this_thread("nccl watch");
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return stop_ || !launches_.empty(); });
+    if (stop_) return;
+    std::erase_if(launches_, [](const Launch& launch) { return is_done(launch.done.get()); });
+    std::exception_ptr failure;
+    for (const Launch& launch : launches_)
+      if (!failure) failure = look_at(launch);
+    if (failure) abort_locked(failure);
+    changed_.wait_for(lock, kNap, [&] { return stop_; });
+  }
+}
+
+}  // namespace weft::comm::nccl

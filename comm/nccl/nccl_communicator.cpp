@@ -1,0 +1,187 @@
+// comm/nccl/nccl_communicator.cpp - collectives on device memory, launched onto CUDA streams.
+// Source: NCCL user guide, "Point-to-point communication" (all-to-all-v as grouped messages) and "In-place operations".
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "comm/factory.h"
+#include "comm/host_buffer.h"
+#include "comm/nccl/backend.h"
+#include "comm/nccl/group.h"
+#include "comm/topology.h"
+#include "core/cuda/device.h"
+#include "core/error.h"
+
+namespace weft::comm::nccl {
+namespace {
+
+ncclDataType_t type_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return ncclFloat32;
+    case DType::kF64:
+      return ncclFloat64;
+    case DType::kBF16:
+      return ncclBfloat16;
+    case DType::kI32:
+      return ncclInt32;
+    case DType::kI64:
+      return ncclInt64;
+    case DType::kU8:
+      return ncclUint8;
+  }
+  throw Error(ErrorCode::kInternal, "nccl: unknown dtype");
+}
+
+ncclRedOp_t op_of(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::kSum:
+      return ncclSum;
+    case ReduceOp::kMax:
+      return ncclMax;
+    case ReduceOp::kMin:
+      return ncclMin;
+  }
+  throw Error(ErrorCode::kInternal, "nccl: unknown reduction");
+}
+
+std::size_t unsigned_of(std::int64_t count) { return static_cast<std::size_t>(count); }
+
+bool all_equal(std::span<const std::int64_t> counts) {
+  return std::all_of(counts.begin(), counts.end(), [&](std::int64_t c) { return c == counts.front(); });
+}
+
+class NcclCommunicator final : public Communicator {
+ public:
+  /// `host`: the same ranks over host memory, to end the job with.
+  NcclCommunicator(std::unique_ptr<Group> group, int rank, int size, std::string name,
+                   std::shared_ptr<Communicator> host)
+      : Communicator(rank, size, DeviceKind::kCuda, std::move(name)),
+        group_(std::move(group)),
+        host_(std::move(host)) {}
+
+  void abort(int exit_code) noexcept override {
+    group_->abort(std::make_exception_ptr(Error(ErrorCode::kComm, str("group ", name(), " was aborted"))));
+    host_->abort(exit_code);
+  }
+
+ private:
+  template <class Calls>
+  void launch(std::string_view what, Stream& stream, const Calls& calls) {
+    group_->launch(dynamic_cast<cuda::GpuStream&>(stream), str(what, " on rank ", rank(), " of ", size()), calls);
+  }
+
+  void do_all_reduce(ConstBuffer send, Buffer recv, ReduceOp op, Stream& stream) override {
+    launch("all_reduce", stream, [&](ncclComm_t comm, cudaStream_t on) {
+      WEFT_NCCL_CHECK(
+          ncclAllReduce(send.data, recv.data, unsigned_of(send.count), type_of(send.dtype), op_of(op), comm, on));
+    });
+  }
+
+  void do_all_gather_v(ConstBuffer send, Buffer recv, Counts counts, Stream& stream) override {
+    launch("all_gather_v", stream, [&](ncclComm_t comm, cudaStream_t on) {
+      const ncclDataType_t type = type_of(send.dtype);
+      if (all_equal(counts)) {
+        WEFT_NCCL_CHECK(ncclAllGather(send.data, recv.data, unsigned_of(send.count), type, comm, on));
+        return;
+      }
+      std::int64_t first = 0;
+      for (int r = 0; r < size(); first += counts[unsigned_of(r)], ++r)
+        WEFT_NCCL_CHECK(ncclBroadcast(r == rank() ? send.data : at(recv, first), at(recv, first),
+                                      unsigned_of(counts[unsigned_of(r)]), type, r, comm, on));
+    });
+  }
+
+  void do_reduce_scatter_v(ConstBuffer send, Buffer recv, Counts counts, ReduceOp op, Stream& stream) override {
+    launch("reduce_scatter_v", stream, [&](ncclComm_t comm, cudaStream_t on) {
+      const ncclDataType_t type = type_of(send.dtype);
+      if (all_equal(counts)) {
+        WEFT_NCCL_CHECK(ncclReduceScatter(send.data, recv.data, unsigned_of(recv.count), type, op_of(op), comm, on));
+        return;
+      }
+      std::int64_t first = 0;
+      for (int r = 0; r < size(); first += counts[unsigned_of(r)], ++r)
+        WEFT_NCCL_CHECK(ncclReduce(at(send, first), r == rank() ? recv.data : nullptr,
+                                   unsigned_of(counts[unsigned_of(r)]), type, op_of(op), r, comm, on));
+    });
+  }
+
+  void do_all_to_all_v(ConstBuffer send, Counts send_counts, Buffer recv, Counts recv_counts, Stream& stream) override {
+    launch("all_to_all_v", stream, [&](ncclComm_t comm, cudaStream_t on) {
+      const ncclDataType_t type = type_of(send.dtype);
+      std::int64_t from = 0, to = 0;
+      for (int r = 0; r < size(); ++r) {
+        const std::int64_t out = send_counts[unsigned_of(r)], in = recv_counts[unsigned_of(r)];
+        if (out > 0) WEFT_NCCL_CHECK(ncclSend(at(send, from), unsigned_of(out), type, r, comm, on));
+        if (in > 0) WEFT_NCCL_CHECK(ncclRecv(at(recv, to), unsigned_of(in), type, r, comm, on));
+        from += out;
+        to += in;
+      }
+    });
+  }
+
+  void do_broadcast(Buffer buffer, int root, Stream& stream) override {
+    launch("broadcast", stream, [&](ncclComm_t comm, cudaStream_t on) {
+      WEFT_NCCL_CHECK(
+          ncclBroadcast(buffer.data, buffer.data, unsigned_of(buffer.count), type_of(buffer.dtype), root, comm, on));
+    });
+  }
+
+  /// Messages of no bytes are left out on both sides: what two ranks exchange has the same length at either end.
+  void do_send_recv(std::span<const SendOp> sends, std::span<const RecvOp> recvs, Stream& stream) override {
+    launch("send_recv", stream, [&](ncclComm_t comm, cudaStream_t on) {
+      for (const auto& [buffer, peer] : sends)
+        if (buffer.count > 0)
+          WEFT_NCCL_CHECK(ncclSend(buffer.data, unsigned_of(buffer.count), type_of(buffer.dtype), peer, comm, on));
+      for (const auto& [buffer, peer] : recvs)
+        if (buffer.count > 0)
+          WEFT_NCCL_CHECK(ncclRecv(buffer.data, unsigned_of(buffer.count), type_of(buffer.dtype), peer, comm, on));
+    });
+  }
+
+  std::unique_ptr<Communicator> do_split(int color, int key, std::string child_name) override {
+    std::unique_ptr<Group> group = group_->split(color, key, child_name);
+    std::shared_ptr<Communicator> host = host_->split(color, key, child_name);
+    if (!group) return nullptr;
+    const int child_rank = host->rank(), child_size = host->size();  // NCCL orders by (key, rank), too
+    return std::make_unique<NcclCommunicator>(std::move(group), child_rank, child_size, std::move(child_name),
+                                              std::move(host));
+  }
+
+  std::unique_ptr<Group> group_;
+  std::shared_ptr<Communicator> host_;
+};
+
+/// Ranks of a node take its GPUs in turn. NCCL refuses two ranks on one GPU only once they hang, so it is said here.
+Device device_of(Communicator& host, Stream& stream) {
+  if (!is_available(DeviceKind::kCuda))
+    throw Error(ErrorCode::kUnavailable, str("NCCL needs a GPU: ", why_unavailable(DeviceKind::kCuda)),
+                "use the mpi backend on the CPU");
+  const Topology topology = find_topology(host, stream);
+  int num_gpus = 0;
+  WEFT_CUDA_CHECK(cudaGetDeviceCount(&num_gpus));
+  if (topology.local_size > num_gpus)
+    throw Error(ErrorCode::kUnavailable,
+                str("NCCL wants a GPU for each rank: this node has ", topology.local_size, " ranks and ", num_gpus,
+                    num_gpus == 1 ? " GPU" : " GPUs"),
+                "start fewer ranks a node");
+  return {DeviceKind::kCuda, topology.local_rank};
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_world(std::chrono::milliseconds timeout) {
+  std::shared_ptr<Communicator> host = comm::make_world(timeout);
+  const auto stream = make_inline_stream();
+  const Device device = device_of(*host, *stream);
+  ncclUniqueId id{};
+  if (host->rank() == 0) WEFT_NCCL_CHECK(ncclGetUniqueId(&id));
+  host->broadcast({id.internal, NCCL_UNIQUE_ID_BYTES, DType::kU8}, 0, *stream);
+  Options options;
+  options.timeout = timeout;
+  auto group = std::make_unique<Group>(id, host->rank(), host->size(), device, options, "world");
+  const int rank = host->rank(), size = host->size();
+  return std::make_unique<NcclCommunicator>(std::move(group), rank, size, "world", std::move(host));
+}
+
+}  // namespace weft::comm::nccl

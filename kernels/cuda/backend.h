@@ -1,0 +1,30 @@
+// kernels/cuda/backend.h - the parts of the CUDA backend: each source file puts its kernels into the table.
+// Kernels launch onto the stream and return; none waits for the GPU. Matrices and arrays lie in memory of the stream's
+// device, unless a contract says host. No float is added atomically: equal calls give equal bits. Contents out of range
+// (indices, targets) are left out and reported to the stream, which throws kInvalidArgument when somebody waits for it.
+#pragma once
+
+#include "kernels/backend.h"
+
+namespace weft::kernels::cuda {
+
+template <class T>
+void add_gemm(Backend<T>& table);
+template <class T>
+void add_elementwise(Backend<T>& table);
+template <class T>
+void add_norm(Backend<T>& table);
+template <class T>
+void add_softmax(Backend<T>& table);
+template <class T>
+void add_attention(Backend<T>& table);
+template <class T>
+void add_attention_backward(Backend<T>& table);
+template <class T>
+void add_permute(Backend<T>& table);
+template <class T>
+void add_embedding(Backend<T>& table);
+template <class T>
+void add_reduce(Backend<T>& table);
+
+}  // namespace weft::kernels::cuda

@@ -1,0 +1,85 @@
+// kernels/cuda/gemm.cpp - linear layers of one matrix and of experts. Experts go one after the other: their row counts
+// are on the host anyway, and each product fills the GPU when its expert has a few hundred rows.
+#include "kernels/cuda/backend.h"
+#include "kernels/cuda/blas.h"
+
+namespace weft::kernels::cuda {
+namespace {
+
+template <class T>
+void gemm(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
+          T alpha, Accumulate accumulate) {
+  multiply(stream, c, a, trans_a, b, trans_b, alpha, accumulate);
+}
+
+template <class T>
+void linear_forward(Stream& stream, Matrix<T> y, Matrix<const T> x, Matrix<const T> w, const T* bias) {
+  if (bias != nullptr) broadcast_row(stream, y, bias);
+  multiply(stream, y, x, Transpose::kNo, w, Transpose::kYes, T(1), bias ? Accumulate::kAdd : Accumulate::kOverwrite);
+}
+
+template <class T>
+void linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T> dy, Matrix<const T> w, Accumulate accumulate) {
+  multiply(stream, dx, dy, Transpose::kNo, w, Transpose::kNo, T(1), accumulate);
+}
+
+template <class T>
+void linear_backward_weight(Stream& stream, Matrix<T> dw, T* dbias, Matrix<const T> dy, Matrix<const T> x,
+                            Accumulate accumulate) {
+  multiply(stream, dw, dy, Transpose::kYes, x, Transpose::kNo, T(1), accumulate);
+  if (dbias != nullptr) sum_rows(stream, dbias, dy, accumulate);
+}
+
+template <class T>
+Matrix<T> weight_of(const ExpertWeights<T>& w, std::size_t e) {
+  return {w.data + static_cast<std::int64_t>(e) * w.expert_stride, w.out_width, w.in_width};
+}
+template <class T>
+T* bias_of(const ExpertWeights<T>& w, std::size_t e) {
+  return w.bias == nullptr ? nullptr : w.bias + static_cast<std::int64_t>(e) * w.bias_stride;
+}
+template <class T>
+Matrix<T> rows_of(Matrix<T> m, std::span<const std::int64_t> offsets, std::size_t e) {
+  return m.row_range(offsets[e], offsets[e + 1] - offsets[e]);
+}
+
+template <class T>
+void grouped_linear_forward(Stream& stream, Matrix<T> y, Matrix<const T> x, ExpertWeights<const T> w,
+                            std::span<const std::int64_t> offsets) {
+  for (std::size_t e = 0; e + 1 < offsets.size(); ++e)
+    cuda::linear_forward<T>(stream, rows_of(y, offsets, e), rows_of(x, offsets, e), weight_of(w, e), bias_of(w, e));
+}
+
+template <class T>
+void grouped_linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T> dy, ExpertWeights<const T> w,
+                                   std::span<const std::int64_t> offsets, Accumulate accumulate) {
+  for (std::size_t e = 0; e + 1 < offsets.size(); ++e)
+    cuda::linear_backward_input<T>(stream, rows_of(dx, offsets, e), rows_of(dy, offsets, e), weight_of(w, e),
+                                   accumulate);
+}
+
+template <class T>
+void grouped_linear_backward_weight(Stream& stream, ExpertWeights<T> dw, Matrix<const T> dy, Matrix<const T> x,
+                                    std::span<const std::int64_t> offsets, Accumulate accumulate) {
+  for (std::size_t e = 0; e + 1 < offsets.size(); ++e)
+    cuda::linear_backward_weight<T>(stream, weight_of(dw, e), bias_of(dw, e), rows_of(dy, offsets, e),
+                                    rows_of(x, offsets, e), accumulate);
+}
+
+}  // namespace
+
+template <class T>
+void add_gemm(Backend<T>& table) {
+  table.gemm = gemm<T>;
+  table.linear_forward = linear_forward<T>;
+  table.linear_backward_input = linear_backward_input<T>;
+  table.linear_backward_weight = linear_backward_weight<T>;
+  table.grouped_linear_forward = grouped_linear_forward<T>;
+  table.grouped_linear_backward_input = grouped_linear_backward_input<T>;
+  table.grouped_linear_backward_weight = grouped_linear_backward_weight<T>;
+}
+
+template void add_gemm(Backend<float>& table);
+template void add_gemm(Backend<double>& table);
+
+}  // namespace weft::kernels::cuda

@@ -1,0 +1,189 @@
+// tests/kernels/staging.h - runs a kernel of a GPU on host memory: what it reads and writes is copied there and back.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "core/memory.h"
+#include "core/stream.h"
+#include "kernels/backend.h"
+
+namespace weft::test {
+
+/// n elements behind a pointer; a kernel's parameter says how many, its type does not.
+template <class T>
+struct Array {
+  T* data;
+  std::int64_t count;
+};
+/// Weights of `count` experts.
+template <class T>
+struct Experts {
+  kernels::ExpertWeights<T> weights;
+  std::int64_t count;
+};
+
+/// The host memory of one call, mirrored on a GPU. Ranges that overlap (in-place calls) are mirrored once. Around each
+/// mirror lies a margin of NaN, so that what reads outside spoils its result and what writes there is found out; so is
+/// who writes to what the kernel takes as const.
+class Staging {
+ public:
+  template <class T>
+  void add(const Matrix<T>& m) {
+    if (m.rows > 0 && m.cols > 0) add_range(m.data, (m.rows - 1) * m.stride + m.cols);
+  }
+  template <class T>
+  void add(const Array<T>& a) {
+    add_range(a.data, a.count);
+  }
+  template <class T>
+  void add(const Experts<T>& e) {
+    if (e.count == 0) return;
+    add_range(e.weights.data, (e.count - 1) * e.weights.expert_stride + e.weights.out_width * e.weights.in_width);
+    if (e.weights.bias) add_range(e.weights.bias, (e.count - 1) * e.weights.bias_stride + e.weights.out_width);
+  }
+  template <class T>
+  void add(const kernels::AttentionInputs<T>& in) {
+    add(in.q), add(in.k), add(in.v);
+    add_range(in.q_rows.segment, in.q.rows), add_range(in.q_rows.position, in.q.rows);
+    add_range(in.k_rows.segment, in.k.rows), add_range(in.k_rows.position, in.k.rows);
+  }
+  template <class T>
+  void add(const kernels::AttentionGradients<T>& grad) {
+    add(grad.dq), add(grad.dk), add(grad.dv);
+  }
+  template <class T>
+  void add(const kernels::UnpermuteGradient<T>& grad) {
+    add(grad.d_rows), add(grad.d_weight), add(grad.d_row);
+  }
+  template <class T>
+  void add(const T&) {}  // numbers, and what stays on the host
+
+  template <class T>
+  [[nodiscard]] Matrix<T> on_device(const Matrix<T>& m) const {
+    return {pointer(m.data), m.rows, m.cols, m.stride};
+  }
+  template <class T>
+  [[nodiscard]] T* on_device(const Array<T>& a) const {
+    return pointer(a.data);
+  }
+  template <class T>
+  [[nodiscard]] kernels::ExpertWeights<T> on_device(const Experts<T>& e) const {
+    auto w = e.weights;
+    w.data = pointer(w.data);
+    w.bias = pointer(w.bias);
+    return w;
+  }
+  template <class T>
+  [[nodiscard]] kernels::AttentionInputs<T> on_device(const kernels::AttentionInputs<T>& in) const {
+    return {on_device(in.q),
+            on_device(in.k),
+            on_device(in.v),
+            {pointer(in.q_rows.segment), pointer(in.q_rows.position)},
+            {pointer(in.k_rows.segment), pointer(in.k_rows.position)}};
+  }
+  template <class T>
+  [[nodiscard]] kernels::AttentionGradients<T> on_device(const kernels::AttentionGradients<T>& grad) const {
+    return {on_device(grad.dq), on_device(grad.dk), on_device(grad.dv), grad.dq_mode};
+  }
+  template <class T>
+  [[nodiscard]] kernels::UnpermuteGradient<T> on_device(const kernels::UnpermuteGradient<T>& grad) const {
+    return {on_device(grad.d_rows), on_device(grad.d_weight), on_device(grad.d_row)};
+  }
+  template <class T>
+  [[nodiscard]] const T& on_device(const T& value) const {
+    return value;
+  }
+
+  void upload(Stream& stream) {
+    for (Range& r : ranges_) {
+      r.image.assign(r.bytes() + 2 * kMargin, kNaN);
+      std::memcpy(r.image.data() + kMargin, r.begin, r.bytes());
+      r.memory = Memory(stream.device(), static_cast<std::int64_t>(r.image.size()));
+      copy_bytes(stream, r.memory.data(), r.image.data(), r.memory.bytes());
+    }
+  }
+  /// Waits for the stream. Throws std::logic_error when something was written where it must not be.
+  void download(Stream& stream) {
+    for (Range& r : ranges_) {
+      const std::vector<std::byte> before = r.image;
+      copy_bytes(stream, r.image.data(), r.memory.data(), r.memory.bytes());
+      stream.synchronize();
+      const auto differs = [&](std::size_t first, std::size_t count) {
+        return std::memcmp(before.data() + first, r.image.data() + first, count) != 0;
+      };
+      if (differs(0, kMargin) || differs(kMargin + r.bytes(), kMargin))
+        throw std::logic_error("a kernel wrote outside its arguments");
+      if (!r.written && differs(kMargin, r.bytes())) throw std::logic_error("a kernel wrote to a const argument");
+      if (r.written) std::memcpy(r.begin, r.image.data() + kMargin, r.bytes());
+    }
+  }
+
+ private:
+  static constexpr std::size_t kMargin = 512;  // keeps the device's alignment
+  static constexpr std::byte kNaN{0xff};
+  struct Range {
+    std::byte *begin, *end;
+    bool written;
+    std::vector<std::byte> image = {};
+    Memory memory = {};
+    [[nodiscard]] std::size_t bytes() const { return static_cast<std::size_t>(end - begin); }
+  };
+
+  template <class T>
+  void add_range(T* data, std::int64_t count) {
+    if (data == nullptr || count <= 0) return;
+    auto* begin = reinterpret_cast<std::byte*>(const_cast<std::remove_const_t<T>*>(data));
+    Range merged{begin, begin + static_cast<std::size_t>(count) * sizeof(T), !std::is_const_v<T>};
+    std::erase_if(ranges_, [&](const Range& r) {
+      if (r.end <= merged.begin || merged.end <= r.begin) return false;
+      merged.begin = std::min(merged.begin, r.begin);
+      merged.end = std::max(merged.end, r.end);
+      merged.written = merged.written || r.written;
+      return true;
+    });
+    ranges_.push_back(std::move(merged));
+  }
+  template <class T>
+  [[nodiscard]] T* pointer(T* host) const {
+    const auto* at = reinterpret_cast<const std::byte*>(host);
+    for (const Range& r : ranges_)
+      if (r.begin <= at && at < r.end) return reinterpret_cast<T*>(r.memory.as<std::byte>() + kMargin + (at - r.begin));
+    return host;  // null, or nothing behind it
+  }
+
+  std::vector<Range> ranges_;
+};
+
+/// Where a test's kernels run.
+class KernelDevice {
+ public:
+  explicit KernelDevice(DeviceKind kind)
+      : stream_(kind == DeviceKind::kCpu ? make_inline_stream() : make_stream({kind, 0}, "test")) {}
+
+  /// Calls kernel(stream, args...), Array and Experts replaced by what the kernel takes; the results are there on
+  /// return. Throws what the stream does.
+  template <class... Params, class... Args>
+  void run(void (*kernel)(Stream&, Params...), const Args&... args) {
+    Staging staging;
+    const bool staged = stream_->device().kind != DeviceKind::kCpu;
+    if (staged) (staging.add(args), ...);
+    stream_->enqueue([&] {
+      if (staged) staging.upload(*stream_);
+      kernel(*stream_, staging.on_device(args)...);
+      if (staged) staging.download(*stream_);
+    });
+    stream_->synchronize();
+  }
+  [[nodiscard]] Stream& stream() { return *stream_; }
+
+ private:
+  std::unique_ptr<Stream> stream_;
+};
+
+}  // namespace weft::test

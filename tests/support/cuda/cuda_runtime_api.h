@@ -1,0 +1,177 @@
+// tests/support/cuda/cuda_runtime_api.h - a stand-in for the CUDA runtime that runs on the host, so that the code of
+// core/cuda and kernels/cuda runs in tests on machines without a GPU. Compiled as plain C++ with this folder in front
+// of the include path. A stream is a thread with a queue; a block's threads are coroutines that change at barriers and
+// shuffles, in one of three orders (WEFT_EMULATION_ORDER, see machine.cpp): what reads before a barrier that is missing
+// gets the wrong value in one of them. Device memory starts as NaN. Only what Weft uses is here, and only what tests
+// can see: no memory model, no limits of registers, no speed. Names and meanings: CUDA Runtime API reference.
+#pragma once
+
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <tuple>
+
+#include "tests/support/cuda/machine.h"
+
+enum cudaError_t {
+  cudaSuccess,
+  cudaErrorMemoryAllocation,
+  cudaErrorNoDevice,
+  cudaErrorInvalidDevice,
+  cudaErrorInvalidValue,
+  cudaErrorInsufficientDriver,
+  cudaErrorSystemDriverMismatch,
+  cudaErrorSystemNotReady,
+  cudaErrorDevicesUnavailable,
+  cudaErrorNoKernelImageForDevice,
+  cudaErrorUnsupportedPtxVersion,
+  cudaErrorStubLibrary,
+  cudaErrorIllegalAddress,
+  cudaErrorLaunchFailure,
+  cudaErrorLaunchTimeout,
+  cudaErrorAssert,
+  cudaErrorHardwareStackError,
+  cudaErrorIllegalInstruction,
+  cudaErrorMisalignedAddress,
+  cudaErrorInvalidAddressSpace,
+  cudaErrorInvalidPc,
+  cudaErrorECCUncorrectable,
+  cudaErrorNvlinkUncorrectable,
+  cudaErrorMpsClientTerminated,
+  cudaErrorContextIsDestroyed,
+  cudaErrorNotReady
+};
+enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold, cudaMemPoolReuseAllowInternalDependencies };
+enum cudaMemcpyKind { cudaMemcpyDefault };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
+inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaEventBlockingSync = 1,
+                          cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
+inline constexpr unsigned long long cudaEnableDefault = 0;
+using cudaStream_t = weft::emulation::Queue*;
+using cudaEvent_t = weft::emulation::Mark*;
+using cudaMemPool_t = void*;
+using cudaLaunchConfig_t = weft::emulation::LaunchConfig;
+using dim3 = weft::emulation::Dim;
+
+inline const char* cudaGetErrorName(cudaError_t status) { return status == cudaSuccess ? "cudaSuccess" : "cudaError"; }
+inline const char* cudaGetErrorString(cudaError_t) { return "an error of the emulated GPU"; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  return *value = weft::emulation::shared_limit(), cudaSuccess;
+}
+inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
+  return value <= weft::emulation::shared_limit() ? cudaSuccess : cudaErrorInvalidValue;
+}
+inline cudaError_t cudaDeviceGetStreamPriorityRange(int* lowest, int* highest) {
+  return *lowest = 0, *highest = -5, cudaSuccess;
+}
+
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  return *stream = new weft::emulation::Queue, cudaSuccess;
+}
+inline cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) {
+  return cudaStreamCreateWithFlags(stream, flags);
+}
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return stream->drain(), cudaSuccess; }
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  return *event = new weft::emulation::Mark, cudaSuccess;
+}
+inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  stream->push([point = event->renew()] { point->reach(); });
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return event->point()->reached() ? cudaSuccess : cudaErrorNotReady;
+}
+inline cudaError_t cudaEventSynchronize(cudaEvent_t event) { return event->point()->wait(), cudaSuccess; }
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event) {
+  stream->push([point = event->point()] { point->wait(); });
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t) {
+  constexpr std::size_t kDeviceBytes = std::size_t{1} << 40, kAlignment = 256;
+  *data = bytes > kDeviceBytes ? nullptr
+                               : std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+  if (*data == nullptr) return cudaErrorMemoryAllocation;
+  std::memset(*data, 0xff, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
+  stream->push([data] { std::free(data); });
+  return cudaSuccess;
+}
+inline cudaError_t cudaHostAlloc(void** data, std::size_t bytes, unsigned) {
+  return cudaMallocAsync(data, bytes, nullptr);
+}
+inline cudaError_t cudaFreeHost(void* data) { return std::free(data), cudaSuccess; }
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  stream->push([=] { std::memcpy(to, from, bytes); });
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemset2DAsync(void* data, std::size_t pitch, int value, std::size_t width, std::size_t height,
+                                     cudaStream_t stream) {
+  if (width > pitch) return cudaErrorInvalidValue;
+  stream->push([=] {
+    for (std::size_t i = 0; i < height; ++i) std::memset(static_cast<char*>(data) + i * pitch, value, width);
+  });
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) { return *pool = nullptr, cudaSuccess; }
+inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
+
+// cuda.h: the one function of the driver that core/cuda/relay.cpp looks up
+using CUresult = int;
+using CUstream = cudaStream_t;
+using CUdeviceptr = unsigned long long;
+using cuuint32_t = std::uint32_t;
+inline constexpr CUresult CUDA_SUCCESS = 0;
+inline constexpr unsigned CU_STREAM_WAIT_VALUE_GEQ = 0;
+inline cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function, unsigned, unsigned long long,
+                                                    cudaDriverEntryPointQueryResult* result) {
+  CUresult (*wait)(CUstream, CUdeviceptr, cuuint32_t, unsigned) = [](CUstream stream, CUdeviceptr data,
+                                                                     cuuint32_t value, unsigned) -> CUresult {
+    stream->push([=] {
+      const std::atomic_ref now(*reinterpret_cast<std::uint32_t*>(data));
+      while (static_cast<std::int32_t>(now.load() - value) < 0) std::this_thread::yield();
+    });
+    return CUDA_SUCCESS;
+  };
+  *function = reinterpret_cast<void*>(wait);
+  *result = cudaDriverEntryPointSuccess;
+  return cudaSuccess;
+}
+
+// kernels
+#define __global__
+#define __device__
+#define __shared__ thread_local
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define threadIdx (weft::emulation::this_thread_index())
+#define blockIdx (weft::emulation::grid().block)
+#define __syncthreads() weft::emulation::block_barrier()
+#define __syncwarp() weft::emulation::warp_barrier()
+#define __shfl_xor_sync(lanes, value, step) weft::emulation::shuffle_xor(value, step)
+
+template <class... Params, class... Args>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args&&... args) {
+  if (!config->is_valid()) return cudaErrorInvalidValue;
+  config->stream->push([config = *config, kernel, arguments = std::tuple<std::decay_t<Params>...>(args...)] {
+    weft::emulation::run_grid(config, [&] { std::apply(kernel, arguments); });
+  });
+  return cudaSuccess;
+}

@@ -1,0 +1,99 @@
+// tests/support/cuda/machine.h - the emulated GPU behind cuda_runtime_api.h: queues, points in them, grids.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+namespace weft::emulation {
+
+/// Work in order on one thread.
+class Queue {
+ public:
+  Queue() : thread_([this] { run(); }) {}
+  ~Queue();
+  void push(std::function<void()> work);
+  void drain();  ///< Returns when all is done.
+
+ private:
+  void run();
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> work_;
+  bool stop_ = false, busy_ = false;
+  std::thread thread_;  // last: starts when the rest is there
+};
+
+/// A place in a queue.
+class Point {
+ public:
+  explicit Point(bool reached) : reached_(reached) {}
+  void reach();
+  void wait();
+  [[nodiscard]] bool reached();
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool reached_;
+};
+/// An event: the last point that was recorded, at first one long past.
+class Mark {
+ public:
+  [[nodiscard]] std::shared_ptr<Point> point() const { return point_; }
+  [[nodiscard]] std::shared_ptr<Point> renew() { return point_ = std::make_shared<Point>(false); }
+
+ private:
+  std::shared_ptr<Point> point_ = std::make_shared<Point>(true);
+};
+
+struct Dim {
+  unsigned x, y, z;
+  Dim(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct LaunchConfig {
+  Dim gridDim, blockDim;
+  std::size_t dynamicSmemBytes = 0;
+  Queue* stream = nullptr;
+  [[nodiscard]] bool is_valid() const;
+};
+
+inline constexpr unsigned kWarpLanes = 32;
+inline constexpr std::size_t kSharedBytes = 232448;  ///< Of a block on sm_90.
+/// What a block may have: kSharedBytes, or WEFT_EMULATION_SHARED, as a smaller GPU would.
+[[nodiscard]] int shared_limit();
+
+/// Runs `body` once for every thread of every block. A body that leaves threads waiting at a barrier for ever aborts.
+void run_grid(const LaunchConfig& config, const std::function<void()>& body);
+
+/// The block that the calling coroutine belongs to.
+struct Grid {
+  Dim size, block_size, block;
+};
+[[nodiscard]] Grid& grid();
+[[nodiscard]] const Dim& this_thread_index();
+void block_barrier();
+void warp_barrier();
+/// The 8 bytes through which a lane of this thread's warp hands a value to others.
+[[nodiscard]] void* exchange_slot(unsigned lane);
+
+template <class T>
+T shuffle_xor(T value, int step) {
+  static_assert(sizeof(T) <= 8);
+  const unsigned lane = this_thread_index().x % kWarpLanes;
+  std::memcpy(exchange_slot(lane), &value, sizeof value);
+  warp_barrier();
+  std::memcpy(&value, exchange_slot(lane ^ static_cast<unsigned>(step)), sizeof value);
+  warp_barrier();
+  return value;
+}
+
+}  // namespace weft::emulation
+
+// read as blockDim.x and gridDim.x in kernels; members of LaunchConfig have the same names, so these cannot be macros
+inline thread_local weft::emulation::Dim blockDim, gridDim;
