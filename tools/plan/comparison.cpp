@@ -57,8 +57,9 @@ std::string cut_in_words(const scheduler::Shape& shape, int micro_batches) {
   }
   for (int m = 0; m < micro_batches; ++m) subs.push_back(scheduler::sub_batches_of(shape, m));
   std::string out = str("chunks of a MoE layer: ", range(forward), " forward, ", range(backward), " backward; ");
-  out += *std::max_element(pieces.begin(), pieces.end()) == 0 ? std::string("expert dW together with dX")
-                                                              : str("expert dW deferred in ", range(pieces), " pieces");
+  out += *std::max_element(pieces.begin(), pieces.end()) == 0
+             ? std::string("expert dW together with dX")
+             : str("expert dW apart from dX, pieces of it: ", range(pieces));
   out += str("; sub-batches of a micro-batch: ", range(subs), "; pieces of a gradient reduction: ", range(slices));
   if (micro_batches == 1) return out;
   out += shape.micro_batches_in_flight == 1 ? "; one micro-batch at a time"
