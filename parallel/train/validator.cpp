@@ -59,7 +59,7 @@ double Validator<T>::run(ParameterStore<T>& store) {
     const LocalBatch batch = shard(whole, spec_.mesh.sequence_group(), spec_.mesh.sp_rank());
     state_.batches = {batch.view()};
     step_->run();
-    sums[0] += state_.statistics.loss_sum(0);
+    for (int u = 0; u < step_->num_units(); ++u) sums[0] += state_.statistics.loss_sum(u);
     sums[1] += static_cast<double>(count_valid_targets(batch.targets));
   }
   comms_.world().all_reduce(comm::as_buffer(sums, 2), comm::as_buffer(sums, 2), comm::ReduceOp::kSum, *stream);
