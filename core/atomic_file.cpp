@@ -58,6 +58,20 @@ fs::path parent_of(const fs::path& path) {
   return parent.empty() ? fs::path(".") : parent;
 }
 
+/// Where a file of that name has its bytes: links are followed, so that renaming replaces what they point at. Devices,
+/// pipes and folders would be lost by a rename, so they are refused.
+fs::path target_of(const fs::path& path) {
+  std::error_code error;
+  fs::path target = path;
+  if (fs::is_symlink(path, error))
+    target = fs::exists(path, error) ? fs::canonical(path, error) : parent_of(path) / fs::read_symlink(path, error);
+  const fs::file_status status = fs::status(target, error);
+  if (fs::exists(status) && !fs::is_regular_file(status))
+    throw Error(ErrorCode::kIo, str("cannot write ", path.string(), ": it is no regular file"),
+                "point the output to a file");
+  return target;
+}
+
 void rename_or_throw(const fs::path& from, const fs::path& to) {
   if (::rename(from.c_str(), to.c_str()) != 0) throw_io_error(str("rename ", from.string(), " to"), to, errno);
 }
@@ -70,7 +84,7 @@ void throw_io_error(std::string_view action, const fs::path& path, int error_num
               hint_for(error_number));
 }
 
-AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), temporary_(path_.string() + ".tmp") {
+AtomicFile::AtomicFile(const fs::path& path) : path_(target_of(path)), temporary_(path_.string() + ".tmp") {
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor_ < 0) throw_io_error("create", temporary_, errno);
 }

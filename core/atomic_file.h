@@ -17,7 +17,7 @@ namespace weft {
 /// Error{kIo} with the path and the system's text; after a throw only destruction is left.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::filesystem::path path);
+  explicit AtomicFile(const std::filesystem::path& path);
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
   ~AtomicFile();

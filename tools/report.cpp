@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "core/atomic_file.h"
+#include "core/error.h"
 #include "tools/command.h"
 #include "tools/exit_status.h"
 #include "tools/report/report.h"
@@ -17,10 +18,21 @@ struct ReportArguments {
   bool json = false;
 };
 
+/// The page may replace a page, and nothing else of the run.
+void require_own(const std::filesystem::path& page, const std::filesystem::path& run_dir) {
+  std::error_code error;
+  const bool inside =
+      std::filesystem::equivalent(page.parent_path().empty() ? "." : page.parent_path(), run_dir, error);
+  if (inside && page.extension() != ".html" && std::filesystem::exists(page, error))
+    throw Error(ErrorCode::kInvalidArgument, str("--out ", page.string(), " is a file of the run"),
+                "give the page a name that ends in .html");
+}
+
 int run_report(const ReportArguments& args) {
   const std::filesystem::path run_dir = args.run_dir;
   const nlohmann::ordered_json report = make_report(run_dir);
   const std::filesystem::path page = args.out.empty() ? run_dir / "report.html" : std::filesystem::path(args.out);
+  require_own(page, run_dir);
   write_file(run_dir / "report.json", report.dump() + "\n");
   write_file(page, html_page(report));
   if (args.json) {

@@ -1,6 +1,7 @@
 #include "core/atomic_file.h"
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <csignal>
 #include <cstdlib>
@@ -51,6 +52,22 @@ TEST_CASE("an atomic file appears at commit, whole", "[core]") {
   }
   CHECK(get_bytes(path).size() == 100004);  // the destructor leaves a committed file alone
   CHECK_FALSE(fs::exists(folder / "a.tmp"));
+}
+
+TEST_CASE("links are followed, and what is no regular file is left alone", "[core]") {
+  const TempFolder folder;
+  put_bytes(folder / "file", "old");
+  fs::create_symlink("file", folder / "link");
+  write_file(folder / "link", "new");
+  CHECK(fs::is_symlink(folder / "link"));
+  CHECK(get_bytes(folder / "file") == "new");
+  fs::create_symlink("later", folder / "dangling");
+  write_file(folder / "dangling", "first");
+  CHECK(get_bytes(folder / "later") == "first");
+  REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
+  check_error(ErrorCode::kIo, "no regular file", [&] { write_file(folder / "pipe", "x"); });
+  CHECK(fs::is_fifo(folder / "pipe"));
+  check_error(ErrorCode::kIo, "no regular file", [&] { write_file(folder.path(), "x"); });
 }
 
 TEST_CASE("without commit the old file stays", "[core]") {

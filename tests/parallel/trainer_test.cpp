@@ -7,7 +7,10 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "parallel/step/step_emitter.h"
 #include "parallel/train/checkpoint.h"
+#include "parallel/train/run_setup.h"
+#include "scheduler/order.h"
 #include "tests/support/catch.h"
 #include "tests/support/training.h"
 
@@ -61,6 +64,20 @@ TEST_CASE("The same layout twice writes the same metrics, times aside", "[traine
   run_training(config, {4, folder.path() / "b"});
   CHECK(timeless_metrics(folder.path() / "a").size() == 6);
   CHECK(timeless_metrics(folder.path() / "a") == timeless_metrics(folder.path() / "b"));
+}
+
+TEST_CASE("Validation counts every sub-batch of a plan", "[trainer]") {
+  const test::TempFolder folder;
+  RunConfig config = test::tiny_run(folder.path());
+  config.train.micro_batch = 2;
+  run_training(config, {.run_dir = folder.path() / "whole"});
+  const StepSpec spec = training_spec(config, make_mesh(1, 0, mesh_options(config, 1)), {});
+  scheduler::Shape shape = training_shape(config);
+  shape.sub_batches = {2};
+  scheduler::Plan plan = scheduler::sequential_plan(emit_step(spec, shape, config.train.dtype), shape);
+  plan.made_for = describe(spec, config.train.dtype);
+  run_training(config, {.run_dir = folder.path() / "cut", .plan = plan});
+  check_same_training(folder.path() / "whole", folder.path() / "cut");
 }
 
 TEST_CASE("Every so many steps metrics.jsonl has what each expert took in", "[trainer]") {

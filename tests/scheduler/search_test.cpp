@@ -8,7 +8,6 @@
 #include <set>
 
 #include "core/error.h"
-#include "core/rng.h"
 #include "scheduler/bound.h"
 #include "scheduler/instance.h"
 #include "scheduler/layer_emitter.h"
@@ -18,27 +17,17 @@
 #include "scheduler/simulator.h"
 #include "scheduler/stage_emitter.h"
 #include "tests/support/catch.h"
+#include "tests/support/draw.h"
 #include "tests/support/random_plan.h"
 #include "tests/support/schedule_checker.h"
 
 using namespace weft;
 using namespace weft::scheduler;
+using test::Draw;
 using test::random_graph;
 using test::random_order;
 
 namespace {
-
-/// Numbers in turn from one seed.
-class Draw {
- public:
-  explicit Draw(std::uint64_t seed) : rng_(seed, RngPurpose::kTest, 7) {}
-  double real(double low, double high) { return low + (high - low) * rng_.uniform(counter_++); }
-  int below(int n) { return static_cast<int>(rng_.below(static_cast<std::uint64_t>(n), counter_++)); }
-
- private:
-  Rng rng_;
-  std::uint64_t counter_ = 0;
-};
 
 CostModel line_costs(double scale = 1.0) {
   CostModel c;
@@ -208,7 +197,7 @@ TEST_CASE("List schedules, justified and improved ones are valid and not above t
 TEST_CASE("Local search reaches the optimum of small problems", "[search]") {
   int optimal = 0, problems = 0;
   for (std::uint64_t seed = 0; seed < 12; ++seed) {
-    Draw d(seed);
+    Draw d(seed, 7);
     const LayerEmitter emitter(random_work(d, seed % 2 == 1), seed % 3 == 0 ? Phase::kForward : Phase::kBackward, 2);
     const CostModel cost = line_costs(0.2);
     double best = std::numeric_limits<double>::infinity();
@@ -239,7 +228,7 @@ TEST_CASE("The one-machine bound is that of the best order with interruptions", 
   CHECK(one_machine_bound(std::vector<BoundJob>{{0, 5, 0}, {2, 1, 4}}) == 7.0);
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     INFO("seed " << seed);
-    Draw d(seed);
+    Draw d(seed, 7);
     std::vector<BoundJob> jobs;
     for (int i = 0; i < 6; ++i)
       jobs.push_back({std::floor(d.real(0, 12)), 1.0 + d.below(5), std::floor(d.real(0, 12))});
@@ -274,7 +263,7 @@ TEST_CASE("The one-machine bound is that of the best order with interruptions", 
 TEST_CASE("No plan is below the bound, whatever its cuts, order and streams", "[bound]") {
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     INFO("seed " << seed);
-    Draw d(seed);
+    Draw d(seed, 7);
     const auto check = [&](const Emitter& emitter, const CostModel& cost, double bound) {
       for (int i = 0; i < 6; ++i) {
         Shape shape = random_shape(emitter.space(), d);
@@ -305,7 +294,7 @@ TEST_CASE("No plan is below the bound, whatever its cuts, order and streams", "[
 TEST_CASE("FSMoE's plan has the best of its degrees, and no less than its closed form", "[policy]") {
   for (std::uint64_t seed = 0; seed < 150; ++seed) {
     INFO("seed " << seed);
-    Draw d(seed);
+    Draw d(seed, 7);
     const LayerWork work = random_work(d, false);
     const Phase phase = seed % 2 == 0 ? Phase::kForward : Phase::kBackward;
     const LayerEmitter emitter(work, phase, 8);

@@ -4,30 +4,19 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/rng.h"
 #include "scheduler/instance.h"
 #include "scheduler/search.h"
 #include "scheduler/simulator.h"
 #include "tests/support/catch.h"
+#include "tests/support/draw.h"
 #include "tests/support/random_plan.h"
 #include "tests/support/schedule_checker.h"
 
 using namespace weft;
 using namespace weft::scheduler;
+using test::Draw;
 
 namespace {
-
-/// Numbers in turn from one seed.
-class Draw {
- public:
-  explicit Draw(std::uint64_t seed) : rng_(seed, RngPurpose::kTest, 11) {}
-  double real(double low, double high) { return low + (high - low) * rng_.uniform(counter_++); }
-  int below(int n) { return static_cast<int>(rng_.below(static_cast<std::uint64_t>(n), counter_++)); }
-
- private:
-  Rng rng_;
-  std::uint64_t counter_ = 0;
-};
 
 CostModel line_costs() {
   CostModel c;
@@ -72,7 +61,7 @@ TEST_CASE("The largest of several lines is made smallest", "[unequal]") {
   CHECK(minimize_largest({{3, 1, 2}}) == std::vector<double>{0, 1, 0});
   for (std::uint64_t seed = 0; seed < 100; ++seed) {
     INFO("seed " << seed);
-    Draw d(seed);
+    Draw d(seed, 11);
     const int n = 1 + d.below(8);
     std::vector<std::vector<double>> rows(static_cast<std::size_t>(1 + d.below(20)));
     for (auto& row : rows)
@@ -92,7 +81,7 @@ TEST_CASE("No schedule with chunks of unequal sizes is below their bound", "[une
   const CostModel cost = line_costs();
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     INFO("seed " << seed);
-    Draw d(seed);
+    Draw d(seed, 11);
     const LayerEmitter layer(random_work(d, seed % 4 == 0), seed % 2 == 0 ? Phase::kForward : Phase::kBackward, 12);
     const double bound = layer.unequal_bound_us(cost);
     CHECK(bound <= layer.bound_us(cost) * (1 + 1e-12));
@@ -118,7 +107,7 @@ TEST_CASE("Unequal chunks are never slower than equal ones, and often faster", "
   int faster = 0, below_equal_bound = 0, several = 0;
   for (std::uint64_t seed = 0; seed < 24; ++seed) {
     INFO("seed " << seed);
-    Draw d(seed);
+    Draw d(seed, 11);
     const Phase phase = seed % 2 == 0 ? Phase::kForward : Phase::kBackward;
     const LayerEmitter layer(random_work(d, seed % 4 == 1), phase, 12);
     const SearchResult equal = search_plan(layer, cost, {}, {2e5, 0, 1});

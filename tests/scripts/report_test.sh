@@ -100,6 +100,21 @@ check 'says what is missing' grep -q '^not recorded: bytes sent' "$TMP/stdout"
 echo '{"ranks": 4' > "$plain/traffic.json"
 check 'a damaged file is refused by name' exits 2 "$WEFT" report "$plain"
 check 'with its path' grep -q '^error: .*traffic.json' "$TMP/stderr"
+rm "$plain/traffic.json"
+for damage in 'prediction.json {}' 'prediction.json []' 'env.json {"ranks": 0}' 'env.json {"ranks": "4"}'; do
+  file=${damage%% *}
+  [[ ! -e $plain/$file ]] || cp "$plain/$file" "$TMP/sound"
+  echo "${damage#* }" > "$plain/$file"
+  check "so is $damage" exits 2 "$WEFT" report "$plain"
+  check "by its name" grep -q "^error: .*$file" "$TMP/stderr"
+  rm "$plain/$file"
+  [[ ! -e $TMP/sound ]] || mv "$TMP/sound" "$plain/$file"
+done
+cp "$plain/metrics.jsonl" "$TMP/metrics"
+check 'a page does not replace a file of the run' exits 2 "$WEFT" report "$plain" --out "$plain/metrics.jsonl"
+check 'which stays as it was' cmp "$TMP/metrics" "$plain/metrics.jsonl"
+check 'a run that starts over in a folder' train --run_dir "$run" --resume none --set train.steps=2
+check 'leaves nothing of the one before' test ! -e "$run/trace.json" -a ! -e "$run/report.json"
 check 'a folder without a run is an I/O error' exits 74 "$WEFT" report "$TMP/none"
 
 check 'what recording costs is measured' exits 0 "${launch[@]}" "$WEFT" bench observability configs/train/tiny.textproto --set parallel.expert=$ranks \

@@ -36,6 +36,8 @@ cluster sh -c 'echo "$OMPI_COMM_WORLD_RANK of $WEFT_RANKS_PER_NODE at $(ip -o -4
   2> /dev/null | sort > "$TMP/ranks"
 check 'each rank has an address of its own' same "$(printf '0 of 2 at 10.213.0.1\n1 of 2 at 10.213.0.2\n2 of 2 at 10.213.1.1\n3 of 2 at 10.213.1.2')" \
   "$(cat "$TMP/ranks")"
+vcluster=$PWD/scripts/vcluster
+check 'it runs where the caller is' same "$TMP" "$(cd "$TMP" && "$vcluster" --nodes 1 --ranks_per_node 1 --intra 1gbit --inter 1gbit -- pwd 2> /dev/null)"
 check "the command's status is the script's" exits 7 cluster sh -c 'exit 7'
 
 scripts/vcluster "${shape[@]}" -- sleep 60 > /dev/null 2>&1 &

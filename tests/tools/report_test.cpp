@@ -73,13 +73,19 @@ TEST_CASE("What is no metrics.jsonl is refused by line", "[report]") {
   test::check_error(ErrorCode::kIo, "none", [&] { (void)read_metrics(folder / "none"); });
   put_bytes(folder / "cut", kSchema + "{\"step\": 1, \"lo\n{\"step\": 2, \"loss\": 1.0}\n");
   test::check_error(ErrorCode::kInvalidArgument, "cut:2", [&] { (void)read_metrics(folder / "cut"); });
+  put_bytes(folder / "stepless", kSchema + "{\"loss\": 1.0}\n");
+  test::check_error(ErrorCode::kInvalidArgument, "stepless:2", [&] { (void)read_metrics(folder / "stepless"); });
   test::check_error(ErrorCode::kIo, "metrics.jsonl", [&] { (void)make_report(folder.path()); });
 }
 
 TEST_CASE("A long run keeps its ends and its extremes", "[report]") {
   std::string lines;
   for (int step = 1; step <= 5000; ++step)
-    lines += str("{\"step\": ", step, ", \"loss\": ", step == 1234 ? 99.0 : step == 4321 ? -99.0 : 1.0 / step, "}\n");
+    lines += str("{\"step\": ", step, ", \"val_loss\": ", step, ", \"loss\": ",
+                 step == 1234   ? 99.0
+                 : step == 4321 ? -99.0
+                                : 1.0 / step,
+                 "}\n");
   const ordered_json curves = curves_json(table_of(lines), 100);
   CHECK(curves["steps"] == 5000);
   CHECK(curves["shown"].get<int>() <= 100);
@@ -89,6 +95,9 @@ TEST_CASE("A long run keeps its ends and its extremes", "[report]") {
   std::vector<double> loss = curves["column"]["loss"];
   CHECK(*std::max_element(loss.begin(), loss.end()) == 99.0);
   CHECK(*std::min_element(loss.begin(), loss.end()) == -99.0);
+  CHECK(curves["validation"]["step"].size() == 100);
+  CHECK(curves["validation"]["step"].back() == 5000);
+  CHECK(curves["validation"]["loss"].back() == 5000.0);
   for (std::size_t i = 1; i < curves["step"].size(); ++i)
     REQUIRE(curves["step"][i - 1].get<int>() < curves["step"][i].get<int>());
 }

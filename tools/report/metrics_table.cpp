@@ -18,7 +18,7 @@ constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 
 void add_line(MetricsTable& table, const json& line) {
   const std::size_t row = table.step.size();
-  table.step.push_back(line["step"].get<std::int64_t>());
+  table.step.push_back(line.at("step").get<std::int64_t>());
   for (const auto& [key, value] : line.items())
     if (key != "step" && value.is_number()) {
       std::vector<double>& column = table.column[key];
@@ -60,6 +60,21 @@ std::vector<std::size_t> picked_rows(const MetricsTable& table, std::size_t most
   return {rows.begin(), rows.end()};
 }
 
+/// At most `most` of the validations, evenly, with the last.
+ordered_json validation_json(const MetricsTable& table, const std::vector<double>& losses, std::size_t most) {
+  std::vector<std::size_t> rows;
+  for (std::size_t i = 0; i < losses.size(); ++i)
+    if (!std::isnan(losses[i])) rows.push_back(i);
+  ordered_json out{{"step", ordered_json::array()}, {"loss", ordered_json::array()}};
+  const std::size_t shown = std::min(rows.size(), most);
+  for (std::size_t i = 0; i < shown; ++i) {
+    const std::size_t row = rows[(i + 1) * rows.size() / shown - 1];
+    out["step"].push_back(table.step[row]);
+    out["loss"].push_back(losses[row]);
+  }
+  return out;
+}
+
 }  // namespace
 
 MetricsTable read_metrics(const std::filesystem::path& path) {
@@ -93,21 +108,16 @@ ordered_json curves_json(const MetricsTable& table, std::size_t most) {
   out["step"] = ordered_json::array();
   for (const std::size_t row : rows) out["step"].push_back(table.step[row]);
   out["column"] = ordered_json::object();
-  ordered_json validation{{"step", ordered_json::array()}, {"loss", ordered_json::array()}};
+  out["validation"] = {{"step", ordered_json::array()}, {"loss", ordered_json::array()}};
   for (const auto& [key, column] : table.column) {
     if (key == "val_loss") {
-      for (std::size_t i = 0; i < column.size(); ++i)
-        if (!std::isnan(column[i])) {
-          validation["step"].push_back(table.step[i]);
-          validation["loss"].push_back(column[i]);
-        }
+      out["validation"] = validation_json(table, column, most);
       continue;
     }
     ordered_json& values = out["column"][key] = ordered_json::array();
     for (const std::size_t row : rows)
       values.push_back(std::isnan(column[row]) ? ordered_json() : ordered_json(column[row]));
   }
-  out["validation"] = std::move(validation);
   return out;
 }
 

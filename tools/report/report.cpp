@@ -45,6 +45,41 @@ ordered_json read_json(const Draft& draft, const char* file) {
   return value;
 }
 
+/// The same, where `check` reads what the report will; what it does not find is said by the file's name.
+template <class Check>
+ordered_json read_json(const Draft& draft, const char* file, const Check& check) {
+  ordered_json value = read_json(draft, file);
+  if (value.is_null()) return value;
+  try {
+    check(std::as_const(value));
+  } catch (const ordered_json::exception& e) {
+    throw Error(ErrorCode::kInvalidArgument, str(draft.name(file), " is not what weft train writes: ", e.what()),
+                "remove it, or let the run write it again");
+  }
+  return value;
+}
+
+void check_environment(const ordered_json& environment) {
+  const int ranks = environment.at("ranks").get<int>();
+  const int ranks_per_node = environment.value("ranks_per_node", ranks);
+  if (ranks < 1 || ranks_per_node < 1)
+    throw Error(ErrorCode::kInvalidArgument, str("env.json: ", ranks, " ranks, ", ranks_per_node, " a node"),
+                "remove it, or let the run write it again");
+}
+
+void check_prediction(const ordered_json& prediction) {
+  const auto times = [](const ordered_json& row) {
+    static_cast<void>(row.at("measured_ms").get<double>());
+    static_cast<void>(row.at("predicted_ms").get<double>());
+    if (!row.at("error").is_null()) static_cast<void>(row.at("error").get<double>());
+  };
+  times(prediction.at("step"));
+  for (const ordered_json& stage : prediction.at("stages")) {
+    static_cast<void>(stage.at("stage").get<std::string>());
+    times(stage);
+  }
+}
+
 std::vector<int> moe_layers(const parallel::ModelConfig& model) {
   std::vector<int> out;
   for (int l = 0; l < model.layers; ++l)
@@ -116,7 +151,7 @@ void add_steps(Draft& draft, std::vector<StepView> simulated) {
     steps = std::move(simulated);
     draft.miss("the timeline and overlaps of a measured step", "weft train --trace 10");
   }
-  const ordered_json prediction = read_json(draft, "prediction.json");
+  const ordered_json prediction = read_json(draft, "prediction.json", check_prediction);
   if (prediction.is_null())
     draft.miss("predicted next to measured times of all steps",
                "weft train writes them when a run ends or is stopped on request");
@@ -145,7 +180,7 @@ std::optional<scheduler::CostModel> add_costs(Draft& draft) {
 /// What can be worked out anew from what the folder keeps. The plan's simulated step is returned.
 std::vector<StepView> add_plan(Draft& draft, const parallel::RunConfig& config, const ordered_json& environment) {
   const std::optional<scheduler::CostModel> cost = add_costs(draft);
-  if (!cost || !draft.has("plan.textproto") || environment.is_null() || !environment.contains("ranks")) {
+  if (!cost || !draft.has("plan.textproto") || environment.is_null()) {
     draft.miss("the plan in words",
                "costs, and a run folder with plan.textproto and env.json, which weft train writes");
     return {};
@@ -200,7 +235,7 @@ ordered_json make_report(const fs::path& run_dir) {
   draft.report["config"] = draft.read("config.textproto");
   const parallel::RunConfig config =
       parse_config(draft.report["config"].get<std::string>(), draft.name("config.textproto"));
-  draft.report["environment"] = read_json(draft, "env.json");
+  draft.report["environment"] = read_json(draft, "env.json", check_environment);
   add_run(draft, config);
   add_metrics(draft, config);
   add_steps(draft, add_plan(draft, config, draft.report["environment"]));

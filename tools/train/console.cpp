@@ -19,6 +19,7 @@
 namespace weft::tools {
 namespace {
 
+namespace fs = std::filesystem;
 using parallel::StepReport;
 
 bool is_live(Progress progress, int rank) {
@@ -76,7 +77,12 @@ void Console::on_start(const parallel::RunPlan& plan, std::int64_t first_step) {
   if (!run_dir_.empty()) {
     write_file(run_dir_ / "config.textproto", origin_.config);
     write_file(run_dir_ / "env.json", origin_.environment);
+    std::error_code none;  // what is not there need not go
+    fs::remove(run_dir_ / "profile.textproto", none);
     if (!origin_.profile.empty()) write_file(run_dir_ / "profile.textproto", origin_.profile);
+    if (first_step == 1)  // of another run that had this folder
+      for (const char* file : {"prediction.json", "trace.json", "traffic.json", "report.json", "report.html"})
+        fs::remove(run_dir_ / file, none);
     write_file(run_dir_ / "plan.textproto", plan_to_text(plan.plan));
   }
   first_step_ = first_step;
