@@ -2,24 +2,21 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 
 #include "core/error.h"
 #include "scheduler/trace.h"
 
 namespace weft::scheduler {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-}  // namespace
 
 StreamExecutor::StreamExecutor(Device device, const Graph& graph, const Plan& plan, const SlotMap& slots)
     : graph_(graph),
       plan_(plan),
       stream_of_task_(graph.tasks.size(), kNoId),
       waits_(graph.tasks.size()),
-      records_(graph.tasks.size(), false) {
+      records_(graph.tasks.size(), false),
+      clock_(make_stream_clock(device, kPointsPerTask * graph.tasks.size() + 1)) {
+  if (device.kind != DeviceKind::kCpu)
+    for (TaskId t = 0; t < graph.num_tasks(); ++t) names_.push_back(graph.name(t));
   std::array<int, 1U << kNumResources> stream_of_set{};
   stream_of_set.fill(kNoId);
   const StreamSets sets = stream_sets(plan.shape);
@@ -65,8 +62,13 @@ StreamExecutor::~StreamExecutor() = default;
 class StreamExecutor::Run {
  public:
   Run(const StreamExecutor& executor, const std::vector<TaskBody>& bodies, Arena& arena)
-      : executor_(executor), bodies_(bodies), arena_(arena), done_(bodies.size()), host_(make_inline_stream()) {
-    out_ = {std::vector<double>(bodies.size()), std::vector<double>(bodies.size()), 0.0};
+      : executor_(executor),
+        clock_(*executor.clock_),
+        bodies_(bodies),
+        arena_(arena),
+        done_(bodies.size()),
+        host_(make_inline_stream()) {
+    clock_.start();
   }
 
   void issue(TaskId t) {
@@ -82,32 +84,35 @@ class StreamExecutor::Run {
 
   /// Once all streams are drained.
   Timeline finish() {
-    out_.total_us = now_us();
-    return std::move(out_);
+    const std::size_t num_tasks = bodies_.size(), end = kPointsPerTask * num_tasks;
+    clock_.note(end, *host_);
+    Timeline out{std::vector<double>(num_tasks), std::vector<double>(num_tasks), clock_.us(end)};
+    for (std::size_t t = 0; t < num_tasks; ++t) {
+      out.start_us[t] = clock_.us(kPointsPerTask * t);
+      out.end_us[t] = clock_.us(kPointsPerTask * t + 1);
+    }
+    return out;
   }
 
  private:
   void perform(TaskId t, Stream& stream) {
     TaskContext context{stream, arena_};
-    out_.start_us[t] = now_us();
+    const auto point = kPointsPerTask * static_cast<std::size_t>(t);
+    clock_.note(point, stream);
     try {
+      const LaunchRange range(executor_.names_.empty() ? nullptr : executor_.names_[t].c_str());
       bodies_[t](context);
     } catch (const Error& e) {
       throw Error(e.code(), str(executor_.graph_.name(t), ": ", e.message()), e.hint());
     }
-    out_.end_us[t] = now_us();
+    clock_.note(point + 1, stream);
   }
-  [[nodiscard]] double now_us() const {
-    return std::chrono::duration<double, std::micro>(Clock::now() - origin_).count();
-  }
-
   const StreamExecutor& executor_;
+  StreamClock& clock_;
   const std::vector<TaskBody>& bodies_;
   Arena& arena_;
   std::vector<Event> done_;
   std::unique_ptr<Stream> host_;
-  Timeline out_;
-  Clock::time_point origin_ = Clock::now();
 };
 
 Timeline StreamExecutor::run(const std::vector<TaskBody>& bodies, Arena& arena) {

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/stream.h"
+#include "core/stream_clock.h"
 #include "scheduler/executor.h"
 
 namespace weft::scheduler {
@@ -23,8 +25,8 @@ class StreamExecutor {
   StreamExecutor(const StreamExecutor&) = delete;
   StreamExecutor& operator=(const StreamExecutor&) = delete;
 
-  /// bodies: [tasks]. Throws the first error of a task, with the task's name in front, once all streams are drained;
-  /// tasks that depend on it do not run.
+  /// bodies: [tasks]. Times are those of the device (core/stream_clock.h). Throws the first error of a task, with the
+  /// task's name in front, once all streams are drained; tasks that depend on it do not run.
   Timeline run(const std::vector<TaskBody>& bodies, Arena& arena);
 
   [[nodiscard]] int num_streams() const noexcept { return static_cast<int>(streams_.size()); }
@@ -32,6 +34,7 @@ class StreamExecutor {
 
  private:
   class Run;
+  static constexpr std::size_t kPointsPerTask = 2;
 
   [[nodiscard]] bool on_host(TaskId t) const { return stream_of_task_[static_cast<std::size_t>(t)] == kNoId; }
   const Graph& graph_;
@@ -41,6 +44,8 @@ class StreamExecutor {
   std::vector<std::vector<TaskId>> waits_;  ///< [tasks] tasks on other streams to wait for, at most one per stream.
   std::vector<bool> records_;               ///< [tasks] some other stream waits for it.
   int num_crossings_ = 0;
+  std::unique_ptr<StreamClock> clock_;  ///< Start and end of each task, and the end of the step.
+  std::vector<std::string> names_;      ///< [tasks] for profilers of a GPU; empty on the CPU.
 };
 
 }  // namespace weft::scheduler

@@ -8,6 +8,7 @@
 
 #include "core/memory.h"
 #include "core/stream.h"
+#include "core/stream_clock.h"
 
 namespace weft::cuda {
 
@@ -17,5 +18,8 @@ namespace weft::cuda {
 void deallocate(Device device, void* data, MemoryPlace place) noexcept;
 void copy(Stream& stream, void* to, const void* from, std::int64_t bytes);
 [[nodiscard]] std::unique_ptr<Stream> make_stream(Device device, std::string_view name, StreamPriority priority);
+[[nodiscard]] std::unique_ptr<StreamClock> make_stream_clock(Device device, std::size_t num_points);
+void open_range(const char* name) noexcept;
+void close_range() noexcept;
 
 }  // namespace weft::cuda

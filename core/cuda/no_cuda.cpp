@@ -15,5 +15,8 @@ void* allocate(Device, std::int64_t, MemoryPlace) { unavailable(); }
 void deallocate(Device, void*, MemoryPlace) noexcept {}
 void copy(Stream&, void*, const void*, std::int64_t) { unavailable(); }
 std::unique_ptr<Stream> make_stream(Device, std::string_view, StreamPriority) { unavailable(); }
+std::unique_ptr<StreamClock> make_stream_clock(Device, std::size_t) { unavailable(); }
+void open_range(const char*) noexcept {}
+void close_range() noexcept {}
 
 }  // namespace weft::cuda

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/memory.h"
+#include "core/stream_clock.h"
 #include "tests/support/devices.h"
 #include "tests/support/errors.h"
 
@@ -146,4 +147,25 @@ TEMPLATE_TEST_CASE("a stream keeps what its work needs until the work is done", 
   gate.open();
   stream->synchronize();
   CHECK(watch.expired());
+}
+
+TEMPLATE_TEST_CASE("a clock shows when a stream came to a point, not when the host passed it", "[stream]",
+                   WEFT_DEVICES) {
+  WEFT_NEED_DEVICE(TestType::kKind);
+  const Device device{TestType::kKind, 0};
+  enum : std::size_t { kBefore, kAfter, kLaunched, kNumPoints };
+  const auto clock = make_stream_clock(device, kNumPoints);
+  const auto stream = make_stream(device, "timed"), host = make_inline_stream();
+  for (int step = 0; step < 3; ++step) {  // points are used again
+    Gate gate;
+    clock->start();
+    stream->wait(gate.stream().record());
+    for (const std::size_t point : {kBefore, kAfter}) stream->enqueue([&, point] { clock->note(point, *stream); });
+    clock->note(kLaunched, *host);
+    gate.open();
+    stream->synchronize();
+    CHECK(clock->us(kLaunched) >= 0.0);
+    CHECK(clock->us(kBefore) >= clock->us(kLaunched));
+    CHECK(clock->us(kAfter) >= clock->us(kBefore));
+  }
 }

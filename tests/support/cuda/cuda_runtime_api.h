@@ -46,15 +46,16 @@ enum cudaError_t {
   cudaErrorNvlinkUncorrectable,
   cudaErrorMpsClientTerminated,
   cudaErrorContextIsDestroyed,
-  cudaErrorNotReady
+  cudaErrorNotReady,
+  cudaErrorInvalidResourceHandle
 };
 enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold, cudaMemPoolReuseAllowInternalDependencies };
 enum cudaMemcpyKind { cudaMemcpyDefault };
 enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
-inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaEventBlockingSync = 1,
-                          cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
+inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDefault = 0, cudaEventDisableTiming = 2,
+                          cudaEventBlockingSync = 1, cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
 inline constexpr unsigned long long cudaEnableDefault = 0;
 using cudaStream_t = weft::emulation::Queue*;
 using cudaEvent_t = weft::emulation::Mark*;
@@ -86,8 +87,8 @@ inline cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned f
 }
 inline cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return stream->drain(), cudaSuccess; }
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  return *event = new weft::emulation::Mark, cudaSuccess;
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  return *event = new weft::emulation::Mark((flags & cudaEventDisableTiming) == 0), cudaSuccess;
 }
 inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
@@ -96,6 +97,11 @@ inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 inline cudaError_t cudaEventQuery(cudaEvent_t event) {
   return event->point()->reached() ? cudaSuccess : cudaErrorNotReady;
+}
+inline cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
+  if (!start->timed() || !end->timed()) return cudaErrorInvalidResourceHandle;
+  if (!start->point()->reached() || !end->point()->reached()) return cudaErrorNotReady;
+  return *ms = static_cast<float>(end->point()->ms_since(*start->point())), cudaSuccess;
 }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t event) { return event->point()->wait(), cudaSuccess; }
 inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event) {
@@ -160,6 +166,7 @@ inline cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function
 #define __global__
 #define __device__
 #define __shared__ thread_local
+#define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define threadIdx (weft::emulation::this_thread_index())
 #define blockIdx (weft::emulation::grid().block)

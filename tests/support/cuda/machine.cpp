@@ -57,6 +57,7 @@ void Point::reach() {
   {
     std::lock_guard lock(mutex_);
     reached_ = true;
+    when_ = std::chrono::steady_clock::now();
   }
   changed_.notify_all();
 }
@@ -88,7 +89,7 @@ struct Barrier {
 struct Warp {
   Barrier barrier;
   unsigned alive = kWarpLanes;
-  alignas(8) unsigned char slots[kWarpLanes][8] = {};
+  alignas(8) unsigned char slots[kWarpLanes][kExchangeBytes] = {};
 };
 struct Thread {
   Dim index;

@@ -1,6 +1,7 @@
 // tests/support/cuda/machine.h - the emulated GPU behind cuda_runtime_api.h: queues, points in them, grids.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstring>
@@ -36,19 +37,26 @@ class Point {
   void reach();
   void wait();
   [[nodiscard]] bool reached();
+  [[nodiscard]] double ms_since(const Point& earlier) const {
+    return std::chrono::duration<double, std::milli>(when_ - earlier.when_).count();
+  }
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
   bool reached_;
+  std::chrono::steady_clock::time_point when_;
 };
 /// An event: the last point that was recorded, at first one long past.
 class Mark {
  public:
+  explicit Mark(bool timed) : timed_(timed) {}
+  [[nodiscard]] bool timed() const { return timed_; }
   [[nodiscard]] std::shared_ptr<Point> point() const { return point_; }
   [[nodiscard]] std::shared_ptr<Point> renew() { return point_ = std::make_shared<Point>(false); }
 
  private:
+  bool timed_;
   std::shared_ptr<Point> point_ = std::make_shared<Point>(true);
 };
 
@@ -79,12 +87,13 @@ struct Grid {
 [[nodiscard]] const Dim& this_thread_index();
 void block_barrier();
 void warp_barrier();
-/// The 8 bytes through which a lane of this thread's warp hands a value to others.
+inline constexpr std::size_t kExchangeBytes = 32;
+/// The bytes through which a lane of this thread's warp hands a value to others.
 [[nodiscard]] void* exchange_slot(unsigned lane);
 
 template <class T>
 T shuffle_xor(T value, int step) {
-  static_assert(sizeof(T) <= 8);
+  static_assert(sizeof(T) <= kExchangeBytes);
   const unsigned lane = this_thread_index().x % kWarpLanes;
   std::memcpy(exchange_slot(lane), &value, sizeof value);
   warp_barrier();
