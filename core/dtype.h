@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "core/bf16.h"
+
 namespace weft {
 
 enum class DType : std::uint8_t { kF32, kF64, kBF16, kI32, kI64, kU8 };
@@ -22,6 +24,8 @@ template <>
 inline constexpr DType dtype_of<float> = DType::kF32;
 template <>
 inline constexpr DType dtype_of<double> = DType::kF64;
+template <>
+inline constexpr DType dtype_of<BF16> = DType::kBF16;
 template <>
 inline constexpr DType dtype_of<std::int32_t> = DType::kI32;
 template <>

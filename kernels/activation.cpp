@@ -1,5 +1,6 @@
 #include "kernels/activation.h"
 
+#include "core/bf16.h"
 #include "kernels/backend.h"
 #include "kernels/check.h"
 
@@ -42,6 +43,7 @@ void gelu_backward(Stream& stream, Matrix<T> dx, Matrix<const T> dh, Matrix<cons
   template decltype(gelu_backward<T>) gelu_backward<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::kernels

@@ -24,7 +24,7 @@ void check_inputs(const char* kernel, const AttentionInputs<T>& in, const Attent
 }  // namespace
 
 template <class T>
-void attention_forward(Stream& stream, Matrix<T> out, Matrix<T> lse, const AttentionInputs<T>& in,
+void attention_forward(Stream& stream, Matrix<T> out, Matrix<Wide<T>> lse, const AttentionInputs<T>& in,
                        const AttentionShape& shape) {
   check_inputs("attention_forward", in, shape);
   check_matrix("attention_forward", "out", out, in.q.rows, in.q.cols);
@@ -33,7 +33,8 @@ void attention_forward(Stream& stream, Matrix<T> out, Matrix<T> lse, const Atten
 }
 
 template <class T>
-void attention_merge(Stream& stream, Matrix<T> out, Matrix<T> lse, Matrix<const T> part_out, Matrix<const T> part_lse) {
+void attention_merge(Stream& stream, Matrix<T> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
+                     Matrix<const Wide<T>> part_lse) {
   check_matrix("attention_merge", "out", out, out.rows, out.cols);
   check_matrix("attention_merge", "lse", lse, out.rows, lse.cols);
   WEFT_CHECK(lse.cols > 0 && out.cols % lse.cols == 0, "attention_merge: ", out.cols,
@@ -45,7 +46,7 @@ void attention_merge(Stream& stream, Matrix<T> out, Matrix<T> lse, Matrix<const 
 
 template <class T>
 void attention_backward(Stream& stream, const AttentionGradients<T>& grad, Matrix<const T> dout, Matrix<const T> out,
-                        Matrix<const T> lse, const AttentionInputs<T>& in, const AttentionShape& shape) {
+                        Matrix<const Wide<T>> lse, const AttentionInputs<T>& in, const AttentionShape& shape) {
   check_inputs("attention_backward", in, shape);
   check_matrix("attention_backward", "dq", grad.dq, in.q.rows, in.q.cols);
   check_matrix("attention_backward", "dk", grad.dk, in.k.rows, in.k.cols);
@@ -62,6 +63,7 @@ void attention_backward(Stream& stream, const AttentionGradients<T>& grad, Matri
   template decltype(attention_backward<T>) attention_backward<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::kernels

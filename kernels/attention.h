@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "core/bf16.h"
 #include "core/matrix.h"
 #include "core/stream.h"
 #include "kernels/gemm.h"
@@ -41,7 +42,7 @@ struct AttentionInputs {
 /// out: [Tq, Hq * d]; lse: [Tq, Hq], the log of each row's softmax denominator (scaled scores). A query that sees no
 /// key gets out = 0 and lse = -infinity.
 template <class T>
-void attention_forward(Stream& stream, Matrix<T> out, Matrix<T> lse, const AttentionInputs<T>& in,
+void attention_forward(Stream& stream, Matrix<T> out, Matrix<Wide<T>> lse, const AttentionInputs<T>& in,
                        const AttentionShape& shape);
 
 /// Joins attention over one set of keys with attention over another: out, lse become those of all keys, exactly. out,
@@ -49,7 +50,8 @@ void attention_forward(Stream& stream, Matrix<T> out, Matrix<T> lse, const Atten
 /// no key, changes nothing. Source: FlashAttention-2 section 3.1.1; lse = max + log1p(exp(-|difference|)), which
 /// neither overflows for large differences nor turns two infinities into NaN.
 template <class T>
-void attention_merge(Stream& stream, Matrix<T> out, Matrix<T> lse, Matrix<const T> part_out, Matrix<const T> part_lse);
+void attention_merge(Stream& stream, Matrix<T> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
+                     Matrix<const Wide<T>> part_lse);
 
 /// Gradients of q, k, v from dout, with out and lse as the forward gave them. With out and lse of all keys (after
 /// attention_merge), the gradients of a block of keys are its part of the whole: dq adds up over the blocks.
@@ -62,6 +64,6 @@ struct AttentionGradients {
 };
 template <class T>
 void attention_backward(Stream& stream, const AttentionGradients<T>& grad, Matrix<const T> dout, Matrix<const T> out,
-                        Matrix<const T> lse, const AttentionInputs<T>& in, const AttentionShape& shape);
+                        Matrix<const Wide<T>> lse, const AttentionInputs<T>& in, const AttentionShape& shape);
 
 }  // namespace weft::kernels

@@ -18,10 +18,10 @@
 
 namespace weft::kernels {
 
-/// One backend's kernels for element type T (float or double): each entry has the signature and contract of the public
-/// function of its name.
+/// One backend's kernels on rows stored as T (float, double or BF16): each entry has the signature and contract of the
+/// public function of its name. BF16 is storage alone: kernels read it, compute in F32 and round once when they write.
 template <class T>
-struct Backend {
+struct RowKernels {
   decltype(&kernels::gemm<T>) gemm;
   decltype(&kernels::linear_forward<T>) linear_forward;
   decltype(&kernels::linear_backward_input<T>) linear_backward_input;
@@ -41,9 +41,6 @@ struct Backend {
   decltype(&kernels::attention_forward<T>) attention_forward;
   decltype(&kernels::attention_merge<T>) attention_merge;
   decltype(&kernels::attention_backward<T>) attention_backward;
-  decltype(&kernels::softmax_forward<T>) softmax_forward;
-  decltype(&kernels::softmax_backward<T>) softmax_backward;
-  decltype(&kernels::top_k<T>) top_k;
   decltype(&kernels::gather_rows<T>) gather_rows;
   decltype(&kernels::scatter_rows<T>) scatter_rows;
   decltype(&kernels::unpermute_weighted<T>) unpermute_weighted;
@@ -52,12 +49,25 @@ struct Backend {
   decltype(&kernels::embedding_forward<T>) embedding_forward;
   decltype(&kernels::embedding_backward<T>) embedding_backward;
   decltype(&kernels::cross_entropy<T>) cross_entropy;
-  decltype(&kernels::adamw<T>) adamw;
-  decltype(&kernels::sum_squares<T>) sum_squares;
   decltype(&kernels::fill<T>) fill;
   decltype(&kernels::axpy<T>) axpy;
   decltype(&kernels::copy<T>) copy;
   decltype(&kernels::copy_rows<T>) copy_rows;
+};
+
+/// All of them. What routers, optimizers and norms of gradients work on is never narrower than F32.
+template <class T>
+struct Backend : RowKernels<T> {
+  decltype(&kernels::softmax_forward<T>) softmax_forward;
+  decltype(&kernels::softmax_backward<T>) softmax_backward;
+  decltype(&kernels::top_k<T>) top_k;
+  decltype(&kernels::adamw<T>) adamw;
+  decltype(&kernels::sum_squares<T>) sum_squares;
+};
+template <>
+struct Backend<BF16> : RowKernels<BF16> {
+  decltype(&kernels::widen<BF16>) widen;
+  decltype(&kernels::narrow<BF16>) narrow;
 };
 
 namespace cpu {

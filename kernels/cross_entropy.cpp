@@ -6,7 +6,8 @@
 namespace weft::kernels {
 
 template <class T>
-void cross_entropy(Stream& stream, double* loss, Matrix<T> logits, const std::int32_t* target, const T* grad_scale) {
+void cross_entropy(Stream& stream, double* loss, Matrix<T> logits, const std::int32_t* target,
+                   const Wide<T>* grad_scale) {
   check_matrix("cross_entropy", "logits", logits, logits.rows, logits.cols);
   check_array("cross_entropy", "loss", loss, logits.rows);
   check_array("cross_entropy", "target", target, logits.rows);
@@ -14,6 +15,7 @@ void cross_entropy(Stream& stream, double* loss, Matrix<T> logits, const std::in
 }
 
 template decltype(cross_entropy<float>) cross_entropy<float>;
+template decltype(cross_entropy<BF16>) cross_entropy<BF16>;
 template decltype(cross_entropy<double>) cross_entropy<double>;
 
 }  // namespace weft::kernels

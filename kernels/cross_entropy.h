@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/bf16.h"
 #include "core/matrix.h"
 #include "core/stream.h"
 
@@ -14,6 +15,7 @@ inline constexpr std::int32_t kIgnoreTarget = -1;  ///< A row with this target h
 /// With `grad_scale` != nullptr, logits become dL/dlogits = (softmax - onehot) * *grad_scale in place; else they stay.
 /// A target outside [0, V) other than kIgnoreTarget throws kInvalidArgument.
 template <class T>
-void cross_entropy(Stream& stream, double* loss, Matrix<T> logits, const std::int32_t* target, const T* grad_scale);
+void cross_entropy(Stream& stream, double* loss, Matrix<T> logits, const std::int32_t* target,
+                   const Wide<T>* grad_scale);
 
 }  // namespace weft::kernels

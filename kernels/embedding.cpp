@@ -19,7 +19,7 @@ void embedding_forward(Stream& stream, Matrix<T> x, Matrix<const T> token_table,
 }
 
 template <class T>
-void embedding_backward(Stream& stream, Matrix<T> d_table, const std::int32_t* id, Matrix<const T> dx,
+void embedding_backward(Stream& stream, Matrix<Wide<T>> d_table, const std::int32_t* id, Matrix<const T> dx,
                         Accumulate accumulate) {
   check_matrix("embedding_backward", "dx", dx, dx.rows, dx.cols);
   check_matrix("embedding_backward", "d_table", d_table, d_table.rows, dx.cols);
@@ -32,6 +32,7 @@ void embedding_backward(Stream& stream, Matrix<T> d_table, const std::int32_t* i
   template decltype(embedding_backward<T>) embedding_backward<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::kernels

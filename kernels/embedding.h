@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/bf16.h"
 #include "core/matrix.h"
 #include "core/stream.h"
 #include "kernels/gemm.h"
@@ -17,7 +18,7 @@ void embedding_forward(Stream& stream, Matrix<T> x, Matrix<const T> token_table,
 
 /// d_table[id[t]] += dx[t], in order of t (deterministic). kOverwrite zeroes the table first.
 template <class T>
-void embedding_backward(Stream& stream, Matrix<T> d_table, const std::int32_t* id, Matrix<const T> dx,
+void embedding_backward(Stream& stream, Matrix<Wide<T>> d_table, const std::int32_t* id, Matrix<const T> dx,
                         Accumulate accumulate);
 
 }  // namespace weft::kernels

@@ -6,7 +6,7 @@
 namespace weft::kernels {
 template <class T>
 void gemm(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
-          T alpha, Accumulate accumulate) {
+          Wide<T> alpha, Accumulate accumulate) {
   const bool ta = trans_a == Transpose::kYes, tb = trans_b == Transpose::kYes;
   const std::int64_t inner = ta ? a.rows : a.cols;
   check_matrix("gemm", "c", c, c.rows, c.cols);
@@ -32,7 +32,7 @@ void linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T> dy, Mat
 }
 
 template <class T>
-void linear_backward_weight(Stream& stream, Matrix<T> dw, T* dbias, Matrix<const T> dy, Matrix<const T> x,
+void linear_backward_weight(Stream& stream, Matrix<Wide<T>> dw, Wide<T>* dbias, Matrix<const T> dy, Matrix<const T> x,
                             Accumulate accumulate) {
   check_matrix("linear_backward_weight", "dw", dw, dy.cols, x.cols);
   check_matrix("linear_backward_weight", "dy", dy, x.rows, dy.cols);
@@ -47,6 +47,7 @@ void linear_backward_weight(Stream& stream, Matrix<T> dw, T* dbias, Matrix<const
   template decltype(linear_backward_weight<T>) linear_backward_weight<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::kernels

@@ -2,6 +2,7 @@
 // Letters: T rows (tokens), I input width, O output width.
 #pragma once
 
+#include "core/bf16.h"
 #include "core/matrix.h"
 #include "core/stream.h"
 
@@ -19,7 +20,7 @@ void set_blas_threads(int num_threads);
 /// with an inner width of 0 and kOverwrite, c is set to zero.
 template <class T>
 void gemm(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
-          T alpha = T(1), Accumulate accumulate = Accumulate::kOverwrite);
+          Wide<T> alpha = Wide<T>(1), Accumulate accumulate = Accumulate::kOverwrite);
 
 /// y = x w^T (+ bias). y: [T, O]; x: [T, I]; w: [O, I]; bias: [O] or nullptr.
 template <class T>
@@ -32,7 +33,7 @@ void linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T> dy, Mat
 /// dw = dy^T x and dbias = column sums of dy (dbias may be nullptr), or +=. dw: [O, I]; dbias: [O].
 /// T = 0 with kOverwrite sets both to zero.
 template <class T>
-void linear_backward_weight(Stream& stream, Matrix<T> dw, T* dbias, Matrix<const T> dy, Matrix<const T> x,
+void linear_backward_weight(Stream& stream, Matrix<Wide<T>> dw, Wide<T>* dbias, Matrix<const T> dy, Matrix<const T> x,
                             Accumulate accumulate);
 
 }  // namespace weft::kernels

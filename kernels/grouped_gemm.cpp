@@ -49,7 +49,7 @@ void grouped_linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T>
 }
 
 template <class T>
-void grouped_linear_backward_weight(Stream& stream, ExpertWeights<T> dw, Matrix<const T> dy, Matrix<const T> x,
+void grouped_linear_backward_weight(Stream& stream, ExpertWeights<Wide<T>> dw, Matrix<const T> dy, Matrix<const T> x,
                                     std::span<const std::int64_t> offsets, Accumulate accumulate) {
   check_offsets("grouped_linear_backward_weight", offsets, x.rows);
   check_weights("grouped_linear_backward_weight", dw, offsets.size());
@@ -64,6 +64,7 @@ void grouped_linear_backward_weight(Stream& stream, ExpertWeights<T> dw, Matrix<
   template decltype(grouped_linear_backward_weight<T>) grouped_linear_backward_weight<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::kernels

@@ -6,6 +6,7 @@
 #include <span>
 #include <type_traits>
 
+#include "core/bf16.h"
 #include "kernels/gemm.h"
 
 namespace weft::kernels {
@@ -40,7 +41,7 @@ void grouped_linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T>
 
 /// dw_e = dy_e^T x_e and dbias_e = column sums of dy_e, or +=. An expert without rows: zero (kOverwrite) or untouched.
 template <class T>
-void grouped_linear_backward_weight(Stream& stream, ExpertWeights<T> dw, Matrix<const T> dy, Matrix<const T> x,
+void grouped_linear_backward_weight(Stream& stream, ExpertWeights<Wide<T>> dw, Matrix<const T> dy, Matrix<const T> x,
                                     std::span<const std::int64_t> offsets, Accumulate accumulate);
 
 }  // namespace weft::kernels

@@ -6,7 +6,7 @@
 namespace weft::kernels {
 
 template <class T>
-void rms_norm_forward(Stream& stream, Matrix<T> y, T* rstd, Matrix<const T> x, const T* weight, double eps) {
+void rms_norm_forward(Stream& stream, Matrix<T> y, Wide<T>* rstd, Matrix<const T> x, const T* weight, double eps) {
   check_matrix("rms_norm_forward", "x", x, x.rows, x.cols);
   check_matrix("rms_norm_forward", "y", y, x.rows, x.cols);
   check_array("rms_norm_forward", "weight", weight, x.cols);
@@ -14,8 +14,8 @@ void rms_norm_forward(Stream& stream, Matrix<T> y, T* rstd, Matrix<const T> x, c
 }
 
 template <class T>
-void rms_norm_backward(Stream& stream, Matrix<T> dx, T* dweight, Matrix<const T> dy, Matrix<const T> x, const T* rstd,
-                       const T* weight, Accumulate accumulate_dx, Accumulate accumulate_dw) {
+void rms_norm_backward(Stream& stream, Matrix<T> dx, Wide<T>* dweight, Matrix<const T> dy, Matrix<const T> x,
+                       const Wide<T>* rstd, const T* weight, Accumulate accumulate_dx, Accumulate accumulate_dw) {
   check_matrix("rms_norm_backward", "x", x, x.rows, x.cols);
   check_matrix("rms_norm_backward", "dx", dx, x.rows, x.cols);
   check_matrix("rms_norm_backward", "dy", dy, x.rows, x.cols);
@@ -26,7 +26,7 @@ void rms_norm_backward(Stream& stream, Matrix<T> dx, T* dweight, Matrix<const T>
 }
 
 template <class T>
-void layer_norm_forward(Stream& stream, Matrix<T> y, T* mean, T* rstd, Matrix<const T> x, const T* weight,
+void layer_norm_forward(Stream& stream, Matrix<T> y, Wide<T>* mean, Wide<T>* rstd, Matrix<const T> x, const T* weight,
                         const T* bias, double eps) {
   check_matrix("layer_norm_forward", "x", x, x.rows, x.cols);
   check_matrix("layer_norm_forward", "y", y, x.rows, x.cols);
@@ -36,9 +36,9 @@ void layer_norm_forward(Stream& stream, Matrix<T> y, T* mean, T* rstd, Matrix<co
 }
 
 template <class T>
-void layer_norm_backward(Stream& stream, Matrix<T> dx, T* dweight, T* dbias, Matrix<const T> dy, Matrix<const T> x,
-                         const T* mean, const T* rstd, const T* weight, Accumulate accumulate_dx,
-                         Accumulate accumulate_dw) {
+void layer_norm_backward(Stream& stream, Matrix<T> dx, Wide<T>* dweight, Wide<T>* dbias, Matrix<const T> dy,
+                         Matrix<const T> x, const Wide<T>* mean, const Wide<T>* rstd, const T* weight,
+                         Accumulate accumulate_dx, Accumulate accumulate_dw) {
   check_matrix("layer_norm_backward", "x", x, x.rows, x.cols);
   check_matrix("layer_norm_backward", "dx", dx, x.rows, x.cols);
   check_matrix("layer_norm_backward", "dy", dy, x.rows, x.cols);
@@ -58,6 +58,7 @@ void layer_norm_backward(Stream& stream, Matrix<T> dx, T* dweight, T* dbias, Mat
   template decltype(layer_norm_backward<T>) layer_norm_backward<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::kernels

@@ -23,7 +23,7 @@ void scatter_rows(Stream& stream, Matrix<T> out, Matrix<const T> in, const std::
 
 template <class T>
 void unpermute_weighted(Stream& stream, Matrix<T> out, Matrix<const T> residual, Matrix<const T> rows,
-                        Matrix<const std::int32_t> row, Matrix<const T> weight) {
+                        Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight) {
   check_matrix("unpermute_weighted", "out", out, out.rows, rows.cols);
   if (residual.data != nullptr) check_matrix("unpermute_weighted", "residual", residual, out.rows, out.cols);
   check_matrix("unpermute_weighted", "rows", rows, rows.rows, rows.cols);
@@ -34,7 +34,7 @@ void unpermute_weighted(Stream& stream, Matrix<T> out, Matrix<const T> residual,
 
 template <class T>
 void unpermute_weighted_backward(Stream& stream, const UnpermuteGradient<T>& grad, Matrix<const T> dout,
-                                 Matrix<const T> rows, Matrix<const std::int32_t> row, Matrix<const T> weight) {
+                                 Matrix<const T> rows, Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight) {
   check_matrix("unpermute_weighted_backward", "d_rows", grad.d_rows, grad.d_rows.rows, dout.cols);
   check_matrix("unpermute_weighted_backward", "d_weight", grad.d_weight, dout.rows, row.cols);
   check_matrix("unpermute_weighted_backward", "d_row", grad.d_row, dout.rows, row.cols);
@@ -62,6 +62,7 @@ void permute_backward(Stream& stream, Matrix<T> dx, Matrix<const T> d_rows, Matr
   template decltype(permute_backward<T>) permute_backward<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::kernels

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "core/bf16.h"
 #include "core/matrix.h"
 #include "core/stream.h"
 #include "kernels/gemm.h"
@@ -24,7 +25,7 @@ void scatter_rows(Stream& stream, Matrix<T> out, Matrix<const T> in, const std::
 /// row: [T, K] i32, -1 = no row; weight: [T, K].
 template <class T>
 void unpermute_weighted(Stream& stream, Matrix<T> out, Matrix<const T> residual, Matrix<const T> rows,
-                        Matrix<const std::int32_t> row, Matrix<const T> weight);
+                        Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight);
 
 /// Backward of unpermute_weighted: d_rows[d_row[t,k]] = weight[t,k] * dout[t] and d_weight[t,k] = <dout[t],
 /// rows[row[t,k]]> (0 where row is -1). row and d_row are -1 at the same places; they differ when forward and backward
@@ -33,12 +34,12 @@ void unpermute_weighted(Stream& stream, Matrix<T> out, Matrix<const T> residual,
 template <class T>
 struct UnpermuteGradient {
   Matrix<T> d_rows;                  ///< [R', M]
-  Matrix<T> d_weight;                ///< [T, K]
+  Matrix<Wide<T>> d_weight;          ///< [T, K]
   Matrix<const std::int32_t> d_row;  ///< [T, K]
 };
 template <class T>
 void unpermute_weighted_backward(Stream& stream, const UnpermuteGradient<T>& grad, Matrix<const T> dout,
-                                 Matrix<const T> rows, Matrix<const std::int32_t> row, Matrix<const T> weight);
+                                 Matrix<const T> rows, Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight);
 
 /// Backward of the permute (gather by token): dx[t] (+)= sum over k of d_rows[row[t, k]], k in ascending order.
 template <class T>

@@ -13,13 +13,13 @@ void sum_squares(Stream& stream, double* out, const T* x, std::int64_t n) {
 }
 
 template <class T>
-void fill(Stream& stream, T* x, std::int64_t n, T value) {
+void fill(Stream& stream, T* x, std::int64_t n, Wide<T> value) {
   check_array("fill", "x", x, n);
   backend<T>(stream).fill(stream, x, n, value);
 }
 
 template <class T>
-void axpy(Stream& stream, T* y, const T* x, std::int64_t n, T alpha) {
+void axpy(Stream& stream, T* y, const T* x, std::int64_t n, Wide<T> alpha) {
   check_array("axpy", "y", y, n);
   check_array("axpy", "x", x, n);
   backend<T>(stream).axpy(stream, y, x, n, alpha);
@@ -39,14 +39,32 @@ void copy_rows(Stream& stream, Matrix<T> y, Matrix<const T> x, Accumulate accumu
   backend<T>(stream).copy_rows(stream, y, x, accumulate);
 }
 
-#define WEFT_INSTANTIATE(T)                         \
-  template decltype(sum_squares<T>) sum_squares<T>; \
-  template decltype(fill<T>) fill<T>;               \
-  template decltype(axpy<T>) axpy<T>;               \
-  template decltype(copy<T>) copy<T>;               \
+template <class T>
+void widen(Stream& stream, Matrix<Wide<T>> y, Matrix<const T> x, Accumulate accumulate) {
+  check_matrix("widen", "y", y, y.rows, y.cols);
+  check_matrix("widen", "x", x, y.rows, y.cols);
+  backend<T>(stream).widen(stream, y, x, accumulate);
+}
+
+template <class T>
+void narrow(Stream& stream, Matrix<T> y, Matrix<const Wide<T>> x, Accumulate accumulate) {
+  check_matrix("narrow", "y", y, y.rows, y.cols);
+  check_matrix("narrow", "x", x, y.rows, y.cols);
+  backend<T>(stream).narrow(stream, y, x, accumulate);
+}
+
+template decltype(sum_squares<float>) sum_squares<float>;
+template decltype(sum_squares<double>) sum_squares<double>;
+template decltype(widen<BF16>) widen<BF16>;
+template decltype(narrow<BF16>) narrow<BF16>;
+#define WEFT_INSTANTIATE(T)           \
+  template decltype(fill<T>) fill<T>; \
+  template decltype(axpy<T>) axpy<T>; \
+  template decltype(copy<T>) copy<T>; \
   template decltype(copy_rows<T>) copy_rows<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::kernels

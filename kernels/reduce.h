@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/bf16.h"
 #include "core/matrix.h"
 #include "core/stream.h"
 #include "kernels/gemm.h"
@@ -14,12 +15,18 @@ template <class T>
 void sum_squares(Stream& stream, double* out, const T* x, std::int64_t n);
 
 template <class T>
-void fill(Stream& stream, T* x, std::int64_t n, T value);
+void fill(Stream& stream, T* x, std::int64_t n, Wide<T> value);
 /// y += alpha * x.
 template <class T>
-void axpy(Stream& stream, T* y, const T* x, std::int64_t n, T alpha);
+void axpy(Stream& stream, T* y, const T* x, std::int64_t n, Wide<T> alpha);
 template <class T>
 void copy(Stream& stream, T* y, const T* x, std::int64_t n);
+/// y = x or y += x with x in storage and y in F32, and the other way round: rounded once. [N, M] of any strides. BF16
+/// alone.
+template <class T>
+void widen(Stream& stream, Matrix<Wide<T>> y, Matrix<const T> x, Accumulate accumulate = Accumulate::kOverwrite);
+template <class T>
+void narrow(Stream& stream, Matrix<T> y, Matrix<const Wide<T>> x, Accumulate accumulate = Accumulate::kOverwrite);
 /// y = x or y += x, row by row: [N, M], of any strides; x and y do not overlap.
 template <class T>
 void copy_rows(Stream& stream, Matrix<T> y, Matrix<const T> x, Accumulate accumulate = Accumulate::kOverwrite);

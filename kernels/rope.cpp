@@ -1,5 +1,6 @@
 #include "kernels/rope.h"
 
+#include "core/bf16.h"
 #include "kernels/backend.h"
 #include "kernels/check.h"
 
@@ -18,5 +19,6 @@ void rope(Stream& stream, Matrix<T> x, const std::int32_t* position, std::int64_
 
 template decltype(rope<float>) rope<float>;
 template decltype(rope<double>) rope<double>;
+template decltype(rope<BF16>) rope<BF16>;
 
 }  // namespace weft::kernels

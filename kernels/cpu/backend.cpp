@@ -20,6 +20,14 @@ Backend<T> make_table() {
   add_cross_entropy(table);
   add_adamw(table);
   add_reduce(table);
+  add_moves(table);
+  return table;
+}
+template <>
+Backend<BF16> make_table() {
+  Backend<BF16> table{};
+  add_bf16(table);
+  add_moves(table);
   return table;
 }
 
@@ -33,5 +41,6 @@ const Backend<T>& backend() {
 
 template const Backend<float>& backend<float>();
 template const Backend<double>& backend<double>();
+template const Backend<BF16>& backend<BF16>();
 
 }  // namespace weft::kernels::cpu

@@ -35,5 +35,9 @@ template <class T>
 void add_adamw(Backend<T>& table);
 template <class T>
 void add_reduce(Backend<T>& table);
+/// Kernels that move rows and do not look at them.
+template <class T>
+void add_moves(RowKernels<T>& table);
+void add_bf16(Backend<BF16>& table);
 
 }  // namespace weft::kernels::cpu

@@ -1,33 +1,10 @@
 #include <algorithm>
 
-#include "core/error.h"
 #include "kernels/cpu/backend.h"
+#include "kernels/cpu/row_index.h"
 
 namespace weft::kernels::cpu {
 namespace {
-
-void check_index(const char* kernel, std::int64_t index, std::int64_t rows) {
-  WEFT_CHECK(index < rows, kernel, ": row index ", index, " of a matrix of ", rows, " rows");
-}
-
-template <class T>
-void gather_rows(Stream&, Matrix<T> out, Matrix<const T> in, const std::int32_t* index) {
-  for (std::int64_t i = 0; i < out.rows; ++i) {
-    check_index("gather_rows", index[i], in.rows);
-    if (index[i] < 0)
-      std::fill_n(out.row(i), out.cols, T(0));
-    else
-      std::copy_n(in.row(index[i]), out.cols, out.row(i));
-  }
-}
-
-template <class T>
-void scatter_rows(Stream&, Matrix<T> out, Matrix<const T> in, const std::int32_t* index) {
-  for (std::int64_t i = 0; i < in.rows; ++i) {
-    check_index("scatter_rows", index[i], out.rows);
-    if (index[i] >= 0) std::copy_n(in.row(i), out.cols, out.row(index[i]));
-  }
-}
 
 /// out += factor * x, or out = factor * x.
 template <class T>
@@ -94,8 +71,6 @@ void permute_backward(Stream&, Matrix<T> dx, Matrix<const T> d_rows, Matrix<cons
 
 template <class T>
 void add_permute(Backend<T>& table) {
-  table.gather_rows = gather_rows<T>;
-  table.scatter_rows = scatter_rows<T>;
   table.unpermute_weighted = unpermute_weighted<T>;
   table.unpermute_weighted_backward = unpermute_weighted_backward<T>;
   table.permute_backward = permute_backward<T>;

@@ -25,19 +25,9 @@ void sum_squares(Stream&, double* out, const T* x, std::int64_t n) {
 }
 
 template <class T>
-void fill(Stream&, T* x, std::int64_t n, T value) {
-  std::fill_n(x, n, value);
-}
-
-template <class T>
 void axpy(Stream&, T* y, const T* x, std::int64_t n, T alpha) {
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) y[i] += alpha * x[i];
-}
-
-template <class T>
-void copy(Stream&, T* y, const T* x, std::int64_t n) {
-  std::copy_n(x, n, y);
 }
 
 template <class T>
@@ -59,9 +49,7 @@ void copy_rows(Stream&, Matrix<T> y, Matrix<const T> x, Accumulate accumulate) {
 template <class T>
 void add_reduce(Backend<T>& table) {
   table.sum_squares = sum_squares<T>;
-  table.fill = fill<T>;
   table.axpy = axpy<T>;
-  table.copy = copy<T>;
   table.copy_rows = copy_rows<T>;
 }
 

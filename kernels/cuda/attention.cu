@@ -1,6 +1,8 @@
-// kernels/cuda/attention.cu - FlashAttention-2's forward, and the merge of partial results.
+// kernels/cuda/attention.cu - FlashAttention-2's forward without tensor cores (F32, F64, wide heads), and the merge of
+// partial results.
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/backend.h"
+#include "kernels/cuda/flash.cuh"
 
 namespace weft::kernels::cuda {
 
@@ -70,7 +72,8 @@ struct RunningSoftmax {
 
 template <class T>
 struct ForwardArguments {
-  Matrix<T> out, lse;
+  Matrix<T> out;
+  Matrix<Wide<T>> lse;
   AttentionInputs<T> in;
   AttentionShape shape;
   const TileBounds *q_bounds, *k_bounds;
@@ -80,53 +83,57 @@ struct ForwardArguments {
 /// [32, d + 1], probabilities [rows, 32].
 template <class T>
 __global__ void attention_forward_kernel(ForwardArguments<T> a) {
+  using W = Wide<T>;
   const int dim = static_cast<int>(a.shape.head_dim), stride = dim + 1;
   const int rows = static_cast<int>(blockDim.x) / kWarp * kRowsPerWarp, own = warp_id() * kRowsPerWarp;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * rows, head = blockIdx.y;
   const std::int64_t col = head * dim, kv_col = head / (a.shape.num_heads / a.shape.num_kv_heads) * dim;
-  T *const queries = dynamic_shared<T>(), *const outs = queries + rows * dim, *const tile_rows = outs + rows * dim,
+  W *const queries = dynamic_shared<W>(), *const outs = queries + rows * dim, *const tile_rows = outs + rows * dim,
            *const probs = tile_rows + kTileRows * stride;
-  load_rows(queries, dim, a.in.q, first, rows, col, dim, static_cast<T>(a.shape.scale));
-  for (int i = threadIdx.x; i < rows * dim; i += blockDim.x) outs[i] = T(0);
+  load_rows(queries, dim, a.in.q, first, rows, col, dim, static_cast<W>(a.shape.scale));
+  for (int i = threadIdx.x; i < rows * dim; i += blockDim.x) outs[i] = W(0);
   RowPlace place[kRowsPerWarp];
   for (int r = 0; r < kRowsPerWarp; ++r) place[r] = place_of(a.in.q_rows, first + own + r, a.in.q.rows);
-  RunningSoftmax<T> softmax;
+  RunningSoftmax<W> softmax;
   const TileBounds bounds = a.q_bounds[first / kTileRows];
   for_each_tile(
       ceil_div(a.in.k.rows, kTileRows), [&](std::int64_t tile) { return may_see(bounds, a.k_bounds[tile]); },
       [&](std::int64_t tile) {
         const std::int64_t first_key = tile * kTileRows;
         __syncthreads();  // the last tile's values have been read
-        load_rows(tile_rows, stride, a.in.k, first_key, kTileRows, kv_col, dim, T(1));
+        load_rows(tile_rows, stride, a.in.k, first_key, kTileRows, kv_col, dim, W(1));
         __syncthreads();
-        T score[kRowsPerWarp];
+        W score[kRowsPerWarp];
         dot_rows(score, queries + own * dim, tile_rows, stride, dim);
         const RowPlace key = place_of(a.in.k_rows, first_key + lane_id(), a.in.k.rows);
-        for (int r = 0; r < kRowsPerWarp; ++r) score[r] = sees(place[r], key) ? score[r] : kMinusInfinity<T>;
+        for (int r = 0; r < kRowsPerWarp; ++r) score[r] = sees(place[r], key) ? score[r] : kMinusInfinity<W>;
         softmax.add(score, probs + own * kTileRows);
         __syncthreads();  // all warps are done with the keys
-        load_rows(tile_rows, stride, a.in.v, first_key, kTileRows, kv_col, dim, T(1));
+        load_rows(tile_rows, stride, a.in.v, first_key, kTileRows, kv_col, dim, W(1));
         __syncthreads();
         add_weighted_rows(outs + own * dim, softmax.rescale, probs + own * kTileRows, tile_rows, stride, dim);
       });
   __syncthreads();  // without any tile, other warps may still be setting these outputs to zero
   for (int r = 0; r < kRowsPerWarp; ++r) {
-    const T sum = warp_sum(softmax.sum[r]);
+    const W sum = warp_sum(softmax.sum[r]);
     if (!place[r].valid) continue;
-    const bool blind = softmax.max[r] == kMinusInfinity<T> && sum == T(0);
-    const T inverse = blind ? T(0) : T(1) / sum;
+    const bool blind = softmax.max[r] == kMinusInfinity<W> && sum == W(0);
+    const W inverse = blind ? W(0) : W(1) / sum;
     const std::int64_t query = first + own + r;
     for (int c = lane_id(); c < dim; c += kWarp) a.out.row(query)[col + c] = outs[(own + r) * dim + c] * inverse;
     if (lane_id() == 0)
-      a.lse.row(query)[head] = blind ? kMinusInfinity<T> : finite_or_zero(softmax.max[r]) + std::log(sum);
+      a.lse.row(query)[head] = blind ? kMinusInfinity<W> : finite_or_zero(softmax.max[r]) + std::log(sum);
   }
 }
 
 template <class T>
-void attention_forward(Stream& stream, Matrix<T> out, Matrix<T> lse, const AttentionInputs<T>& in,
+void attention_forward(Stream& stream, Matrix<T> out, Matrix<Wide<T>> lse, const AttentionInputs<T>& in,
                        const AttentionShape& shape) {
   const Bounds q_bounds(stream, in.q_rows, in.q.rows), k_bounds(stream, in.k_rows, in.k.rows);
-  const BlockPlan plan = plan_block(stream.device(), shape.head_dim, sizeof(T), 2, 1, 1);
+  if constexpr (std::is_same_v<T, BF16>)
+    if (shape.head_dim <= kFlashDim)
+      return flash_forward(stream, out, lse, {in, shape, q_bounds.data(), k_bounds.data()});
+  const BlockPlan plan = plan_block(stream.device(), shape.head_dim, sizeof(Wide<T>), 2, 1, 1);
   allow_shared(attention_forward_kernel<T>, plan);
   launch(stream, attention_forward_kernel<T>, plan.shape(in.q.rows, shape.num_heads),
          ForwardArguments<T>{out, lse, in, shape, q_bounds.data(), k_bounds.data()});
@@ -134,24 +141,27 @@ void attention_forward(Stream& stream, Matrix<T> out, Matrix<T> lse, const Atten
 
 /// A block per (row, head).
 template <class T>
-__global__ void attention_merge_kernel(Matrix<T> out, Matrix<T> lse, Matrix<const T> part_out,
-                                       Matrix<const T> part_lse) {
+__global__ void attention_merge_kernel(Matrix<T> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
+                                       Matrix<const Wide<T>> part_lse) {
+  using W = Wide<T>;
   const std::int64_t t = blockIdx.x, h = blockIdx.y, dim = out.cols / lse.cols;
-  const T whole = lse.row(t)[h], part = part_lse.row(t)[h];
+  const W whole = lse.row(t)[h], part = part_lse.row(t)[h];
   __syncthreads();                        // all have read what one of them will write
-  if (part == kMinusInfinity<T>) return;  // saw no key; the other may not have either
+  if (part == kMinusInfinity<W>) return;  // saw no key; the other may not have either
   T* to = out.row(t) + h * dim;
   const T* from = part_out.row(t) + h * dim;
-  const bool first = whole == kMinusInfinity<T>;
-  const T larger = whole > part ? whole : part;
-  const T joined = first ? part : larger + std::log1p(std::exp(-std::abs(whole - part)));
-  const T keep = std::exp(whole - joined), add = std::exp(part - joined);
-  for (std::int64_t j = threadIdx.x; j < dim; j += blockDim.x) to[j] = first ? from[j] : keep * to[j] + add * from[j];
+  const bool first = whole == kMinusInfinity<W>;
+  const W larger = whole > part ? whole : part;
+  const W joined = first ? part : larger + std::log1p(std::exp(-std::abs(whole - part)));
+  const W keep = std::exp(whole - joined), add = std::exp(part - joined);
+  for (std::int64_t j = threadIdx.x; j < dim; j += blockDim.x)
+    to[j] = first ? from[j] : T(keep * to[j] + add * from[j]);
   if (threadIdx.x == 0) lse.row(t)[h] = joined;
 }
 
 template <class T>
-void attention_merge(Stream& stream, Matrix<T> out, Matrix<T> lse, Matrix<const T> part_out, Matrix<const T> part_lse) {
+void attention_merge(Stream& stream, Matrix<T> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
+                     Matrix<const Wide<T>> part_lse) {
   Shape shape = per_row(out.rows, out.cols / lse.cols);
   shape.blocks_y = lse.cols;
   launch(stream, attention_merge_kernel<T>, shape, out, lse, part_out, part_lse);
@@ -160,12 +170,13 @@ void attention_merge(Stream& stream, Matrix<T> out, Matrix<T> lse, Matrix<const 
 }  // namespace
 
 template <class T>
-void add_attention(Backend<T>& table) {
+void add_attention(RowKernels<T>& table) {
   table.attention_forward = attention_forward<T>;
   table.attention_merge = attention_merge<T>;
 }
 
-template void add_attention(Backend<float>& table);
-template void add_attention(Backend<double>& table);
+template void add_attention(RowKernels<float>& table);
+template void add_attention(RowKernels<double>& table);
+template void add_attention(RowKernels<BF16>& table);
 
 }  // namespace weft::kernels::cuda

@@ -68,11 +68,11 @@ __device__ void for_each_tile(std::int64_t num_tiles, const Wanted& wanted, cons
 /// to[r, c] = factor * m[first + r, first_col + c], [num_rows, dim] with `stride`; zero past the last row of m. By all
 /// threads of the block.
 template <class T>
-__device__ void load_rows(T* to, int stride, Matrix<const T> m, std::int64_t first, int num_rows,
-                          std::int64_t first_col, int dim, T factor) {
+__device__ void load_rows(Wide<T>* to, int stride, Matrix<const T> m, std::int64_t first, int num_rows,
+                          std::int64_t first_col, int dim, Wide<T> factor) {
   for (int i = threadIdx.x; i < num_rows * dim; i += blockDim.x) {
     const int r = i / dim, c = i % dim;
-    to[r * stride + c] = first + r < m.rows ? factor * m.row(first + r)[first_col + c] : T(0);
+    to[r * stride + c] = first + r < m.rows ? factor * m.row(first + r)[first_col + c] : Wide<T>(0);
   }
 }
 

@@ -6,17 +6,31 @@ namespace weft::kernels::cuda {
 namespace {
 
 template <class T>
-Backend<T> make_table() {
-  Backend<T> table{};
+void add_row_kernels(RowKernels<T>& table) {
   add_gemm(table);
   add_elementwise(table);
   add_norm(table);
-  add_softmax(table);
+  add_cross_entropy(table);
   add_attention(table);
   add_attention_backward(table);
   add_permute(table);
   add_embedding(table);
+}
+
+template <class T>
+Backend<T> make_table() {
+  Backend<T> table{};
+  add_row_kernels<T>(table);
+  add_softmax(table);
+  add_adamw(table);
   add_reduce(table);
+  return table;
+}
+template <>
+Backend<BF16> make_table() {
+  Backend<BF16> table{};
+  add_row_kernels<BF16>(table);
+  add_conversions(table);
   return table;
 }
 
@@ -32,5 +46,6 @@ const Backend<T>& backend() {
 
 template const Backend<float>& backend<float>();
 template const Backend<double>& backend<double>();
+template const Backend<BF16>& backend<BF16>();
 
 }  // namespace weft::kernels::cuda

@@ -9,22 +9,27 @@
 namespace weft::kernels::cuda {
 
 template <class T>
-void add_gemm(Backend<T>& table);
+void add_gemm(RowKernels<T>& table);
 template <class T>
-void add_elementwise(Backend<T>& table);
+void add_elementwise(RowKernels<T>& table);
 template <class T>
-void add_norm(Backend<T>& table);
+void add_norm(RowKernels<T>& table);
+template <class T>
+void add_attention(RowKernels<T>& table);
+template <class T>
+void add_attention_backward(RowKernels<T>& table);
+template <class T>
+void add_permute(RowKernels<T>& table);
+template <class T>
+void add_embedding(RowKernels<T>& table);
+template <class T>
+void add_cross_entropy(RowKernels<T>& table);
 template <class T>
 void add_softmax(Backend<T>& table);
 template <class T>
-void add_attention(Backend<T>& table);
-template <class T>
-void add_attention_backward(Backend<T>& table);
-template <class T>
-void add_permute(Backend<T>& table);
-template <class T>
-void add_embedding(Backend<T>& table);
+void add_adamw(Backend<T>& table);
 template <class T>
 void add_reduce(Backend<T>& table);
+void add_conversions(Backend<BF16>& table);
 
 }  // namespace weft::kernels::cuda

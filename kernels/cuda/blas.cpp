@@ -3,10 +3,13 @@
 #include <cublas_v2.h>
 
 #include <memory>
+#include <vector>
 
+#include "core/cuda/memory.h"
 #include "core/cuda/stream.h"
 #include "core/error.h"
 #include "core/memory.h"
+#include "kernels/cuda/pointers.h"
 
 namespace weft::kernels::cuda {
 namespace {
@@ -31,7 +34,7 @@ class Blas {
     handle_ = Handle(raw);
     WEFT_CUBLAS_CHECK(cublasSetStream(raw, static_cast<cudaStream_t>(stream.native())));
     WEFT_CUBLAS_CHECK(cublasSetWorkspace(raw, workspace_.data(), static_cast<std::size_t>(kWorkspaceBytes)));
-    WEFT_CUBLAS_CHECK(cublasSetMathMode(raw, CUBLAS_PEDANTIC_MATH));
+    WEFT_CUBLAS_CHECK(cublasSetMathMode(raw, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));
     WEFT_CUBLAS_CHECK(cublasSetAtomicsMode(raw, CUBLAS_ATOMICS_NOT_ALLOWED));
     WEFT_CUBLAS_CHECK(cublasSetPointerMode(raw, CUBLAS_POINTER_MODE_HOST));
   }
@@ -49,27 +52,21 @@ cublasHandle_t handle_of(Stream& stream) {
   return static_cast<const Blas*>(gpu.attachment().get())->get();
 }
 
-struct Side {
-  cublasOperation_t op;
-  const void* data;
-  int stride;
-};
-
-void gemm_of(cublasHandle_t handle, int m, int n, int k, float alpha, const Side& a, const Side& b, float beta,
-             float* c, int ldc) {
-  WEFT_CUBLAS_CHECK(cublasSgemm(handle, a.op, b.op, m, n, k, &alpha, static_cast<const float*>(a.data), a.stride,
-                                static_cast<const float*>(b.data), b.stride, &beta, c, ldc));
-}
-void gemm_of(cublasHandle_t handle, int m, int n, int k, double alpha, const Side& a, const Side& b, double beta,
-             double* c, int ldc) {
-  WEFT_CUBLAS_CHECK(cublasDgemm(handle, a.op, b.op, m, n, k, &alpha, static_cast<const double*>(a.data), a.stride,
-                                static_cast<const double*>(b.data), b.stride, &beta, c, ldc));
-}
-
+/// How cuBLAS is to compute with a type, and what it calls it.
 template <class T>
-Side side(Matrix<const T> m, Transpose transpose) {
-  return {transpose == Transpose::kYes ? CUBLAS_OP_T : CUBLAS_OP_N, m.data, static_cast<int>(m.stride)};
-}
+inline constexpr cublasComputeType_t kCompute = CUBLAS_COMPUTE_32F_PEDANTIC;
+template <>
+inline constexpr cublasComputeType_t kCompute<double> = CUBLAS_COMPUTE_64F_PEDANTIC;
+template <>
+inline constexpr cublasComputeType_t kCompute<BF16> = CUBLAS_COMPUTE_32F;
+template <class T>
+inline constexpr cudaDataType_t kType = CUDA_R_32F;
+template <>
+inline constexpr cudaDataType_t kType<double> = CUDA_R_64F;
+template <>
+inline constexpr cudaDataType_t kType<BF16> = CUDA_R_16BF;
+
+cublasOperation_t op(Transpose transpose) { return transpose == Transpose::kYes ? CUBLAS_OP_T : CUBLAS_OP_N; }
 
 template <class T>
 void zero(Stream& stream, Matrix<T> m) {
@@ -80,22 +77,88 @@ void zero(Stream& stream, Matrix<T> m) {
 
 }  // namespace
 
-template <class T>
-void multiply(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
-              T alpha, Accumulate accumulate) {
-  if (c.rows == 0 || c.cols == 0) return;
-  const std::int64_t inner = trans_a == Transpose::kYes ? a.rows : a.cols;
-  if (inner == 0) {
-    if (accumulate == Accumulate::kOverwrite) zero(stream, c);
-    return;
-  }
-  // cuBLAS counts columns first, so it sees every matrix transposed: c^T = op(b)^T op(a)^T
-  gemm_of(handle_of(stream), static_cast<int>(c.cols), static_cast<int>(c.rows), static_cast<int>(inner), alpha,
-          side(b, trans_b), side(a, trans_a), accumulate == Accumulate::kAdd ? T(1) : T(0), c.data,
-          static_cast<int>(c.stride));
+namespace {
+
+/// True when there is something to add up. Else c is what a sum of nothing leaves.
+template <class T, class Out>
+bool has_terms(Stream& stream, const Product<T, Out>& p, Transpose trans_a, Accumulate accumulate) {
+  if (p.c.rows == 0 || p.c.cols == 0) return false;
+  if ((trans_a == Transpose::kYes ? p.a.rows : p.a.cols) > 0) return true;
+  if (accumulate == Accumulate::kOverwrite) zero(stream, p.c);
+  return false;
 }
 
-template decltype(multiply<float>) multiply<float>;
-template decltype(multiply<double>) multiply<double>;
+/// What cuBLAS takes as arrays, an entry per product. It counts columns first, so it sees every matrix transposed:
+/// c^T = op(b)^T op(a)^T.
+struct Arrays {
+  std::vector<cublasOperation_t> op_b, op_a;
+  std::vector<std::int64_t> m, n, k, ldb, lda, ldc, size;
+  std::vector<const void*> pointers;  // b of all, a of all, c of all
+};
+template <class T, class Out>
+Arrays arrays_of(std::span<const Product<T, Out>> products, Transpose trans_a, Transpose trans_b) {
+  const std::size_t count = products.size();
+  Arrays out{std::vector(count, op(trans_b)),     std::vector(count, op(trans_a)),    {}, {}, {}, {}, {}, {},
+             std::vector<std::int64_t>(count, 1), std::vector<const void*>(3 * count)};
+  for (std::size_t i = 0; i < count; ++i) {
+    const Product<T, Out>& p = products[i];
+    out.m.push_back(p.c.cols);
+    out.n.push_back(p.c.rows);
+    out.k.push_back(trans_a == Transpose::kYes ? p.a.rows : p.a.cols);
+    out.ldb.push_back(p.b.stride);
+    out.lda.push_back(p.a.stride);
+    out.ldc.push_back(p.c.stride);
+    out.pointers[i] = p.b.data;
+    out.pointers[count + i] = p.a.data;
+    out.pointers[2 * count + i] = p.c.data;
+  }
+  return out;
+}
+
+}  // namespace
+
+template <class T, class Out>
+void multiply(Stream& stream, Matrix<Out> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
+              Wide<T> alpha, Accumulate accumulate) {
+  if (!has_terms(stream, Product<T, Out>{c, a, b}, trans_a, accumulate)) return;
+  const std::int64_t inner = trans_a == Transpose::kYes ? a.rows : a.cols;
+  const Wide<T> beta = accumulate == Accumulate::kAdd ? 1 : 0;
+  WEFT_CUBLAS_CHECK(cublasGemmEx_64(handle_of(stream), op(trans_b), op(trans_a), c.cols, c.rows, inner, &alpha, b.data,
+                                    kType<T>, b.stride, a.data, kType<T>, a.stride, &beta, c.data, kType<Out>, c.stride,
+                                    kCompute<T>, CUBLAS_GEMM_DEFAULT));
+}
+
+template <class T, class Out>
+void multiply_group(Stream& stream, std::span<const Product<T, Out>> all, Transpose trans_a, Transpose trans_b,
+                    Accumulate accumulate) {
+  std::vector<Product<T, Out>> products;
+  for (const auto& p : all)
+    if (has_terms(stream, p, trans_a, accumulate)) products.push_back(p);
+  const auto one_by_one = [&] {
+    for (const auto& p : products) multiply(stream, p.c, p.a, trans_a, p.b, trans_b, Wide<T>(1), accumulate);
+  };
+  if (products.size() < 2) return one_by_one();
+  const Arrays arrays = arrays_of<T, Out>(products, trans_a, trans_b);
+  const auto count = static_cast<std::int64_t>(products.size());
+  const weft::cuda::StreamScratch<const void*> table(static_cast<cudaStream_t>(stream.native()), 3 * count);
+  write_pointers(stream, table.data(), arrays.pointers);
+  const std::vector<Wide<T>> alpha(products.size(), 1), beta(products.size(), accumulate == Accumulate::kAdd ? 1 : 0);
+  const cublasStatus_t status = cublasGemmGroupedBatchedEx_64(
+      handle_of(stream), arrays.op_b.data(), arrays.op_a.data(), arrays.m.data(), arrays.n.data(), arrays.k.data(),
+      alpha.data(), table.data(), kType<T>, arrays.ldb.data(), table.data() + count, kType<T>, arrays.lda.data(),
+      beta.data(), const_cast<void**>(table.data() + 2 * count), kType<Out>, arrays.ldc.data(), count,
+      arrays.size.data(), kCompute<T>);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED) return one_by_one();  // not every version has every pair of types
+  WEFT_CUBLAS_CHECK(status);
+}
+
+#define WEFT_INSTANTIATE(T, Out)                        \
+  template decltype(multiply<T, Out>) multiply<T, Out>; \
+  template decltype(multiply_group<T, Out>) multiply_group<T, Out>;
+WEFT_INSTANTIATE(float, float)
+WEFT_INSTANTIATE(double, double)
+WEFT_INSTANTIATE(BF16, BF16)
+WEFT_INSTANTIATE(BF16, float)
+#undef WEFT_INSTANTIATE
 
 }  // namespace weft::kernels::cuda

@@ -1,20 +1,34 @@
-// kernels/cuda/blas.h - cuBLAS for both element types, on matrix views; and what products need around it.
+// kernels/cuda/blas.h - cuBLAS for all element types, on matrix views; and what products need around it.
 #pragma once
 
+#include <span>
+
+#include "core/bf16.h"
 #include "kernels/gemm.h"
 
 namespace weft::kernels::cuda {
 
 /// c = alpha * op(a) op(b), or c += .... Shapes fit (checked by the caller); any of them may be empty. F32 stays F32:
-/// no TF32. Each stream has its own handle and workspace, so that streams do not disturb each other and equal calls
-/// give equal bits.
-template <class T>
-void multiply(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
-              T alpha, Accumulate accumulate);
+/// no TF32. BF16 sums in F32 and rounds once, or not at all where c is F32. Each stream has its own handle and
+/// workspace, so that streams do not disturb each other and equal calls give equal bits.
+template <class T, class Out>
+void multiply(Stream& stream, Matrix<Out> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
+              Wide<T> alpha, Accumulate accumulate);
+
+/// One product of several.
+template <class T, class Out>
+struct Product {
+  Matrix<Out> c;
+  Matrix<const T> a, b;
+};
+/// All of them in one launch, as multiply() with alpha = 1. Shapes may differ and be empty; no c overlaps another.
+template <class T, class Out>
+void multiply_group(Stream& stream, std::span<const Product<T, Out>> products, Transpose trans_a, Transpose trans_b,
+                    Accumulate accumulate);
 
 /// out[j] = sum over rows of m[., j], or +=, in a fixed order.
 template <class T>
-void sum_rows(Stream& stream, T* out, Matrix<const T> m, Accumulate accumulate);
+void sum_rows(Stream& stream, Wide<T>* out, Matrix<const T> m, Accumulate accumulate);
 
 /// Every row of m becomes `row`.
 template <class T>

@@ -1,4 +1,4 @@
-// kernels/cuda/elementwise.cu - activations, rope, AdamW and the passes over arrays. See kernels/cpu/ for the formulas.
+// kernels/cuda/elementwise.cu - activations, rope and the passes over arrays. See kernels/cpu/ for the formulas.
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/launch.cuh"
 
@@ -9,8 +9,10 @@ template <class T>
 __global__ void swiglu_forward_kernel(Matrix<T> h, Matrix<const T> gate_up) {
   const T *gate = gate_up.row(blockIdx.x), *up = gate + h.cols;
   T* out = h.row(blockIdx.x);
-  for (std::int64_t j = threadIdx.x; j < h.cols; j += blockDim.x)
-    out[j] = gate[j] / (T(1) + std::exp(-gate[j])) * up[j];
+  for (std::int64_t j = threadIdx.x; j < h.cols; j += blockDim.x) {
+    const Wide<T> g = gate[j], u = up[j];
+    out[j] = g / (Wide<T>(1) + std::exp(-g)) * u;
+  }
 }
 
 template <class T>
@@ -18,8 +20,8 @@ __global__ void swiglu_backward_kernel(Matrix<T> d_gate_up, Matrix<const T> dh, 
   const T *gate = gate_up.row(blockIdx.x), *up = gate + dh.cols, *d = dh.row(blockIdx.x);
   T *d_gate = d_gate_up.row(blockIdx.x), *d_up = d_gate + dh.cols;
   for (std::int64_t j = threadIdx.x; j < dh.cols; j += blockDim.x) {  // read before written: d_gate_up may be gate_up
-    const T g = gate[j], u = up[j], dj = d[j], s = T(1) / (T(1) + std::exp(-g)), silu = g * s;
-    d_gate[j] = dj * u * (s + silu * (T(1) - s));
+    const Wide<T> g = gate[j], u = up[j], dj = d[j], s = Wide<T>(1) / (Wide<T>(1) + std::exp(-g)), silu = g * s;
+    d_gate[j] = dj * u * (s + silu * (Wide<T>(1) - s));
     d_up[j] = dj * silu;
   }
 }
@@ -32,8 +34,8 @@ __global__ void gelu_forward_kernel(Matrix<T> h, Matrix<const T> x) {
   const T* in = x.row(blockIdx.x);
   T* out = h.row(blockIdx.x);
   for (std::int64_t j = threadIdx.x; j < x.cols; j += blockDim.x) {
-    const T v = in[j];
-    out[j] = T(0.5) * v * (T(1) + std::tanh(T(kGeluA) * v * (T(1) + T(kGeluB) * v * v)));
+    const Wide<T> v = in[j];
+    out[j] = Wide<T>(0.5) * v * (Wide<T>(1) + std::tanh(Wide<T>(kGeluA) * v * (Wide<T>(1) + Wide<T>(kGeluB) * v * v)));
   }
 }
 
@@ -42,9 +44,9 @@ __global__ void gelu_backward_kernel(Matrix<T> dx, Matrix<const T> dh, Matrix<co
   const T *in = x.row(blockIdx.x), *d = dh.row(blockIdx.x);
   T* out = dx.row(blockIdx.x);
   for (std::int64_t j = threadIdx.x; j < x.cols; j += blockDim.x) {  // read before written: dx may be x or dh
-    const T v = in[j], tanh_z = std::tanh(T(kGeluA) * v * (T(1) + T(kGeluB) * v * v));
-    const T dz = T(kGeluA) * (T(1) + T(3 * kGeluB) * v * v);
-    out[j] = d[j] * T(0.5) * (T(1) + tanh_z + v * (T(1) - tanh_z * tanh_z) * dz);
+    const Wide<T> v = in[j], tanh_z = std::tanh(Wide<T>(kGeluA) * v * (Wide<T>(1) + Wide<T>(kGeluB) * v * v));
+    const Wide<T> dz = Wide<T>(kGeluA) * (Wide<T>(1) + Wide<T>(3 * kGeluB) * v * v);
+    out[j] = d[j] * Wide<T>(0.5) * (Wide<T>(1) + tanh_z + v * (Wide<T>(1) - tanh_z * tanh_z) * dz);
   }
 }
 
@@ -81,10 +83,10 @@ __global__ void rope_kernel(Matrix<T> x, const std::int32_t* position, std::int6
   for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) {
     double sine, cosine;
     sincos(p * frequency.of_pair[i], &sine, &cosine);
-    const T c = static_cast<T>(cosine), s = static_cast<T>(sine);
+    const auto c = static_cast<Wide<T>>(cosine), s = static_cast<Wide<T>>(sine);
     for (std::int64_t head = 0; head < x.cols; head += head_dim) {
       T &first_half = row[head + first + i], &second_half = row[head + first + i + head_dim / 2];
-      const T a = first_half, b = second_half;
+      const Wide<T> a = first_half, b = second_half;
       first_half = a * c - b * s;
       second_half = b * c + a * s;
     }
@@ -105,60 +107,42 @@ void rope(Stream& stream, Matrix<T> x, const std::int32_t* position, std::int64_
   }
 }
 
-template <class T>
-struct AdamWFactors {
-  T beta1, beta2, rest1, rest2, rate, correction2, keep, eps, scale;
-};
-
-template <class T>
-__global__ void adamw_kernel(T* weight, T* m, T* v, const T* grad, std::int64_t n, AdamWFactors<T> f) {
-  const std::int64_t i = global_thread();
-  if (i >= n) return;
-  const T g = grad[i] * f.scale;
-  const T m_new = f.beta1 * m[i] + f.rest1 * g;
-  const T v_new = f.beta2 * v[i] + f.rest2 * g * g;
-  m[i] = m_new;
-  v[i] = v_new;
-  weight[i] = f.keep * weight[i] - f.rate * m_new / (std::sqrt(v_new) * f.correction2 + f.eps);
+/// y = x or y += x, one of them in F32.
+template <class To, class From>
+__global__ void convert_kernel(Matrix<To> y, Matrix<const From> x, bool add) {
+  To* to = y.row(blockIdx.x);
+  const From* from = x.row(blockIdx.x);
+  for (std::int64_t j = threadIdx.x; j < y.cols; j += blockDim.x) {
+    const float value = from[j], before = add ? static_cast<float>(to[j]) : 0.0F;
+    to[j] = before + value;
+  }
+}
+template <class To, class From>
+void convert(Stream& stream, Matrix<To> y, Matrix<const From> x, Accumulate accumulate) {
+  launch(stream, convert_kernel<To, From>, per_row(y.rows, y.cols), y, x, accumulate == Accumulate::kAdd);
 }
 
 template <class T>
-void adamw(Stream& stream, T* weight, T* m, T* v, const T* grad, std::int64_t n, const AdamWOptions& options) {
-  const auto step = static_cast<double>(options.step);
-  AdamWFactors<T> f;
-  f.beta1 = static_cast<T>(options.beta1);
-  f.beta2 = static_cast<T>(options.beta2);
-  f.rest1 = static_cast<T>(1.0 - options.beta1);
-  f.rest2 = static_cast<T>(1.0 - options.beta2);
-  f.rate = static_cast<T>(options.lr / (1.0 - std::pow(options.beta1, step)));
-  f.correction2 = static_cast<T>(1.0 / std::sqrt(1.0 - std::pow(options.beta2, step)));
-  f.keep = static_cast<T>(1.0 - options.lr * options.weight_decay);
-  f.eps = static_cast<T>(options.eps);
-  f.scale = static_cast<T>(options.grad_scale);
-  launch(stream, adamw_kernel<T>, per_element(n), weight, m, v, grad, n, f);
-}
-
-template <class T>
-__global__ void fill_kernel(T* x, std::int64_t n, T value) {
+__global__ void fill_kernel(T* x, std::int64_t n, Wide<T> value) {
   if (const std::int64_t i = global_thread(); i < n) x[i] = value;
 }
 template <class T>
-__global__ void axpy_kernel(T* y, const T* x, std::int64_t n, T alpha) {
-  if (const std::int64_t i = global_thread(); i < n) y[i] += alpha * x[i];
+__global__ void axpy_kernel(T* y, const T* x, std::int64_t n, Wide<T> alpha) {
+  if (const std::int64_t i = global_thread(); i < n) y[i] = y[i] + alpha * x[i];
 }
 template <class T>
 __global__ void copy_rows_kernel(Matrix<T> y, Matrix<const T> x, bool add) {
   T* to = y.row(blockIdx.x);
   const T* from = x.row(blockIdx.x);
-  for (std::int64_t j = threadIdx.x; j < y.cols; j += blockDim.x) to[j] = add ? to[j] + from[j] : from[j];
+  for (std::int64_t j = threadIdx.x; j < y.cols; j += blockDim.x) to[j] = add ? T(to[j] + from[j]) : from[j];
 }
 
 template <class T>
-void fill(Stream& stream, T* x, std::int64_t n, T value) {
+void fill(Stream& stream, T* x, std::int64_t n, Wide<T> value) {
   launch(stream, fill_kernel<T>, per_element(n), x, n, value);
 }
 template <class T>
-void axpy(Stream& stream, T* y, const T* x, std::int64_t n, T alpha) {
+void axpy(Stream& stream, T* y, const T* x, std::int64_t n, Wide<T> alpha) {
   launch(stream, axpy_kernel<T>, per_element(n), y, x, n, alpha);
 }
 template <class T>
@@ -173,20 +157,25 @@ void copy_rows(Stream& stream, Matrix<T> y, Matrix<const T> x, Accumulate accumu
 }  // namespace
 
 template <class T>
-void add_elementwise(Backend<T>& table) {
+void add_elementwise(RowKernels<T>& table) {
   table.swiglu_forward = swiglu_forward<T>;
   table.swiglu_backward = swiglu_backward<T>;
   table.gelu_forward = gelu_forward<T>;
   table.gelu_backward = gelu_backward<T>;
   table.rope = rope<T>;
-  table.adamw = adamw<T>;
   table.fill = fill<T>;
   table.axpy = axpy<T>;
   table.copy = copy<T>;
   table.copy_rows = copy_rows<T>;
 }
 
-template void add_elementwise(Backend<float>& table);
-template void add_elementwise(Backend<double>& table);
+template void add_elementwise(RowKernels<float>& table);
+template void add_elementwise(RowKernels<double>& table);
+template void add_elementwise(RowKernels<BF16>& table);
+
+void add_conversions(Backend<BF16>& table) {
+  table.widen = convert<float, BF16>;
+  table.narrow = convert<BF16, float>;
+}
 
 }  // namespace weft::kernels::cuda

@@ -21,7 +21,7 @@ __global__ void embedding_forward_kernel(Matrix<T> x, Matrix<const T> token_tabl
   T* out = x.row(blockIdx.x);
   for (std::int64_t j = threadIdx.x; j < x.cols; j += blockDim.x) {
     const T value = bad_id ? T(0) : token_table.row(id)[j];
-    out[j] = add && !bad_place ? value + position_table.row(place)[j] : value;
+    out[j] = add && !bad_place ? T(value + position_table.row(place)[j]) : value;
   }
 }
 
@@ -87,12 +87,12 @@ void sort_keys(Stream& stream, std::uint64_t* keys, std::int64_t size) {
 
 /// A block per key; the first key of an id adds all of its rows, in order.
 template <class T>
-__global__ void add_rows_of_ids_kernel(Matrix<T> d_table, const std::uint64_t* keys, Matrix<const T> dx) {
+__global__ void add_rows_of_ids_kernel(Matrix<Wide<T>> d_table, const std::uint64_t* keys, Matrix<const T> dx) {
   const std::int64_t first = blockIdx.x;
   const std::uint64_t key = keys[first], id = key >> 32;
   if (key == kNoKey || (first > 0 && keys[first - 1] >> 32 == id)) return;
   for (std::int64_t j = threadIdx.x; j < dx.cols; j += blockDim.x) {
-    T sum = d_table.row(static_cast<std::int64_t>(id))[j];
+    Wide<T> sum = d_table.row(static_cast<std::int64_t>(id))[j];
     for (std::int64_t i = first; i < dx.rows && keys[i] >> 32 == id; ++i)
       sum += dx.row(static_cast<std::int64_t>(keys[i] & 0xffffffffU))[j];
     d_table.row(static_cast<std::int64_t>(id))[j] = sum;
@@ -107,11 +107,11 @@ void embedding_forward(Stream& stream, Matrix<T> x, Matrix<const T> token_table,
 }
 
 template <class T>
-void embedding_backward(Stream& stream, Matrix<T> d_table, const std::int32_t* id, Matrix<const T> dx,
+void embedding_backward(Stream& stream, Matrix<Wide<T>> d_table, const std::int32_t* id, Matrix<const T> dx,
                         Accumulate accumulate) {
   if (accumulate == Accumulate::kOverwrite && d_table.rows > 0 && d_table.cols > 0)
-    WEFT_CUDA_CHECK(cudaMemset2DAsync(d_table.data, static_cast<std::size_t>(d_table.stride) * sizeof(T), 0,
-                                      static_cast<std::size_t>(d_table.cols) * sizeof(T),
+    WEFT_CUDA_CHECK(cudaMemset2DAsync(d_table.data, static_cast<std::size_t>(d_table.stride) * sizeof(Wide<T>), 0,
+                                      static_cast<std::size_t>(d_table.cols) * sizeof(Wide<T>),
                                       static_cast<std::size_t>(d_table.rows), native(stream)));
   if (dx.rows == 0) return;
   std::int64_t size = 1;
@@ -125,12 +125,13 @@ void embedding_backward(Stream& stream, Matrix<T> d_table, const std::int32_t* i
 }  // namespace
 
 template <class T>
-void add_embedding(Backend<T>& table) {
+void add_embedding(RowKernels<T>& table) {
   table.embedding_forward = embedding_forward<T>;
   table.embedding_backward = embedding_backward<T>;
 }
 
-template void add_embedding(Backend<float>& table);
-template void add_embedding(Backend<double>& table);
+template void add_embedding(RowKernels<float>& table);
+template void add_embedding(RowKernels<double>& table);
+template void add_embedding(RowKernels<BF16>& table);
 
 }  // namespace weft::kernels::cuda

@@ -1,5 +1,6 @@
-// kernels/cuda/gemm.cpp - linear layers of one matrix and of experts. Experts go one after the other: their row counts
-// are on the host anyway, and each product fills the GPU when its expert has a few hundred rows.
+// kernels/cuda/gemm.cpp - linear layers of one matrix, and of experts in one launch of products of different heights.
+#include <vector>
+
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/blas.h"
 
@@ -8,25 +9,26 @@ namespace {
 
 template <class T>
 void gemm(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
-          T alpha, Accumulate accumulate) {
+          Wide<T> alpha, Accumulate accumulate) {
   multiply(stream, c, a, trans_a, b, trans_b, alpha, accumulate);
 }
 
 template <class T>
 void linear_forward(Stream& stream, Matrix<T> y, Matrix<const T> x, Matrix<const T> w, const T* bias) {
   if (bias != nullptr) broadcast_row(stream, y, bias);
-  multiply(stream, y, x, Transpose::kNo, w, Transpose::kYes, T(1), bias ? Accumulate::kAdd : Accumulate::kOverwrite);
+  multiply(stream, y, x, Transpose::kNo, w, Transpose::kYes, Wide<T>(1),
+           bias ? Accumulate::kAdd : Accumulate::kOverwrite);
 }
 
 template <class T>
 void linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T> dy, Matrix<const T> w, Accumulate accumulate) {
-  multiply(stream, dx, dy, Transpose::kNo, w, Transpose::kNo, T(1), accumulate);
+  multiply(stream, dx, dy, Transpose::kNo, w, Transpose::kNo, Wide<T>(1), accumulate);
 }
 
 template <class T>
-void linear_backward_weight(Stream& stream, Matrix<T> dw, T* dbias, Matrix<const T> dy, Matrix<const T> x,
+void linear_backward_weight(Stream& stream, Matrix<Wide<T>> dw, Wide<T>* dbias, Matrix<const T> dy, Matrix<const T> x,
                             Accumulate accumulate) {
-  multiply(stream, dw, dy, Transpose::kYes, x, Transpose::kNo, T(1), accumulate);
+  multiply(stream, dw, dy, Transpose::kYes, x, Transpose::kNo, Wide<T>(1), accumulate);
   if (dbias != nullptr) sum_rows(stream, dbias, dy, accumulate);
 }
 
@@ -46,30 +48,39 @@ Matrix<T> rows_of(Matrix<T> m, std::span<const std::int64_t> offsets, std::size_
 template <class T>
 void grouped_linear_forward(Stream& stream, Matrix<T> y, Matrix<const T> x, ExpertWeights<const T> w,
                             std::span<const std::int64_t> offsets) {
-  for (std::size_t e = 0; e + 1 < offsets.size(); ++e)
-    cuda::linear_forward<T>(stream, rows_of(y, offsets, e), rows_of(x, offsets, e), weight_of(w, e), bias_of(w, e));
+  std::vector<Product<T, T>> products;
+  for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
+    products.push_back({rows_of(y, offsets, e), rows_of(x, offsets, e), weight_of(w, e)});
+    if (const T* bias = bias_of(w, e)) broadcast_row(stream, products.back().c, bias);
+  }
+  multiply_group<T, T>(stream, products, Transpose::kNo, Transpose::kYes,
+                       w.bias != nullptr ? Accumulate::kAdd : Accumulate::kOverwrite);
 }
 
 template <class T>
 void grouped_linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T> dy, ExpertWeights<const T> w,
                                    std::span<const std::int64_t> offsets, Accumulate accumulate) {
+  std::vector<Product<T, T>> products;
   for (std::size_t e = 0; e + 1 < offsets.size(); ++e)
-    cuda::linear_backward_input<T>(stream, rows_of(dx, offsets, e), rows_of(dy, offsets, e), weight_of(w, e),
-                                   accumulate);
+    products.push_back({rows_of(dx, offsets, e), rows_of(dy, offsets, e), weight_of(w, e)});
+  multiply_group<T, T>(stream, products, Transpose::kNo, Transpose::kNo, accumulate);
 }
 
 template <class T>
-void grouped_linear_backward_weight(Stream& stream, ExpertWeights<T> dw, Matrix<const T> dy, Matrix<const T> x,
+void grouped_linear_backward_weight(Stream& stream, ExpertWeights<Wide<T>> dw, Matrix<const T> dy, Matrix<const T> x,
                                     std::span<const std::int64_t> offsets, Accumulate accumulate) {
-  for (std::size_t e = 0; e + 1 < offsets.size(); ++e)
-    cuda::linear_backward_weight<T>(stream, weight_of(dw, e), bias_of(dw, e), rows_of(dy, offsets, e),
-                                    rows_of(x, offsets, e), accumulate);
+  std::vector<Product<T, Wide<T>>> products;
+  for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
+    products.push_back({weight_of(dw, e), rows_of(dy, offsets, e), rows_of(x, offsets, e)});
+    if (Wide<T>* dbias = bias_of(dw, e)) sum_rows(stream, dbias, products.back().a, accumulate);
+  }
+  multiply_group<T, Wide<T>>(stream, products, Transpose::kYes, Transpose::kNo, accumulate);
 }
 
 }  // namespace
 
 template <class T>
-void add_gemm(Backend<T>& table) {
+void add_gemm(RowKernels<T>& table) {
   table.gemm = gemm<T>;
   table.linear_forward = linear_forward<T>;
   table.linear_backward_input = linear_backward_input<T>;
@@ -79,7 +90,8 @@ void add_gemm(Backend<T>& table) {
   table.grouped_linear_backward_weight = grouped_linear_backward_weight<T>;
 }
 
-template void add_gemm(Backend<float>& table);
-template void add_gemm(Backend<double>& table);
+template void add_gemm(RowKernels<float>& table);
+template void add_gemm(RowKernels<double>& table);
+template void add_gemm(RowKernels<BF16>& table);
 
 }  // namespace weft::kernels::cuda

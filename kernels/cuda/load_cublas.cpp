@@ -27,10 +27,17 @@ cublasStatus_t cublasCreate(cublasHandle_t* handle) WEFT_PASS_ON(cublasCreate, h
         WEFT_PASS_ON(cublasSetPointerMode, handle, mode) const char* cublasGetStatusName(cublasStatus_t status)
             WEFT_PASS_ON(cublasGetStatusName, status) const char* cublasGetStatusString(cublasStatus_t status)
                 WEFT_PASS_ON(cublasGetStatusString, status) cublasStatus_t
-    cublasSgemm(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
-                const float* alpha, const float* a, int lda, const float* b, int ldb, const float* beta, float* c,
-                int ldc)
-        WEFT_PASS_ON(cublasSgemm, handle, op_a, op_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) cublasStatus_t
-    cublasDgemm(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
-                const double* alpha, const double* a, int lda, const double* b, int ldb, const double* beta, double* c,
-                int ldc) WEFT_PASS_ON(cublasDgemm, handle, op_a, op_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
+    cublasGemmEx_64(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int64_t m, int64_t n,
+                    int64_t k, const void* alpha, const void* a, cudaDataType_t type_a, int64_t lda, const void* b,
+                    cudaDataType_t type_b, int64_t ldb, const void* beta, void* c, cudaDataType_t type_c, int64_t ldc,
+                    cublasComputeType_t compute, cublasGemmAlgo_t algorithm)
+        WEFT_PASS_ON(cublasGemmEx_64, handle, op_a, op_b, m, n, k, alpha, a, type_a, lda, b, type_b, ldb, beta, c,
+                     type_c, ldc, compute, algorithm) cublasStatus_t
+    cublasGemmGroupedBatchedEx_64(cublasHandle_t handle, const cublasOperation_t op_a[], const cublasOperation_t op_b[],
+                                  const int64_t m[], const int64_t n[], const int64_t k[], const void* alpha,
+                                  const void* const a[], cudaDataType_t type_a, const int64_t lda[],
+                                  const void* const b[], cudaDataType_t type_b, const int64_t ldb[], const void* beta,
+                                  void* const c[], cudaDataType_t type_c, const int64_t ldc[], int64_t count,
+                                  const int64_t size[], cublasComputeType_t compute)
+        WEFT_PASS_ON(cublasGemmGroupedBatchedEx_64, handle, op_a, op_b, m, n, k, alpha, a, type_a, lda, b, type_b, ldb,
+                     beta, c, type_c, ldc, count, size, compute)

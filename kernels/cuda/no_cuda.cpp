@@ -11,5 +11,6 @@ const Backend<T>& backend() {
 
 template const Backend<float>& backend<float>();
 template const Backend<double>& backend<double>();
+template const Backend<BF16>& backend<BF16>();
 
 }  // namespace weft::kernels::cuda

@@ -32,11 +32,11 @@ __global__ void scatter_rows_kernel(Matrix<T> out, Matrix<const T> in, const std
 
 template <class T>
 __global__ void unpermute_weighted_kernel(Matrix<T> out, Matrix<const T> residual, Matrix<const T> rows,
-                                          Matrix<const std::int32_t> row, Matrix<const T> weight,
+                                          Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight,
                                           std::uint64_t* fault) {
   const std::int64_t t = blockIdx.x;
   for (std::int64_t j = threadIdx.x; j < out.cols; j += blockDim.x) {
-    T sum = residual.data == nullptr ? T(0) : residual.row(t)[j];
+    Wide<T> sum = residual.data == nullptr ? T(0) : residual.row(t)[j];
     for (std::int64_t k = 0; k < row.cols; ++k) {
       const std::int32_t r = row.row(t)[k];
       if (is_row(r, rows.rows, fault, FaultSite::kUnpermute, t)) sum += weight.row(t)[k] * rows.row(r)[j];
@@ -49,12 +49,12 @@ __global__ void unpermute_weighted_kernel(Matrix<T> out, Matrix<const T> residua
 template <class T>
 __global__ void unpermute_weighted_backward_kernel(UnpermuteGradient<T> grad, Matrix<const T> dout,
                                                    Matrix<const T> rows, Matrix<const std::int32_t> row,
-                                                   Matrix<const T> weight, std::uint64_t* fault) {
+                                                   Matrix<const Wide<T>> weight, std::uint64_t* fault) {
   const std::int64_t t = blockIdx.x / row.cols, k = blockIdx.x % row.cols;
   const std::int32_t r = row.row(t)[k], d = grad.d_row.row(t)[k];
   const bool found = is_row(r, rows.rows, fault, FaultSite::kUnpermuteBackward, t) &&
                      is_row(d, grad.d_rows.rows, fault, FaultSite::kUnpermuteBackward, t);
-  T dot = 0;
+  Wide<T> dot = 0;
   for (std::int64_t j = threadIdx.x; j < dout.cols && found; j += blockDim.x) {
     dot += dout.row(t)[j] * rows.row(r)[j];
     grad.d_rows.row(d)[j] = weight.row(t)[k] * dout.row(t)[j];
@@ -68,7 +68,7 @@ __global__ void permute_backward_kernel(Matrix<T> dx, Matrix<const T> d_rows, Ma
                                         std::uint64_t* fault) {
   const std::int64_t t = blockIdx.x;
   for (std::int64_t j = threadIdx.x; j < dx.cols; j += blockDim.x) {
-    T sum = add ? dx.row(t)[j] : T(0);
+    Wide<T> sum = add ? dx.row(t)[j] : T(0);
     for (std::int64_t k = 0; k < row.cols; ++k) {
       const std::int32_t r = row.row(t)[k];
       if (is_row(r, d_rows.rows, fault, FaultSite::kPermuteBackward, t)) sum += d_rows.row(r)[j];
@@ -87,13 +87,13 @@ void scatter_rows(Stream& stream, Matrix<T> out, Matrix<const T> in, const std::
 }
 template <class T>
 void unpermute_weighted(Stream& stream, Matrix<T> out, Matrix<const T> residual, Matrix<const T> rows,
-                        Matrix<const std::int32_t> row, Matrix<const T> weight) {
+                        Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight) {
   launch(stream, unpermute_weighted_kernel<T>, per_row(out.rows, out.cols), out, residual, rows, row, weight,
          fault_word(stream));
 }
 template <class T>
 void unpermute_weighted_backward(Stream& stream, const UnpermuteGradient<T>& grad, Matrix<const T> dout,
-                                 Matrix<const T> rows, Matrix<const std::int32_t> row, Matrix<const T> weight) {
+                                 Matrix<const T> rows, Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight) {
   launch(stream, unpermute_weighted_backward_kernel<T>, per_row(row.rows * row.cols, dout.cols), grad, dout, rows, row,
          weight, fault_word(stream));
 }
@@ -107,7 +107,7 @@ void permute_backward(Stream& stream, Matrix<T> dx, Matrix<const T> d_rows, Matr
 }  // namespace
 
 template <class T>
-void add_permute(Backend<T>& table) {
+void add_permute(RowKernels<T>& table) {
   table.gather_rows = gather_rows<T>;
   table.scatter_rows = scatter_rows<T>;
   table.unpermute_weighted = unpermute_weighted<T>;
@@ -115,7 +115,8 @@ void add_permute(Backend<T>& table) {
   table.permute_backward = permute_backward<T>;
 }
 
-template void add_permute(Backend<float>& table);
-template void add_permute(Backend<double>& table);
+template void add_permute(RowKernels<float>& table);
+template void add_permute(RowKernels<double>& table);
+template void add_permute(RowKernels<BF16>& table);
 
 }  // namespace weft::kernels::cuda

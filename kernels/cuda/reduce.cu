@@ -41,7 +41,7 @@ void sum_squares(Stream& stream, double* out, const T* x, std::int64_t n) {
 template <class T>
 struct Element {
   Matrix<const T> m;
-  __device__ T operator()(std::int64_t t, std::int64_t j) const { return m.row(t)[j]; }
+  __device__ Wide<T> operator()(std::int64_t t, std::int64_t j) const { return m.row(t)[j]; }
 };
 
 template <class T>
@@ -52,7 +52,7 @@ __global__ void broadcast_row_kernel(Matrix<T> m, const T* row) {
 }  // namespace
 
 template <class T>
-void sum_rows(Stream& stream, T* out, Matrix<const T> m, Accumulate accumulate) {
+void sum_rows(Stream& stream, Wide<T>* out, Matrix<const T> m, Accumulate accumulate) {
   sum_columns(stream, out, m.rows, m.cols, Element<T>{m}, accumulate);
 }
 
@@ -66,12 +66,14 @@ void add_reduce(Backend<T>& table) {
   table.sum_squares = sum_squares<T>;
 }
 
-#define WEFT_INSTANTIATE(T)                             \
-  template decltype(sum_rows<T>) sum_rows<T>;           \
-  template decltype(broadcast_row<T>) broadcast_row<T>; \
-  template void add_reduce(Backend<T>& table);
+template void add_reduce(Backend<float>& table);
+template void add_reduce(Backend<double>& table);
+#define WEFT_INSTANTIATE(T)                   \
+  template decltype(sum_rows<T>) sum_rows<T>; \
+  template decltype(broadcast_row<T>) broadcast_row<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::kernels::cuda

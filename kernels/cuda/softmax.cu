@@ -1,18 +1,9 @@
-// kernels/cuda/softmax.cu - softmax, the K best, and cross-entropy over rows.
+// kernels/cuda/softmax.cu - softmax and the K best of rows.
 #include "kernels/cuda/backend.h"
-#include "kernels/cuda/fault.cuh"
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/row_shift.cuh"
 
 namespace weft::kernels::cuda {
 namespace {
-
-/// The largest of a row, or 0 where that is -infinity. All threads of the block must call.
-template <class T>
-__device__ T shift_of(const T* row, std::int64_t cols) {
-  T max = -std::numeric_limits<T>::infinity();
-  for (std::int64_t j = threadIdx.x; j < cols; j += blockDim.x) max = row[j] > max ? row[j] : max;
-  return finite_or_zero(block_max(max));
-}
 
 template <class T>
 __global__ void softmax_forward_kernel(Matrix<T> probs, T* lse, Matrix<const T> logits) {
@@ -80,36 +71,6 @@ __global__ void top_k_kernel(Matrix<std::int32_t> expert, Matrix<const T> scores
   }
 }
 
-/// A block per row: its loss; with `grad_scale`, the row becomes its gradient.
-template <class T>
-__global__ void cross_entropy_kernel(double* loss, Matrix<T> logits, const std::int32_t* target, const T* grad_scale,
-                                     std::uint64_t* fault) {
-  T* row = logits.row(blockIdx.x);
-  const std::int32_t wanted = target[blockIdx.x];
-  const bool counts = wanted >= 0 && wanted < logits.cols;
-  if (!counts) {  // the whole block agrees
-    if (wanted != kIgnoreTarget && threadIdx.x == 0) report(fault, FaultSite::kTarget, blockIdx.x, wanted);
-    if (threadIdx.x == 0) loss[blockIdx.x] = 0.0;
-    for (std::int64_t j = threadIdx.x; j < logits.cols && grad_scale != nullptr; j += blockDim.x) row[j] = T(0);
-    return;
-  }
-  const T target_logit = row[wanted], shift = shift_of(row, logits.cols);  // waits for all to have read the target
-  T sum = 0;
-  for (std::int64_t j = threadIdx.x; j < logits.cols; j += blockDim.x) {
-    const T e = std::exp(row[j] - shift);
-    if (grad_scale != nullptr) row[j] = e;
-    sum += e;
-  }
-  sum = block_sum(sum);
-  if (threadIdx.x == 0)
-    loss[blockIdx.x] =
-        std::log(static_cast<double>(sum)) + (static_cast<double>(shift) - static_cast<double>(target_logit));
-  if (grad_scale == nullptr) return;
-  const T scale = *grad_scale, factor = scale / sum;
-  for (std::int64_t j = threadIdx.x; j < logits.cols; j += blockDim.x)
-    row[j] = row[j] * factor - (j == wanted ? scale : T(0));
-}
-
 template <class T>
 void softmax_forward(Stream& stream, Matrix<T> probs, T* lse, Matrix<const T> logits) {
   launch(stream, softmax_forward_kernel<T>, per_row(logits.rows, logits.cols), probs, lse, logits);
@@ -122,12 +83,6 @@ template <class T>
 void top_k(Stream& stream, Matrix<std::int32_t> expert, Matrix<const T> scores) {
   launch(stream, top_k_kernel<T>, {ceil_div(scores.rows, kThreads / kWarp)}, expert, scores);
 }
-template <class T>
-void cross_entropy(Stream& stream, double* loss, Matrix<T> logits, const std::int32_t* target, const T* grad_scale) {
-  launch(stream, cross_entropy_kernel<T>, per_row(logits.rows, logits.cols), loss, logits, target, grad_scale,
-         fault_word(stream));
-}
-
 }  // namespace
 
 template <class T>
@@ -135,7 +90,6 @@ void add_softmax(Backend<T>& table) {
   table.softmax_forward = softmax_forward<T>;
   table.softmax_backward = softmax_backward<T>;
   table.top_k = top_k<T>;
-  table.cross_entropy = cross_entropy<T>;
 }
 
 template void add_softmax(Backend<float>& table);

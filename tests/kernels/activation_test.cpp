@@ -12,7 +12,7 @@ using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
 
-TEMPLATE_TEST_CASE("activations and their gradients equal their definitions", "[activation]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("activations and their gradients equal their definitions", "[activation]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 40; ++seed) {
     Random random(seed);
@@ -20,7 +20,8 @@ TEMPLATE_TEST_CASE("activations and their gradients equal their definitions", "[
     INFO("seed " << seed << ": [" << rows << ", " << cols << "]");
     auto gate_up = Grid<T>::normal(random, rows, 2 * cols, random.below(3));
     for (std::int64_t i = 0; i < rows; ++i)
-      for (std::int64_t j = 0; j < cols; ++j) gate_up(i, j) *= static_cast<T>(random.pick({1, 1, 10, 60}));
+      for (std::int64_t j = 0; j < cols; ++j)
+        gate_up(i, j) = static_cast<T>(gate_up(i, j) * static_cast<Wide<T>>(random.pick({1, 1, 10, 60})));
     const auto dh = Grid<T>::normal(random, rows, cols, random.below(3));
     const reference::Dense rgate_up(gate_up.view()), rdh(dh.view());
     Grid<T> h(rows, cols, 1), d_gate_up(rows, 2 * cols, 1);
@@ -65,12 +66,11 @@ TEST_CASE("gradients of activations pass the gradient check", "[activation][grad
         }) == "");
 }
 
-TEMPLATE_TEST_CASE("activations of huge numbers are their limits, of NaN are NaN", "[activation]",
-                   WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("activations of huge numbers are their limits, of NaN are NaN", "[activation]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   const T huge = T(1e30), nan = std::numeric_limits<T>::quiet_NaN();
   Grid<T> x(1, 3), gate_up(1, 6), h(1, 3);
-  for (std::int64_t j = 0; j < 3; ++j) gate_up(0, j) = x(0, j) = j == 0 ? huge : j == 1 ? -huge : nan;
+  for (std::int64_t j = 0; j < 3; ++j) gate_up(0, j) = x(0, j) = j == 0 ? huge : j == 1 ? T(-huge) : nan;
   for (std::int64_t j = 3; j < 6; ++j) gate_up(0, j) = T(1);
   gelu_forward<T>(device, h.view(), x.view());
   CHECK(h(0, 0) == huge);

@@ -53,12 +53,14 @@ struct Case {
 
 template <class T>
 struct Outputs {
-  Grid<T> out, lse, dq, dk, dv;
+  Grid<T> out;
+  Grid<Wide<T>> lse;
+  Grid<T> dq, dk, dv;
 };
 
 template <class T, class Device>
 Outputs<T> run(Device& device, const Case<T>& c) {
-  Outputs<T> o{Grid<T>(c.q.rows(), c.q.cols(), 1), Grid<T>(c.q.rows(), c.shape.num_heads, 1),
+  Outputs<T> o{Grid<T>(c.q.rows(), c.q.cols(), 1), Grid<Wide<T>>(c.q.rows(), c.shape.num_heads, 1),
                Grid<T>(c.q.rows(), c.q.cols(), 2), Grid<T>(c.k.rows(), c.k.cols(), 1),
                Grid<T>(c.k.rows(), c.k.cols(), 1)};
   attention_forward<T>(device, o.out.view(), o.lse.view(), c.inputs(), c.shape);
@@ -97,7 +99,7 @@ reference::Rows one_sequence(std::int32_t length) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("attention over packed sequences equals its definition", "[attention]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("attention over packed sequences equals its definition", "[attention]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 40; ++seed) {
     Random random(seed);
@@ -110,7 +112,7 @@ TEMPLATE_TEST_CASE("attention over packed sequences equals its definition", "[at
   }
 }
 
-TEMPLATE_TEST_CASE("attention masks by segment and position, wherever rows lie", "[attention]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("attention masks by segment and position, wherever rows lie", "[attention]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 100; seed < 130;
        ++seed) {  // queries and keys of different ranks: any segments, gaps in positions
@@ -123,7 +125,7 @@ TEMPLATE_TEST_CASE("attention masks by segment and position, wherever rows lie",
   }
 }
 
-TEMPLATE_TEST_CASE("attention over sizes around the block", "[attention]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("attention over sizes around the block", "[attention]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (const std::int32_t length : {1, 31, 63, 64, 65, 127, 128, 129, 257}) {
     Random random(static_cast<std::uint64_t>(length));
@@ -175,7 +177,7 @@ TEST_CASE("attention's gradients pass the gradient check", "[attention][gradchec
 }
 
 TEMPLATE_TEST_CASE("attention over keys in pieces, merged, is attention over all keys", "[attention]",
-                   WEFT_KERNEL_DEVICES) {
+                   WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 200; seed < 220; ++seed) {
     Random random(seed);
@@ -185,7 +187,8 @@ TEMPLATE_TEST_CASE("attention over keys in pieces, merged, is attention over all
     const Case<T> c(random, shape_of(heads, kv_heads, dim), rows, rows, random.below(2));
     const Outputs<T> whole = run(device, c);
     const std::int64_t n = c.q.rows(), pieces = random.pick({1, 2, 3, 7});
-    Grid<T> out(n, c.q.cols(), 1), lse(n, heads), part(n, c.q.cols()), part_lse(n, heads), dq(n, c.q.cols(), 1);
+    Grid<T> out(n, c.q.cols(), 1), part(n, c.q.cols()), dq(n, c.q.cols(), 1);
+    Grid<Wide<T>> lse(n, heads), part_lse(n, heads);
     Grid<T> dk(n, c.k.cols()), dv(n, c.k.cols());
     for (std::int64_t p = 0; p < pieces; ++p) {  // from the last keys on, which the first queries do not see
       const std::int64_t first = n * (pieces - 1 - p) / pieces, count = n * (pieces - p) / pieces - first;

@@ -31,7 +31,7 @@ std::size_t missing_entries(const kernels::Backend<T>& table) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a backend has every kernel", "[backend]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("a backend has every kernel", "[backend]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   CHECK(missing_entries(kernels::backend<T>(device.stream())) == 0);
 }

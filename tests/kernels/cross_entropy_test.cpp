@@ -12,7 +12,7 @@ using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
 
-TEMPLATE_TEST_CASE("cross-entropy and its gradient equal their definitions", "[cross_entropy]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("cross-entropy and its gradient equal their definitions", "[cross_entropy]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
@@ -20,11 +20,11 @@ TEMPLATE_TEST_CASE("cross-entropy and its gradient equal their definitions", "[c
     INFO("seed " << seed << ": [" << rows << ", " << vocab << "]");
     auto logits = Grid<T>::normal(random, rows, vocab, random.below(3));
     for (std::int64_t i = 0; i < rows; ++i) {
-      const auto shift = static_cast<T>(random.pick({0, 0, 500, -500}));
-      for (std::int64_t j = 0; j < vocab; ++j) logits(i, j) += shift;
+      const auto shift = static_cast<Wide<T>>(random.pick({0, 0, 500, -500}));
+      for (std::int64_t j = 0; j < vocab; ++j) logits(i, j) = static_cast<T>(logits(i, j) + shift);
     }
     const auto target = random.integers(rows, -1, vocab);  // -1: ignored
-    const auto grad_scale = static_cast<T>(random.normal());
+    const auto grad_scale = static_cast<Wide<T>>(random.normal());
     const reference::Dense before(logits.view());
     const auto want = reference::cross_entropy(before, target, static_cast<double>(grad_scale));
     const double magnitude =
@@ -32,7 +32,7 @@ TEMPLATE_TEST_CASE("cross-entropy and its gradient equal their definitions", "[c
     std::vector<double> loss(static_cast<std::size_t>(rows), -1.0);
     cross_entropy<T>(device, loss.data(), logits.view(), target.data(), nullptr);
     CHECK(reference::Dense(logits.view()).data == before.data);
-    std::vector<T> rounded(loss.begin(), loss.end());
+    std::vector<Wide<T>> rounded(loss.begin(), loss.end());
     CHECK(difference(rounded, want.loss, vocab, magnitude) == "");
     std::vector<double> loss_again(loss.size(), -1.0);
     cross_entropy<T>(device, loss_again.data(), logits.view(), target.data(), &grad_scale);

@@ -17,9 +17,13 @@ struct KernelCase {
 };
 using cpu_f32 = KernelCase<float, DeviceKind::kCpu>;
 using cpu_f64 = KernelCase<double, DeviceKind::kCpu>;
+using cpu_bf16 = KernelCase<BF16, DeviceKind::kCpu>;
 using cuda_f32 = KernelCase<float, DeviceKind::kCuda>;
 using cuda_f64 = KernelCase<double, DeviceKind::kCuda>;
+using cuda_bf16 = KernelCase<BF16, DeviceKind::kCuda>;
 #define WEFT_KERNEL_DEVICES weft::test::cpu_f32, weft::test::cpu_f64, weft::test::cuda_f32, weft::test::cuda_f64
+#define WEFT_ROW_DEVICES WEFT_KERNEL_DEVICES, weft::test::cpu_bf16, weft::test::cuda_bf16  // of kernels on stored rows
+#define WEFT_BF16_DEVICES weft::test::cpu_bf16, weft::test::cuda_bf16
 #define WEFT_F32_DEVICES weft::test::cpu_f32, weft::test::cuda_f32
 #define WEFT_F64_DEVICES weft::test::cpu_f64, weft::test::cuda_f64
 
@@ -43,7 +47,7 @@ using kernels::Transpose;
 
 template <class T>
 void gemm(KernelDevice& on, Matrix<T> c, Matrix<const T> a, Transpose ta, Matrix<const T> b, Transpose tb,
-          T alpha = T(1), Accumulate accumulate = Accumulate::kOverwrite) {
+          Wide<T> alpha = Wide<T>(1), Accumulate accumulate = Accumulate::kOverwrite) {
   on.run(kernels::gemm<T>, c, a, ta, b, tb, alpha, accumulate);
 }
 template <class T>
@@ -56,9 +60,9 @@ void linear_backward_input(KernelDevice& on, Matrix<T> dx, Matrix<const T> dy, M
   on.run(kernels::linear_backward_input<T>, dx, dy, w, accumulate);
 }
 template <class T>
-void linear_backward_weight(KernelDevice& on, Matrix<T> dw, T* dbias, Matrix<const T> dy, Matrix<const T> x,
+void linear_backward_weight(KernelDevice& on, Matrix<Wide<T>> dw, Wide<T>* dbias, Matrix<const T> dy, Matrix<const T> x,
                             Accumulate accumulate) {
-  on.run(kernels::linear_backward_weight<T>, dw, Array<T>{dbias, dw.rows}, dy, x, accumulate);
+  on.run(kernels::linear_backward_weight<T>, dw, Array<Wide<T>>{dbias, dw.rows}, dy, x, accumulate);
 }
 
 using Offsets = std::span<const std::int64_t>;
@@ -75,34 +79,35 @@ void grouped_linear_backward_input(KernelDevice& on, Matrix<T> dx, Matrix<const 
          accumulate);
 }
 template <class T>
-void grouped_linear_backward_weight(KernelDevice& on, kernels::ExpertWeights<T> dw, Matrix<const T> dy,
+void grouped_linear_backward_weight(KernelDevice& on, kernels::ExpertWeights<Wide<T>> dw, Matrix<const T> dy,
                                     Matrix<const T> x, Offsets offsets, Accumulate accumulate) {
-  on.run(kernels::grouped_linear_backward_weight<T>, Experts<T>{dw, num_experts(offsets)}, dy, x, offsets, accumulate);
+  on.run(kernels::grouped_linear_backward_weight<T>, Experts<Wide<T>>{dw, num_experts(offsets)}, dy, x, offsets,
+         accumulate);
 }
 
 template <class T>
-void rms_norm_forward(KernelDevice& on, Matrix<T> y, T* rstd, Matrix<const T> x, const T* weight, double eps) {
-  on.run(kernels::rms_norm_forward<T>, y, Array<T>{rstd, x.rows}, x, Array<const T>{weight, x.cols}, eps);
+void rms_norm_forward(KernelDevice& on, Matrix<T> y, Wide<T>* rstd, Matrix<const T> x, const T* weight, double eps) {
+  on.run(kernels::rms_norm_forward<T>, y, Array<Wide<T>>{rstd, x.rows}, x, Array<const T>{weight, x.cols}, eps);
 }
 template <class T>
-void rms_norm_backward(KernelDevice& on, Matrix<T> dx, T* dweight, Matrix<const T> dy, Matrix<const T> x, const T* rstd,
-                       const T* weight, Accumulate accumulate_dx, Accumulate accumulate_dw) {
-  on.run(kernels::rms_norm_backward<T>, dx, Array<T>{dweight, x.cols}, dy, x, Array<const T>{rstd, x.rows},
+void rms_norm_backward(KernelDevice& on, Matrix<T> dx, Wide<T>* dweight, Matrix<const T> dy, Matrix<const T> x,
+                       const Wide<T>* rstd, const T* weight, Accumulate accumulate_dx, Accumulate accumulate_dw) {
+  on.run(kernels::rms_norm_backward<T>, dx, Array<Wide<T>>{dweight, x.cols}, dy, x, Array<const Wide<T>>{rstd, x.rows},
          Array<const T>{weight, x.cols}, accumulate_dx, accumulate_dw);
 }
 template <class T>
-void layer_norm_forward(KernelDevice& on, Matrix<T> y, T* mean, T* rstd, Matrix<const T> x, const T* weight,
+void layer_norm_forward(KernelDevice& on, Matrix<T> y, Wide<T>* mean, Wide<T>* rstd, Matrix<const T> x, const T* weight,
                         const T* bias, double eps) {
-  on.run(kernels::layer_norm_forward<T>, y, Array<T>{mean, x.rows}, Array<T>{rstd, x.rows}, x,
+  on.run(kernels::layer_norm_forward<T>, y, Array<Wide<T>>{mean, x.rows}, Array<Wide<T>>{rstd, x.rows}, x,
          Array<const T>{weight, x.cols}, Array<const T>{bias, x.cols}, eps);
 }
 template <class T>
-void layer_norm_backward(KernelDevice& on, Matrix<T> dx, T* dweight, T* dbias, Matrix<const T> dy, Matrix<const T> x,
-                         const T* mean, const T* rstd, const T* weight, Accumulate accumulate_dx,
-                         Accumulate accumulate_dw) {
-  on.run(kernels::layer_norm_backward<T>, dx, Array<T>{dweight, x.cols}, Array<T>{dbias, x.cols}, dy, x,
-         Array<const T>{mean, x.rows}, Array<const T>{rstd, x.rows}, Array<const T>{weight, x.cols}, accumulate_dx,
-         accumulate_dw);
+void layer_norm_backward(KernelDevice& on, Matrix<T> dx, Wide<T>* dweight, Wide<T>* dbias, Matrix<const T> dy,
+                         Matrix<const T> x, const Wide<T>* mean, const Wide<T>* rstd, const T* weight,
+                         Accumulate accumulate_dx, Accumulate accumulate_dw) {
+  on.run(kernels::layer_norm_backward<T>, dx, Array<Wide<T>>{dweight, x.cols}, Array<Wide<T>>{dbias, x.cols}, dy, x,
+         Array<const Wide<T>>{mean, x.rows}, Array<const Wide<T>>{rstd, x.rows}, Array<const T>{weight, x.cols},
+         accumulate_dx, accumulate_dw);
 }
 
 template <class T>
@@ -128,18 +133,18 @@ void rope(KernelDevice& on, Matrix<T> x, const std::int32_t* position, std::int6
 }
 
 template <class T>
-void attention_forward(KernelDevice& on, Matrix<T> out, Matrix<T> lse, const kernels::AttentionInputs<T>& in,
+void attention_forward(KernelDevice& on, Matrix<T> out, Matrix<Wide<T>> lse, const kernels::AttentionInputs<T>& in,
                        const kernels::AttentionShape& shape) {
   on.run(kernels::attention_forward<T>, out, lse, in, shape);
 }
 template <class T>
-void attention_merge(KernelDevice& on, Matrix<T> out, Matrix<T> lse, Matrix<const T> part_out,
-                     Matrix<const T> part_lse) {
+void attention_merge(KernelDevice& on, Matrix<T> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
+                     Matrix<const Wide<T>> part_lse) {
   on.run(kernels::attention_merge<T>, out, lse, part_out, part_lse);
 }
 template <class T>
 void attention_backward(KernelDevice& on, const kernels::AttentionGradients<T>& grad, Matrix<const T> dout,
-                        Matrix<const T> out, Matrix<const T> lse, const kernels::AttentionInputs<T>& in,
+                        Matrix<const T> out, Matrix<const Wide<T>> lse, const kernels::AttentionInputs<T>& in,
                         const kernels::AttentionShape& shape) {
   on.run(kernels::attention_backward<T>, grad, dout, out, lse, in, shape);
 }
@@ -157,9 +162,10 @@ void top_k(KernelDevice& on, Matrix<std::int32_t> expert, Matrix<const T> scores
   on.run(kernels::top_k<T>, expert, scores);
 }
 template <class T>
-void cross_entropy(KernelDevice& on, double* loss, Matrix<T> logits, const std::int32_t* target, const T* grad_scale) {
+void cross_entropy(KernelDevice& on, double* loss, Matrix<T> logits, const std::int32_t* target,
+                   const Wide<T>* grad_scale) {
   on.run(kernels::cross_entropy<T>, Array<double>{loss, logits.rows}, logits,
-         Array<const std::int32_t>{target, logits.rows}, Array<const T>{grad_scale, 1});
+         Array<const std::int32_t>{target, logits.rows}, Array<const Wide<T>>{grad_scale, 1});
 }
 
 template <class T>
@@ -172,12 +178,12 @@ void scatter_rows(KernelDevice& on, Matrix<T> out, Matrix<const T> in, const std
 }
 template <class T>
 void unpermute_weighted(KernelDevice& on, Matrix<T> out, Matrix<const T> residual, Matrix<const T> rows,
-                        Matrix<const std::int32_t> row, Matrix<const T> weight) {
+                        Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight) {
   on.run(kernels::unpermute_weighted<T>, out, residual, rows, row, weight);
 }
 template <class T>
 void unpermute_weighted_backward(KernelDevice& on, const kernels::UnpermuteGradient<T>& grad, Matrix<const T> dout,
-                                 Matrix<const T> rows, Matrix<const std::int32_t> row, Matrix<const T> weight) {
+                                 Matrix<const T> rows, Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight) {
   on.run(kernels::unpermute_weighted_backward<T>, grad, dout, rows, row, weight);
 }
 template <class T>
@@ -192,7 +198,7 @@ void embedding_forward(KernelDevice& on, Matrix<T> x, Matrix<const T> token_tabl
   on.run(kernels::embedding_forward<T>, x, token_table, Ids{token, x.rows}, position_table, Ids{position, x.rows});
 }
 template <class T>
-void embedding_backward(KernelDevice& on, Matrix<T> d_table, const std::int32_t* id, Matrix<const T> dx,
+void embedding_backward(KernelDevice& on, Matrix<Wide<T>> d_table, const std::int32_t* id, Matrix<const T> dx,
                         Accumulate accumulate) {
   on.run(kernels::embedding_backward<T>, d_table, Array<const std::int32_t>{id, dx.rows}, dx, accumulate);
 }
@@ -207,16 +213,24 @@ void sum_squares(KernelDevice& on, double* out, const T* x, std::int64_t n) {
   on.run(kernels::sum_squares<T>, Array<double>{out, 1}, Array<const T>{x, n}, n);
 }
 template <class T>
-void fill(KernelDevice& on, T* x, std::int64_t n, T value) {
+void fill(KernelDevice& on, T* x, std::int64_t n, Wide<T> value) {
   on.run(kernels::fill<T>, Array<T>{x, n}, n, value);
 }
 template <class T>
-void axpy(KernelDevice& on, T* y, const T* x, std::int64_t n, T alpha) {
+void axpy(KernelDevice& on, T* y, const T* x, std::int64_t n, Wide<T> alpha) {
   on.run(kernels::axpy<T>, Array<T>{y, n}, Array<const T>{x, n}, n, alpha);
 }
 template <class T>
 void copy(KernelDevice& on, T* y, const T* x, std::int64_t n) {
   on.run(kernels::copy<T>, Array<T>{y, n}, Array<const T>{x, n}, n);
+}
+template <class T>
+void widen(KernelDevice& on, Matrix<Wide<T>> y, Matrix<const T> x, Accumulate accumulate = Accumulate::kOverwrite) {
+  on.run(kernels::widen<T>, y, x, accumulate);
+}
+template <class T>
+void narrow(KernelDevice& on, Matrix<T> y, Matrix<const Wide<T>> x, Accumulate accumulate = Accumulate::kOverwrite) {
+  on.run(kernels::narrow<T>, y, x, accumulate);
 }
 template <class T>
 void copy_rows(KernelDevice& on, Matrix<T> y, Matrix<const T> x, Accumulate accumulate = Accumulate::kOverwrite) {

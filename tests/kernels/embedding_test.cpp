@@ -12,7 +12,7 @@ using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
 
-TEMPLATE_TEST_CASE("embeddings and their gradients equal their definitions", "[embedding]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("embeddings and their gradients equal their definitions", "[embedding]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
     Random random(seed);
@@ -32,7 +32,7 @@ TEMPLATE_TEST_CASE("embeddings and their gradients equal their definitions", "[e
     CHECK(difference(x, reference::embedding(rtable, token, rplaces, position), 2) == "");
 
     const auto dx = Grid<T>::normal(random, tokens, width, 2);
-    auto d_table = add ? Grid<T>::normal(random, vocab, width, 1) : Grid<T>(vocab, width, 1);
+    auto d_table = add ? Grid<Wide<T>>::normal(random, vocab, width, 1) : Grid<Wide<T>>(vocab, width, 1);
     const auto want = reference::embedding_backward(
         add ? reference::Dense(d_table.view()) : reference::Dense(vocab, width), token, reference::Dense(dx.view()));
     embedding_backward<T>(device, d_table.view(), token.data(), dx.view(),
@@ -42,14 +42,14 @@ TEMPLATE_TEST_CASE("embeddings and their gradients equal their definitions", "[e
 }
 
 TEMPLATE_TEST_CASE("an embedding's gradient adds its rows in their order, to the bit", "[embedding]",
-                   WEFT_KERNEL_DEVICES) {
+                   WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (const std::int64_t tokens : {1, 2, 100, 1023, 1024, 1025, 5000}) {
     Random random(static_cast<std::uint64_t>(tokens));
     const auto id = random.integers(tokens, 0, 7);
     const auto dx = Grid<T>::normal(random, tokens, 3);
-    Grid<T> d_table(7, 3), want(7, 3);
-    for (std::int64_t i = 0; i < 21; ++i) want.view().data[i] = T(0);
+    Grid<Wide<T>> d_table(7, 3), want(7, 3);
+    for (std::int64_t i = 0; i < 21; ++i) want.view().data[i] = 0;
     for (std::int64_t t = 0; t < tokens; ++t)
       for (std::int64_t j = 0; j < 3; ++j) want(id[static_cast<std::size_t>(t)], j) += dx(t, j);
     embedding_backward<T>(device, d_table.view(), id.data(), dx.view(), Accumulate::kOverwrite);

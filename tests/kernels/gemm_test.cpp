@@ -23,7 +23,7 @@ T scalar(Random& random) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("gemm equals its definition in every transposition", "[gemm]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("gemm equals its definition in every transposition", "[gemm]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     Random random(seed);
@@ -47,7 +47,7 @@ TEMPLATE_TEST_CASE("gemm equals its definition in every transposition", "[gemm]"
   }
 }
 
-TEMPLATE_TEST_CASE("the products of a linear layer equal their definitions", "[gemm]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("the products of a linear layer equal their definitions", "[gemm]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 100; ++seed) {
     Random random(seed);
@@ -68,13 +68,14 @@ TEMPLATE_TEST_CASE("the products of a linear layer equal their definitions", "[g
       for (std::int64_t j = 0; j < out; ++j) expected(i, j) += rbias(0, j);
     CHECK(difference(y, expected, in + 1) == "");
 
-    Grid<T> dx(t, in, 1), dw(out, in, 1), dbias(1, out);
+    Grid<T> dx(t, in, 1);
+    Grid<Wide<T>> dw(out, in, 1), dbias(1, out);
     if (add) {
       dx = Grid<T>::normal(random, t, in, 1);
-      dw = Grid<T>::normal(random, out, in, 1);
-      dbias = Grid<T>::normal(random, 1, out);
+      dw = Grid<Wide<T>>::normal(random, out, in, 1);
+      dbias = Grid<Wide<T>>::normal(random, 1, out);
     }
-    const auto plus = [&](const reference::Dense& value, const Grid<T>& before) {
+    const auto plus = [&](const reference::Dense& value, const auto& before) {
       return add ? reference::sum(value, reference::Dense(before.view())) : value;
     };
     const auto want_dx = plus(reference::product(rdy, rw), dx);

@@ -58,7 +58,7 @@ std::vector<std::int64_t> random_offsets(Random& random, std::int64_t experts) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("grouped products equal one linear layer per expert", "[grouped_gemm]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("grouped products equal one linear layer per expert", "[grouped_gemm]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
@@ -69,7 +69,8 @@ TEMPLATE_TEST_CASE("grouped products equal one linear layer per expert", "[group
     const bool with_bias = random.below(2) != 0, add = random.below(2) != 0;
     const auto accumulate = add ? Accumulate::kAdd : Accumulate::kOverwrite;
     INFO("seed " << seed << ": L " << experts << " O " << out << " I " << in << " R " << rows << " add " << add);
-    Experts<T> w(experts, out, in, 3), dw(experts, out, in, 2);
+    Experts<T> w(experts, out, in, 3);
+    Experts<Wide<T>> dw(experts, out, in, 2);
     w.randomize(random);
     if (add) dw.randomize(random);
     const auto x = Grid<T>::normal(random, rows, in, 1), dy = Grid<T>::normal(random, rows, out, 2);
@@ -84,7 +85,8 @@ TEMPLATE_TEST_CASE("grouped products equal one linear layer per expert", "[group
       const auto rdw = reference::product(reference::transpose(rdy), rx);
       const auto rdbias = reference::column_sums(rdy);
       for (std::int64_t i = first; i < last; ++i) {
-        for (std::int64_t j = 0; j < out; ++j) want_y(i, j) = ry(i - first, j) + (with_bias ? w.bias(e, j) : 0);
+        for (std::int64_t j = 0; j < out; ++j)
+          want_y(i, j) = ry(i - first, j) + (with_bias ? static_cast<double>(w.bias(e, j)) : 0.0);
         for (std::int64_t j = 0; j < in; ++j) want_dx(i, j) = rdx(i - first, j) + (add ? want_dx(i, j) : 0.0);
       }
       for (std::int64_t i = 0; i < out * in; ++i)

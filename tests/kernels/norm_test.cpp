@@ -36,7 +36,7 @@ Accumulate mode(bool add) { return add ? Accumulate::kAdd : Accumulate::kOverwri
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("norms equal their definitions", "[norm]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("norms equal their definitions", "[norm]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
@@ -44,22 +44,23 @@ TEMPLATE_TEST_CASE("norms equal their definitions", "[norm]", WEFT_KERNEL_DEVICE
     INFO("seed " << seed << ": T " << rows << " M " << cols);
     const auto x = Grid<T>::normal(random, rows, cols, random.below(3));
     const auto weight = Grid<T>::normal(random, 1, cols), bias = Grid<T>::normal(random, 1, cols);
-    Grid<T> y(rows, cols, 1), mean(1, rows), rstd(1, rows);
+    Grid<T> y(rows, cols, 1);
+    Grid<Wide<T>> mean(1, rows), rstd(1, rows);
     const auto rms = reference::rms_norm(reference::Dense(x.view()), values(weight), kEps);
     rms_norm_forward<T>(device, y.view(), rstd.view().data, x.view(), weight.view().data, kEps);
     CHECK(difference(y, rms.y, cols) == "");
-    CHECK(difference<T>({rstd.view().data, rms.rstd.size()}, rms.rstd, cols) == "");
+    CHECK(difference<Wide<T>>({rstd.view().data, rms.rstd.size()}, rms.rstd, cols) == "");
     const auto layer = reference::layer_norm(reference::Dense(x.view()), values(weight), values(bias), kEps);
     layer_norm_forward<T>(device, y.view(), mean.view().data, rstd.view().data, x.view(), weight.view().data,
                           bias.view().data, kEps);
     if (cols > 3)
       CHECK(difference(y, layer.y, cols) == "");  // of two columns, one may be 1 / sqrt(eps) times cancellation
-    CHECK(difference<T>({mean.view().data, layer.mean.size()}, layer.mean, cols, 1.0) == "");
-    if (cols > 3) CHECK(difference<T>({rstd.view().data, layer.rstd.size()}, layer.rstd, cols) == "");
+    CHECK(difference<Wide<T>>({mean.view().data, layer.mean.size()}, layer.mean, cols, 1.0) == "");
+    if (cols > 3) CHECK(difference<Wide<T>>({rstd.view().data, layer.rstd.size()}, layer.rstd, cols) == "");
   }
 }
 
-TEMPLATE_TEST_CASE("gradients of norms equal their definitions, overwritten or added", "[norm]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("gradients of norms equal their definitions, overwritten or added", "[norm]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
@@ -68,10 +69,12 @@ TEMPLATE_TEST_CASE("gradients of norms equal their definitions, overwritten or a
     INFO("seed " << seed << ": T " << rows << " M " << cols << " add dx " << add_dx << " add dw " << add_dw);
     const auto x = Grid<T>::normal(random, rows, cols, 2), dy = Grid<T>::normal(random, rows, cols, 1);
     const auto weight = Grid<T>::normal(random, 1, cols), bias = Grid<T>::normal(random, 1, cols);
-    Grid<T> y(rows, cols), mean(1, rows), rstd(1, rows);
+    Grid<T> y(rows, cols);
+    Grid<Wide<T>> mean(1, rows), rstd(1, rows);
     for (const bool layer : {false, true}) {
       auto dx = destination<T>(random, add_dx, rows, cols, 1);
-      auto dweight = destination<T>(random, add_dw, 1, cols, 1), dbias = destination<T>(random, add_dw, 1, cols, 1);
+      auto dweight = destination<Wide<T>>(random, add_dw, 1, cols, 1),
+           dbias = destination<Wide<T>>(random, add_dw, 1, cols, 1);
       const reference::Dense rx(x.view()), rdy(dy.view());
       auto want = layer ? reference::layer_norm_backward(rdy, rx, values(weight), kEps)
                         : reference::rms_norm_backward(rdy, rx, values(weight), kEps);
@@ -83,7 +86,7 @@ TEMPLATE_TEST_CASE("gradients of norms equal their definitions, overwritten or a
                               bias.view().data, kEps);
         layer_norm_backward<T>(device, dx.view(), dweight.view().data, dbias.view().data, dy.view(), x.view(),
                                mean.view().data, rstd.view().data, weight.view().data, mode(add_dx), mode(add_dw));
-        CHECK(difference<T>({dbias.view().data, want_dbias.size()}, want_dbias, rows + 1) == "");
+        CHECK(difference<Wide<T>>({dbias.view().data, want_dbias.size()}, want_dbias, rows + 1) == "");
         CHECK(dbias.guards_intact());
       } else {
         rms_norm_forward<T>(device, y.view(), rstd.view().data, x.view(), weight.view().data, kEps);
@@ -91,7 +94,7 @@ TEMPLATE_TEST_CASE("gradients of norms equal their definitions, overwritten or a
                              weight.view().data, mode(add_dx), mode(add_dw));
       }
       CHECK(difference(dx, want.dx, cols, 1.0) == "");
-      CHECK(difference<T>({dweight.view().data, want_dweight.size()}, want_dweight, rows + 1, 1.0) == "");
+      CHECK(difference<Wide<T>>({dweight.view().data, want_dweight.size()}, want_dweight, rows + 1, 1.0) == "");
       CHECK(dweight.guards_intact());
     }
   }

@@ -28,7 +28,7 @@ reference::Ints random_choices(Random& random, std::int64_t tokens, std::int64_t
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("gather and scatter move rows bit for bit", "[permute]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("gather and scatter move rows bit for bit", "[permute]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
@@ -54,8 +54,7 @@ TEMPLATE_TEST_CASE("gather and scatter move rows bit for bit", "[permute]", WEFT
   }
 }
 
-TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their definitions", "[permute]",
-                   WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their definitions", "[permute]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 80; ++seed) {
     Random random(seed);
@@ -65,7 +64,7 @@ TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their defini
     INFO("seed " << seed << ": T " << tokens << " K " << choices << " R " << num_rows << " M " << width);
     const auto row = random_choices(random, tokens, choices, num_rows);
     auto rows = Grid<T>::normal(random, num_rows, width, random.below(3));
-    const auto weight = Grid<T>::normal(random, tokens, choices, random.below(2));
+    const auto weight = Grid<Wide<T>>::normal(random, tokens, choices, random.below(2));
     const auto residual = Grid<T>::normal(random, tokens, width, 1), dout = Grid<T>::normal(random, tokens, width, 2);
     const Matrix<const std::int32_t> row_view(row.data(), tokens, choices);
     const reference::Dense rrows(rows.view()), rweight(weight.view()), rresidual(residual.view()), rdout(dout.view());
@@ -82,7 +81,8 @@ TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their defini
 
     const auto want_d = reference::unpermute_weighted_backward(rdout, rrows, row, rweight);
     auto want_d_rows = want_d.d_rows;  // rows that no choice names keep what they had
-    Grid<T> d_rows(num_rows, width, 1), d_weight(tokens, choices, 1);
+    Grid<T> d_rows(num_rows, width, 1);
+    Grid<Wide<T>> d_weight(tokens, choices, 1);
     std::vector<bool> named(static_cast<std::size_t>(num_rows), false);
     for (const auto r : row)
       if (r >= 0) named[static_cast<std::size_t>(r)] = true;
@@ -107,7 +107,8 @@ TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their defini
     reference::Ints d_row = row;
     for (auto& r : d_row)
       if (r >= 0) r = static_cast<std::int32_t>((r + shift) % num_rows);
-    Grid<T> rotated(num_rows, width, 1), same_weight(tokens, choices, 1);
+    Grid<T> rotated(num_rows, width, 1);
+    Grid<Wide<T>> same_weight(tokens, choices, 1);
     unpermute_weighted_backward<T>(device, {rotated.view(), same_weight.view(), {d_row.data(), tokens, choices}},
                                    dout.view(), rows.view(), row_view, weight.view());
     CHECK(difference(same_weight, want_d.d_weight, width, 1.0) == "");

@@ -12,7 +12,7 @@ using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
 
-TEMPLATE_TEST_CASE("rope equals its definition, and turns back", "[rope]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("rope equals its definition, and turns back", "[rope]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 40; ++seed) {
     Random random(seed);

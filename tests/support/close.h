@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 
+#include "core/bf16.h"
 #include "core/error.h"
 #include "tests/support/generators.h"
 #include "tests/support/reference.h"
@@ -22,6 +23,14 @@ template <class T>
 [[nodiscard]] double tolerance(std::int64_t sum_length) {
   return 8.0 * std::sqrt(static_cast<double>(std::max<std::int64_t>(sum_length, 1))) *
          static_cast<double>(std::numeric_limits<T>::epsilon());
+}
+
+/// BF16 is storage alone: sums are F32's, and what counts are the roundings of inputs between kernels and of the
+/// result.
+template <>
+[[nodiscard]] inline double tolerance<BF16>(std::int64_t sum_length) {
+  constexpr double kRoundings = 4.0, kHalfUlp = 0x1p-8;
+  return kRoundings * kHalfUlp + tolerance<float>(sum_length);
 }
 
 /// "" when every element is within tolerance<T>(sum_length) of the expected one, relative to the largest expected

@@ -6,6 +6,6 @@ int main(int argc, char* argv[]) {
   Catch::Session session;
   if (const int status = session.applyCommandLine(argc, argv); status != 0) return status;
   if (session.configData().testsOrTags.empty())
-    session.configData().testsOrTags = {"*::cuda_f32,*::cuda_f64,*::on_cuda,*GPU*"};
+    session.configData().testsOrTags = {"*::cuda_f32,*::cuda_f64,*::cuda_bf16,*::on_cuda,*GPU*"};
   return session.run();
 }
