@@ -18,4 +18,8 @@ std::unique_ptr<Stream> make_stream(Device device, std::string_view name, Stream
 
 std::unique_ptr<Stream> make_inline_stream() { return cpu::make_inline_stream(); }
 
+std::unique_ptr<Stream> make_waiting_stream(Device device) {
+  return device.kind == DeviceKind::kCpu ? make_inline_stream() : make_stream(device, "waited for");
+}
+
 }  // namespace weft

@@ -27,7 +27,11 @@ Mesh make_mesh(int world_size, int world_rank, const MeshOptions& options) {
   return mesh;
 }
 
-MeshComms::MeshComms(comm::Communicator& world, const Mesh& mesh) : world_(&world) {
+void sum_in_place(comm::Communicator& group, comm::Buffer buffer, Stream& stream) {
+  if (group.size() > 1) group.all_reduce(buffer, buffer, comm::ReduceOp::kSum, stream);
+}
+
+MeshComms::MeshComms(comm::Communicator& world, const Mesh& mesh) : host_world_(&world), world_(&world) {
   ep_ = world.split(mesh.edp_rank() * mesh.esp_size + mesh.esp_rank(), mesh.ep_rank());
   const int ep_group = mesh.edp_rank() * mesh.esp_size + mesh.esp_rank();
   ep_inside_ = world.split(ep_group * mesh.ep_size + mesh.ep_rank() / mesh.ep_lanes(), mesh.ep_rank());

@@ -16,6 +16,9 @@ Backend<T> make_table() {
   add_attention_backward(table);
   add_permute(table);
   add_embedding(table);
+  add_dispatch(table);
+  add_router(table);
+  add_slots(table);
   add_reduce(table);
   return table;
 }

@@ -25,6 +25,12 @@ void add_permute(Backend<T>& table);
 template <class T>
 void add_embedding(Backend<T>& table);
 template <class T>
+void add_dispatch(Backend<T>& table);
+template <class T>
+void add_router(Backend<T>& table);
+template <class T>
+void add_slots(Backend<T>& table);
+template <class T>
 void add_reduce(Backend<T>& table);
 
 }  // namespace weft::kernels::cuda

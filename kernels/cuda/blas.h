@@ -12,10 +12,6 @@ template <class T>
 void multiply(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
               T alpha, Accumulate accumulate);
 
-/// out[j] = sum over rows of m[., j], or +=, in a fixed order.
-template <class T>
-void sum_rows(Stream& stream, T* out, Matrix<const T> m, Accumulate accumulate);
-
 /// Every row of m becomes `row`.
 template <class T>
 void broadcast_row(Stream& stream, Matrix<T> m, const T* row);

@@ -2,6 +2,7 @@
 // are on the host anyway, and each product fills the GPU when its expert has a few hundred rows.
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/blas.h"
+#include "kernels/reduce.h"
 
 namespace weft::kernels::cuda {
 namespace {
@@ -27,7 +28,7 @@ template <class T>
 void linear_backward_weight(Stream& stream, Matrix<T> dw, T* dbias, Matrix<const T> dy, Matrix<const T> x,
                             Accumulate accumulate) {
   multiply(stream, dw, dy, Transpose::kYes, x, Transpose::kNo, T(1), accumulate);
-  if (dbias != nullptr) sum_rows(stream, dbias, dy, accumulate);
+  if (dbias != nullptr) kernels::sum_rows<T>(stream, dbias, dy, accumulate);
 }
 
 template <class T>

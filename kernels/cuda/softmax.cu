@@ -80,9 +80,9 @@ __global__ void top_k_kernel(Matrix<std::int32_t> expert, Matrix<const T> scores
   }
 }
 
-/// A block per row: its loss; with `grad_scale`, the row becomes its gradient.
+/// A block per row: its loss; with `gradient`, the row becomes its gradient times `scale`.
 template <class T>
-__global__ void cross_entropy_kernel(double* loss, Matrix<T> logits, const std::int32_t* target, const T* grad_scale,
+__global__ void cross_entropy_kernel(double* loss, Matrix<T> logits, const std::int32_t* target, bool gradient, T scale,
                                      std::uint64_t* fault) {
   T* row = logits.row(blockIdx.x);
   const std::int32_t wanted = target[blockIdx.x];
@@ -90,22 +90,22 @@ __global__ void cross_entropy_kernel(double* loss, Matrix<T> logits, const std::
   if (!counts) {  // the whole block agrees
     if (wanted != kIgnoreTarget && threadIdx.x == 0) report(fault, FaultSite::kTarget, blockIdx.x, wanted);
     if (threadIdx.x == 0) loss[blockIdx.x] = 0.0;
-    for (std::int64_t j = threadIdx.x; j < logits.cols && grad_scale != nullptr; j += blockDim.x) row[j] = T(0);
+    for (std::int64_t j = threadIdx.x; j < logits.cols && gradient; j += blockDim.x) row[j] = T(0);
     return;
   }
   const T target_logit = row[wanted], shift = shift_of(row, logits.cols);  // waits for all to have read the target
   T sum = 0;
   for (std::int64_t j = threadIdx.x; j < logits.cols; j += blockDim.x) {
     const T e = std::exp(row[j] - shift);
-    if (grad_scale != nullptr) row[j] = e;
+    if (gradient) row[j] = e;
     sum += e;
   }
   sum = block_sum(sum);
   if (threadIdx.x == 0)
     loss[blockIdx.x] =
         std::log(static_cast<double>(sum)) + (static_cast<double>(shift) - static_cast<double>(target_logit));
-  if (grad_scale == nullptr) return;
-  const T scale = *grad_scale, factor = scale / sum;
+  if (!gradient) return;
+  const T factor = scale / sum;
   for (std::int64_t j = threadIdx.x; j < logits.cols; j += blockDim.x)
     row[j] = row[j] * factor - (j == wanted ? scale : T(0));
 }
@@ -124,8 +124,8 @@ void top_k(Stream& stream, Matrix<std::int32_t> expert, Matrix<const T> scores) 
 }
 template <class T>
 void cross_entropy(Stream& stream, double* loss, Matrix<T> logits, const std::int32_t* target, const T* grad_scale) {
-  launch(stream, cross_entropy_kernel<T>, per_row(logits.rows, logits.cols), loss, logits, target, grad_scale,
-         fault_word(stream));
+  launch(stream, cross_entropy_kernel<T>, per_row(logits.rows, logits.cols), loss, logits, target,
+         grad_scale != nullptr, grad_scale != nullptr ? *grad_scale : T(0), fault_word(stream));
 }
 
 }  // namespace

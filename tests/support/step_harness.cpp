@@ -8,6 +8,7 @@
 
 #include "comm/factory.h"
 #include "core/error.h"
+#include "core/host_access.h"
 #include "core/rng.h"
 #include "parallel/data/shard.h"
 #include "parallel/step/update.h"
@@ -65,7 +66,7 @@ class Run {
                          c.ranks_per_node > 0 ? c.ranks_per_node : c.world_size})),
         comms_(world, mesh_),
         table_(c.model, mesh_),
-        store_(table_, Device{}, c.sharded),
+        store_(table_, c.device, c.sharded),
         num_micro_(c.global_batch / (mesh_.dp_size() * c.micro_batch)) {
     initialize_weights(store_, c.model, c.seed);
     const StepSpec spec{c.model,
@@ -75,15 +76,13 @@ class Run {
                         c.sharded,
                         c.dispatcher,
                         c.hooks != nullptr ? c.hooks->mask() : 0,
-                        c.host_apart};
+                        c.host_apart || c.device.kind != DeviceKind::kCpu};
     const scheduler::Shape shape = uniform_shape(c.model.layers, c.shape);
     const scheduler::Graph graph = emit_step(spec, shape, dtype_of<T>);
     step_ = std::make_unique<BoundStep<T>>(
-        spec, plan_of(c, graph, shape), Runtime<T>{&store_, &comms_, &state_, nullptr, hooks()}, Device{}, c.executor);
-    state_.statistics = StepStatistics(c.model, step_->num_units(), c.world_size);
+        spec, plan_of(c, graph, shape), Runtime<T>{&store_, &comms_, &state_, nullptr, hooks()}, c.device, c.executor);
     state_.previous_choices.assign(static_cast<std::size_t>(c.model.layers),
                                    std::vector<double>(c.model.moe.experts, 0.0));
-    state_.running_choices = state_.previous_choices;
     state_.clip_norm = c.clip_norm;
     state_.seed = c.seed;
     state_.gate_noise = true;
@@ -118,8 +117,9 @@ class Run {
     const auto stream = make_inline_stream();
     if (case_.sharded)
       for (int b = 0; b < static_cast<int>(table_.buckets().size()); ++b) gather_weights<T>(store_, b, comms_, *stream);
+    HostAccess access(store_.device());
     for (const LocalParameter& p : table_.parameters()) {
-      const T* w = store_.weights() + p.offset;
+      const T* w = access.read(store_.weights() + p.offset, p.count());
       std::vector<double>& whole = out[p.spec.name];  // elements that other ranks hold stay NaN
       whole.resize(static_cast<std::size_t>(p.spec.count()), std::numeric_limits<double>::quiet_NaN());
       for (const ElementRun& run : p.runs(0, p.count()))

@@ -166,6 +166,8 @@ inline cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function
 #define __syncthreads() weft::emulation::block_barrier()
 #define __syncwarp() weft::emulation::warp_barrier()
 #define __shfl_xor_sync(lanes, value, step) weft::emulation::shuffle_xor(value, step)
+#define __ballot_sync(lanes, value) weft::emulation::ballot(value)
+#define __popc(bits) __builtin_popcount(bits)
 
 template <class... Params, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args&&... args) {
