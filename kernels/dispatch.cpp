@@ -20,7 +20,7 @@ void place_rows(Stream& stream, const RowPlaces& out, Matrix<const std::int32_t>
                 Matrix<const std::int32_t> source, std::int64_t num_experts) {
   check_matrix("place_rows", "row", out.row, out.row.rows, out.row.cols);
   if (expert.data != nullptr) check_matrix("place_rows", "expert", expert, out.row.rows, out.row.cols);
-  WEFT_CHECK(expert.data != nullptr || out.row.cols == num_experts, "place_rows: ", out.row.cols, " columns for ",
+  WEFT_CHECK(expert.data != nullptr || out.row.rows == 0 || out.row.cols == num_experts, "place_rows: ", out.row.cols, " columns for ",
              num_experts, " experts");
   if (source.data != nullptr) check_matrix("place_rows", "source", source, out.row.rows, out.row.cols);
   backend<float>(stream).place_rows(stream, out, expert, source, num_experts);

@@ -157,7 +157,7 @@ TEMPLATE_TEST_CASE("the gradient of router weights, balance loss and z-loss", "[
         want(t, c.at(t, i)) += renormalize ? (dw - dot) / sum : dw;
       }
     }
-    CHECK(difference(got, want, 8) == "");
+    CHECK(difference(got, want, 8, 1.0) == "");  // with one choice a weight is 1, and its gradient cancels
 
     const auto lse = c.random.normals<T>(c.rows);
     auto dz = Grid<T>::normal(c.random, c.rows, c.experts, 1);

@@ -110,16 +110,23 @@ TEST_CASE("A step on a GPU leaves weights alone when its loss is not finite", "[
   WEFT_NEED_DEVICE(DeviceKind::kCuda);
   StepCase c = small_case();
   c.steps = 1;
-  c.model.init_std = 1e200;  // products overflow
-  const StepOutcome before = [&] {
-    StepCase none = c;
-    none.lr = 0.0;
-    none.device = {};
-    return test::run_steps<double>(none);
-  }();
-  const StepOutcome after = on_gpu<double>(c);
-  CHECK(!std::isfinite(after.steps[0].loss + after.steps[0].gradient_norm));
-  CHECK(before.weights == after.weights);
+  c.model.moe.z_loss_coef = std::numeric_limits<double>::infinity();  // reaches the gradients, not the loss
+  const auto weights = [&](double lr, Device device) {
+    StepCase run = c;
+    run.lr = lr;
+    run.device = device;
+    return test::run_steps<double>(run);
+  };
+  StepCase fine = c;
+  fine.model.moe.z_loss_coef = 0.0;
+  fine.lr = 0.0;
+  fine.clip_norm = 0.0;
+  const StepOutcome after = weights(c.lr, kGpu);
+  CHECK(std::isfinite(after.steps[0].loss));
+  CHECK(!(after.steps[0].gradient_norm < 1e300));
+  CHECK(after.weights == test::run_steps<double>(fine).weights);
+  fine.lr = c.lr;
+  CHECK(after.weights != on_gpu<double>(fine).weights);
 }
 
 TEST_CASE("A step on a GPU must let its host wait for counts", "[gpu]") {

@@ -158,6 +158,8 @@ class Run {
 constexpr double kUpdate =
     1e-2;  // a weight is compared against its size or that of one update (lr), whichever is larger
 
+bool differ(double a, double b) { return a != b && !(std::isnan(a) && std::isnan(b)); }
+
 double relative(double a, double b) { return std::abs(a - b) / std::max({std::abs(a), std::abs(b), 1e-30}); }
 
 }  // namespace
@@ -179,7 +181,7 @@ StepOutcome run_steps(const StepCase& c) {
     out.num_tasks = run.num_tasks();
     if (out.steps.empty()) out.steps = steps;
     for (std::size_t s = 0; s < steps.size(); ++s)
-      if (steps[s].loss != out.steps[s].loss || steps[s].gradient_norm != out.steps[s].gradient_norm)
+      if (differ(steps[s].loss, out.steps[s].loss) || differ(steps[s].gradient_norm, out.steps[s].gradient_norm))
         throw Error(ErrorCode::kInternal, str("ranks disagree about step ", s + 1));
     for (auto& [name, values] : mine) {
       std::vector<double>& whole = weights.try_emplace(name, values).first->second;
