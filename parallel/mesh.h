@@ -58,8 +58,8 @@ void sum_in_place(comm::Communicator& group, comm::Buffer buffer, Stream& stream
 /// or connected lazily, so that start-up finds what a step would trip over.
 class MeshComms {
  public:
-  /// `world` outlives this object.
-  MeshComms(comm::Communicator& world, const Mesh& mesh);
+  /// world: over memory of the host; it outlives this object. The groups are over memory of `device`.
+  MeshComms(comm::Communicator& world, const Mesh& mesh, Device device = {});
 
   [[nodiscard]] comm::Communicator& world() const noexcept { return *world_; }
   /// All ranks over memory of the host, whatever the device: for what the host agrees on outside of steps.
@@ -78,7 +78,9 @@ class MeshComms {
   [[nodiscard]] comm::Communicator& ring() const noexcept { return *ring_; }    ///< Key and value ring, by ring_rank().
 
  private:
-  comm::Communicator *host_world_, *world_;
+  comm::Communicator* host_world_;
+  std::unique_ptr<comm::Communicator> device_world_;  // null on the CPU
+  comm::Communicator* world_;
   std::unique_ptr<comm::Communicator> ep_, ep_inside_, ep_across_, esp_, experts_, edp_, sp_, heads_, ring_;
 };
 

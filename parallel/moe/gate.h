@@ -148,6 +148,9 @@ struct GroupRow {
 /// The rows of routing group `group` in order of position: [group_tokens].
 [[nodiscard]] std::vector<GroupRow> rows_of_group(const GateOptions& options, const RowIds& ids, std::int64_t group);
 
+/// Throws kUnavailable for a step on a GPU: what is not there yet.
+void require_host(const Stream& stream, std::string_view what);
+
 /// Stateless: the same inputs, keys and parameters give the same routing, bit for bit.
 template <class T>
 class Gate {

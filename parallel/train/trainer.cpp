@@ -110,7 +110,7 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
       cost_(cost_on(options)),
       order_(config.train.seed, data_.num_samples()),
       mesh_(make_mesh(world.size(), world.rank(), mesh_options(config, options.ranks_per_node))),
-      comms_(world, mesh_),
+      comms_(world, mesh_, options.device),
       table_(config.model, mesh_) {
   start_from_checkpoint();  // before the parameters take memory: a wrong one costs nothing
   make_plan();

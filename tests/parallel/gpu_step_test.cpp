@@ -91,6 +91,55 @@ TEST_CASE("A step on a GPU: every gate", "[gpu]") {
   }
 }
 
+TEST_CASE("A step on a GPU: ranks that share it, every dispatcher", "[gpu]") {
+  WEFT_NEED_DEVICE(DeviceKind::kCuda);
+  StepCase c = small_case();
+  c.micro_batch = 1;
+  c.steps = 2;
+  c.world_size = 4;
+  c.shape = {2, 3, 1, scheduler::Recompute::kNone, 1, 2};
+  c.executor = scheduler::ExecutorKind::kStreams;
+  SECTION("EP 4") { c.ep_size = 4; }
+  SECTION("EP 2, capacity, whole states") {
+    c.ep_size = 2;
+    c.sharded = false;
+    c.model.moe.capacity_factor = 1.0;
+  }
+  SECTION("EP 2 x ESP 2") {
+    c.ep_size = c.esp_size = 2;
+  }
+  SECTION("through leaders") {
+    c.ep_size = 4;
+    c.ranks_per_node = 2;
+    c.dispatcher = DispatcherKind::kHierarchical1d;
+  }
+  SECTION("inside nodes, then between them, one stream") {
+    c.ep_size = 4;
+    c.ranks_per_node = 2;
+    c.dispatcher = DispatcherKind::kHierarchical2d;
+    c.executor = scheduler::ExecutorKind::kInline;
+  }
+  SECTION("this step's choices so far") {
+    c.ep_size = 2;
+    c.model.moe.balance_scope = BalanceScope::kGlobalRunning;
+  }
+  SECTION("sequences shared by heads and ring") {
+    c.sequence_heads = c.sequence_ring = 2;
+    c.ep_size = 2;
+    c.model.moe.balance_scope = BalanceScope::kGlobalPrevious;
+  }
+  check(c);
+}
+
+TEST_CASE("A step on a GPU refuses what is ordered on the host", "[gpu]") {
+  WEFT_NEED_DEVICE(DeviceKind::kCuda);
+  StepCase c = small_case();
+  c.world_size = c.sequence_heads = 2;
+  c.micro_batch = 1;
+  c.model.moe.capacity_factor = 1.0;
+  CHECK_THROWS_WITH(on_gpu<double>(c), Catch::Matchers::Contains("shared routing groups: not on GPUs yet"));
+}
+
 TEST_CASE("A step on a GPU: f32 within rounding, and the same bits again", "[gpu]") {
   WEFT_NEED_DEVICE(DeviceKind::kCuda);
   StepCase c = small_case();

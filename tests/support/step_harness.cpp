@@ -64,7 +64,7 @@ class Run {
         mesh_(make_mesh(c.world_size, world.rank(),
                         {c.ep_size, c.esp_size, c.sequence_heads, c.sequence_ring,
                          c.ranks_per_node > 0 ? c.ranks_per_node : c.world_size})),
-        comms_(world, mesh_),
+        comms_(world, mesh_, c.device),
         table_(c.model, mesh_),
         store_(table_, c.device, c.sharded),
         num_micro_(c.global_batch / (mesh_.dp_size() * c.micro_batch)) {
@@ -104,7 +104,7 @@ class Run {
       valid += static_cast<double>(count_valid_targets(b.targets));
     }
     const auto stream = make_inline_stream();
-    comms_.world().all_reduce(comm::as_buffer(&valid, 1), comm::as_buffer(&valid, 1), comm::ReduceOp::kSum, *stream);
+    comms_.host_world().all_reduce(comm::as_buffer(&valid, 1), comm::as_buffer(&valid, 1), comm::ReduceOp::kSum, *stream);
     state_.num_valid_tokens = valid;
     state_.step = number;
     step_->run();
@@ -114,9 +114,12 @@ class Run {
   }
 
   void collect_weights(std::map<std::string, std::vector<double>>& out) {
-    const auto stream = make_inline_stream();
-    if (case_.sharded)
-      for (int b = 0; b < static_cast<int>(table_.buckets().size()); ++b) gather_weights<T>(store_, b, comms_, *stream);
+    const auto stream = make_waiting_stream(case_.device);
+    stream->enqueue([&] {
+      for (int b = 0; case_.sharded && b < static_cast<int>(table_.buckets().size()); ++b)
+        gather_weights<T>(store_, b, comms_, *stream);
+    });
+    stream->synchronize();
     HostAccess access(store_.device());
     for (const LocalParameter& p : table_.parameters()) {
       const T* w = access.read(store_.weights() + p.offset, p.count());

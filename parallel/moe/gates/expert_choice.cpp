@@ -127,6 +127,7 @@ class ExpertChoiceGate final : public Gate<T> {
   }
   /// The choice over whole groups; of the slots, those with this rank's tokens are filled.
   void choose_shared(GateCall<T>& call) const {
+    require_host(call.stream, "the choice over shared routing groups");
     const std::int64_t rows = call.x.rows, experts = this->moe().experts, n = this->options().group_tokens;
     const T* shared = call.tensor(kShared);
     std::vector<T> scores(static_cast<std::size_t>(n * experts));

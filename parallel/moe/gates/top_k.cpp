@@ -138,6 +138,7 @@ GatePhase<T> TopKGate<T>::share_phase(std::int64_t rows) const {
 /// On the CPU: the order of a group is the host's.
 template <class T>
 void TopKGate<T>::drop_shared(GateCall<T>& call, bool counts_here) const {
+  require_host(call.stream, "capacities of shared routing groups");
   const std::int64_t rows = call.x.rows, k = this->moe().top_k, n = this->options().group_tokens;
   const std::int64_t groups = rows / this->options().group_rows, experts = this->moe().experts;
   const std::int32_t* shared = call.template tensor<std::int32_t>(kShared);
