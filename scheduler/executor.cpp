@@ -26,7 +26,7 @@ Timeline execute_inline(const Graph& graph, const Plan& plan, const std::vector<
     const bool on_host = graph.tasks[t].resources.has(Resource::kHost);
     if (hooks.before) hooks.before(t);
     out.start_us[t] = now_us();
-    if (launches && on_host) stream.synchronize();
+    if (launches && on_host) stream.synchronize();  // and nothing runs on should the host fail now
     if (launches && !on_host)
       stream.enqueue([&] { perform(t); });
     else

@@ -149,8 +149,10 @@ BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const
 template <class T>
 void BoundStep<T>::start_step() {
   StepState& state = *runtime_.state;
-  state.inputs = inputs_.upload(state.batches, *stream_);
-  state.statistics.start(*stream_, state.previous_choices);
+  stream_->enqueue([&] {
+    state.inputs = inputs_.upload(state.batches, *stream_);
+    state.statistics.start(*stream_, state.previous_choices);
+  });
   stream_->synchronize();  // the tasks' streams start behind it
 }
 
@@ -158,7 +160,7 @@ void BoundStep<T>::start_step() {
 template <class T>
 void BoundStep<T>::finish_step() {
   StepState& state = *runtime_.state;
-  state.statistics.fetch(*stream_);
+  stream_->enqueue([&] { state.statistics.fetch(*stream_); });
   stream_->synchronize();
   state.sums = state.statistics.sums_on_host();
   state.finite = std::isfinite(state.sums[0]) && std::isfinite(std::sqrt(state.sums[1]));

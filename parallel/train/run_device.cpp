@@ -40,7 +40,10 @@ Device run_device(const RunConfig& config, comm::Communicator& world) {
   std::int32_t without = why.empty() ? 0 : 1;
   world.all_reduce(comm::as_buffer(&without, 1), comm::as_buffer(&without, 1), comm::ReduceOp::kSum,
                    *make_inline_stream());
-  if (without == 0) return comm::choose_device(world, DeviceKind::kCuda);
+  if (without == 0) {
+    if (world.rank() == 0) log()->info("training computes on GPUs");
+    return comm::choose_device(world, DeviceKind::kCuda);
+  }
   if (why.empty()) why = str(without, " of ", world.size(), " ranks see no GPU");
   if (config.parallel.device == DeviceChoice::kCuda)
     throw Error(ErrorCode::kUnavailable, "parallel.device = CUDA: " + why, "set parallel.device to AUTO or CPU");
