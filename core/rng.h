@@ -1,10 +1,11 @@
 // core/rng.h - counter-based random numbers: a pure function of (key, counter), so there is no stream to lose.
-// Source: Philox4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <string_view>
+
+#include "core/philox.h"
 
 namespace weft {
 
@@ -21,9 +22,10 @@ class Rng {
   [[nodiscard]] double uniform(std::uint64_t counter, std::uint64_t sub_counter = 0) const noexcept;  ///< In (0, 1).
   [[nodiscard]] double normal(std::uint64_t counter, std::uint64_t sub_counter = 0) const noexcept;   ///< N(0, 1).
   [[nodiscard]] std::uint64_t below(std::uint64_t bound, std::uint64_t counter) const noexcept;  ///< In [0, bound).
+  [[nodiscard]] PhiloxKey key() const noexcept { return key_; }
 
  private:
-  std::uint32_t key0_, key1_;
+  PhiloxKey key_;
 };
 
 /// A stable 64-bit hash of a name, for counters and keys: FNV-1a, then a mix.

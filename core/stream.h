@@ -69,4 +69,7 @@ enum class StreamPriority : std::uint8_t { kNormal, kHigh };
 /// A CPU stream without a thread: enqueue() runs its work before it returns, on the caller's thread.
 [[nodiscard]] std::unique_ptr<Stream> make_inline_stream();
 
+/// For work that its caller waits for: an inline stream on the CPU, a stream of its own on a GPU.
+[[nodiscard]] std::unique_ptr<Stream> make_waiting_stream(Device device);
+
 }  // namespace weft

@@ -14,12 +14,19 @@ struct AdamWOptions {
   double beta2 = 0.95;
   double eps = 1e-8;
   double weight_decay = 0.0;
-  double grad_scale = 1.0;  ///< Factor on the gradient (global-norm clipping).
-  std::int64_t step = 1;    ///< Number of this update, from 1: the bias correction's exponent.
+  std::int64_t step = 1;  ///< Number of this update, from 1: the bias correction's exponent.
 };
 
-/// n elements: m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr * (m_hat / (sqrt(v_hat) + eps) + decay * w).
+/// What global-norm clipping multiplies the gradient by: *factor = clip_norm / |g| where |g| is larger, else 1; NaN
+/// when the loss or |g| is not finite. clip_norm 0: no clipping. loss, squares (|g|^2), factor: [1], on the stream's
+/// device.
+void clip_factor(Stream& stream, double* factor, const double* loss, const double* squares, double clip_norm);
+
+/// n elements: m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr * (m_hat / (sqrt(v_hat) + eps) + decay * w), where
+/// g = grad * *factor. A factor that is not finite leaves everything as it is. factor: [1], on the stream's device, so
+/// that nobody waits for it; nullptr: 1.
 template <class T>
-void adamw(Stream& stream, T* weight, T* m, T* v, const T* grad, std::int64_t n, const AdamWOptions& options);
+void adamw(Stream& stream, T* weight, T* m, T* v, const T* grad, std::int64_t n, const double* factor,
+           const AdamWOptions& options);
 
 }  // namespace weft::kernels

@@ -7,6 +7,7 @@
 #include "kernels/adamw.h"
 #include "kernels/attention.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/dispatch.h"
 #include "kernels/embedding.h"
 #include "kernels/gemm.h"
 #include "kernels/grouped_gemm.h"
@@ -14,6 +15,8 @@
 #include "kernels/permute.h"
 #include "kernels/reduce.h"
 #include "kernels/rope.h"
+#include "kernels/router.h"
+#include "kernels/slots.h"
 #include "kernels/topk.h"
 
 namespace weft::kernels {
@@ -49,20 +52,53 @@ struct RowKernels {
   decltype(&kernels::embedding_forward<T>) embedding_forward;
   decltype(&kernels::embedding_backward<T>) embedding_backward;
   decltype(&kernels::cross_entropy<T>) cross_entropy;
+  decltype(&kernels::sum_rows<T>) sum_rows;
   decltype(&kernels::fill<T>) fill;
   decltype(&kernels::axpy<T>) axpy;
   decltype(&kernels::copy<T>) copy;
   decltype(&kernels::copy_rows<T>) copy_rows;
 };
 
-/// All of them. What routers, optimizers and norms of gradients work on is never narrower than F32.
+/// All of them. What routers, optimizers and norms of gradients work on is never narrower than F32. Functions without
+/// an element type stand in either table.
 template <class T>
 struct Backend : RowKernels<T> {
   decltype(&kernels::softmax_forward<T>) softmax_forward;
   decltype(&kernels::softmax_backward<T>) softmax_backward;
   decltype(&kernels::top_k<T>) top_k;
+  decltype(&kernels::count_rows) count_rows;
+  decltype(&kernels::place_rows) place_rows;
+  decltype(&kernels::copy_blocks<T>) copy_blocks;
+  decltype(&kernels::router_weights<T>) router_weights;
+  decltype(&kernels::router_drop) router_drop;
+  decltype(&kernels::router_count) router_count;
+  decltype(&kernels::router_mean_probs<T>) router_mean_probs;
+  decltype(&kernels::router_fractions) router_fractions;
+  decltype(&kernels::router_backward<T>) router_backward;
+  decltype(&kernels::router_sigmoid<T>) router_sigmoid;
+  decltype(&kernels::router_sigmoid_backward<T>) router_sigmoid_backward;
+  decltype(&kernels::router_draw<T>) router_draw;
+  decltype(&kernels::router_noise<T>) router_noise;
+  decltype(&kernels::normalize_rows<T>) normalize_rows;
+  decltype(&kernels::normalize_rows_backward<T>) normalize_rows_backward;
+  decltype(&kernels::multiply<T>) multiply;
+  decltype(&kernels::router_temperature<T>) router_temperature;
+  decltype(&kernels::router_z_backward<T>) router_z_backward;
+  decltype(&kernels::expert_choice<T>) expert_choice;
+  decltype(&kernels::expert_choice_backward<T>) expert_choice_backward;
+  decltype(&kernels::keep_experts) keep_experts;
+  decltype(&kernels::merge_logsumexp<T>) merge_logsumexp;
+  decltype(&kernels::column_logsumexp<T>) column_logsumexp;
+  decltype(&kernels::column_softmax_forward<T>) column_softmax_forward;
+  decltype(&kernels::column_dot<T>) column_dot;
+  decltype(&kernels::column_softmax_backward<T>) column_softmax_backward;
+  decltype(&kernels::slots_scatter<T>) slots_scatter;
+  decltype(&kernels::slots_scatter_backward<T>) slots_scatter_backward;
+  decltype(&kernels::slots_gather_backward<T>) slots_gather_backward;
+  decltype(&kernels::clip_factor) clip_factor;
   decltype(&kernels::adamw<T>) adamw;
   decltype(&kernels::sum_squares<T>) sum_squares;
+  decltype(&kernels::inner_product<T>) inner_product;
 };
 template <>
 struct Backend<BF16> : RowKernels<BF16> {

@@ -6,10 +6,25 @@
 namespace weft::kernels {
 
 template <class T>
-void sum_squares(Stream& stream, double* out, const T* x, std::int64_t n) {
+void sum_squares(Stream& stream, double* out, const T* x, std::int64_t n, double scale) {
   check_array("sum_squares", "out", out, 1);
   check_array("sum_squares", "x", x, n);
-  backend<T>(stream).sum_squares(stream, out, x, n);
+  backend<T>(stream).sum_squares(stream, out, x, n, scale);
+}
+
+template <class T>
+void inner_product(Stream& stream, T* out, const T* x, const T* y, std::int64_t n, T scale, Accumulate accumulate) {
+  check_array("inner_product", "out", out, 1);
+  check_array("inner_product", "x", x, n);
+  check_array("inner_product", "y", y, n);
+  backend<T>(stream).inner_product(stream, out, x, y, n, scale, accumulate);
+}
+
+template <class T>
+void sum_rows(Stream& stream, Wide<T>* out, Matrix<const T> x, Accumulate accumulate) {
+  check_matrix("sum_rows", "x", x, x.rows, x.cols);
+  check_array("sum_rows", "out", out, x.cols);
+  backend<T>(stream).sum_rows(stream, out, x, accumulate);
 }
 
 template <class T>
@@ -55,12 +70,15 @@ void narrow(Stream& stream, Matrix<T> y, Matrix<const Wide<T>> x, Accumulate acc
 
 template decltype(sum_squares<float>) sum_squares<float>;
 template decltype(sum_squares<double>) sum_squares<double>;
+template decltype(inner_product<float>) inner_product<float>;
+template decltype(inner_product<double>) inner_product<double>;
 template decltype(widen<BF16>) widen<BF16>;
 template decltype(narrow<BF16>) narrow<BF16>;
-#define WEFT_INSTANTIATE(T)           \
-  template decltype(fill<T>) fill<T>; \
-  template decltype(axpy<T>) axpy<T>; \
-  template decltype(copy<T>) copy<T>; \
+#define WEFT_INSTANTIATE(T)                   \
+  template decltype(sum_rows<T>) sum_rows<T>; \
+  template decltype(fill<T>) fill<T>;         \
+  template decltype(axpy<T>) axpy<T>;         \
+  template decltype(copy<T>) copy<T>;         \
   template decltype(copy_rows<T>) copy_rows<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)

@@ -10,9 +10,17 @@
 
 namespace weft::kernels {
 
-/// *out = sum of x[i]^2, added up in f64 in a fixed order. NaN and infinity go through. out: host-visible f64.
+/// *out = scale * sum of x[i]^2, added up in f64 in a fixed order. NaN and infinity go through. out: on the stream's
+/// device.
 template <class T>
-void sum_squares(Stream& stream, double* out, const T* x, std::int64_t n);
+void sum_squares(Stream& stream, double* out, const T* x, std::int64_t n, double scale = 1.0);
+/// *out (+)= scale * sum of x[i] * y[i]. out: on the stream's device.
+template <class T>
+void inner_product(Stream& stream, T* out, const T* x, const T* y, std::int64_t n, T scale,
+                   Accumulate accumulate = Accumulate::kOverwrite);
+/// out[j] (+)= sum over i of x[i, j], i ascending on the CPU. x: [N, M], out: [M].
+template <class T>
+void sum_rows(Stream& stream, Wide<T>* out, Matrix<const T> x, Accumulate accumulate = Accumulate::kOverwrite);
 
 template <class T>
 void fill(Stream& stream, T* x, std::int64_t n, Wide<T> value);

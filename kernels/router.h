@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/matrix.h"
+#include "core/rng.h"
 #include "core/stream.h"
 
 namespace weft::kernels {
@@ -20,12 +21,16 @@ void router_weights(Stream& stream, Matrix<T> weight, Matrix<const T> probs, Mat
 void router_drop(Stream& stream, Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert, std::int64_t num_experts,
                  std::int64_t group_rows, std::int64_t capacity);
 
-/// count[g, e] = choices of expert e in group g. count: [G, E].
-void router_count(Stream& stream, Matrix<std::int64_t> count, Matrix<const std::int32_t> expert);
+/// count[g, e] = choices of expert e in group g, -1 passed over; whole numbers, in f64. count: [G, E].
+void router_count(Stream& stream, Matrix<double> count, Matrix<const std::int32_t> expert);
 
-/// mean[g, e] = mean over the rows of group g of probs[t, e]. mean: [G, E] f64; probs: [T, E].
+/// mean[g, e] = scale * mean over the rows of group g of probs[t, e]. mean: [G, E] f64; probs: [T, E].
 template <class T>
-void router_mean_probs(Stream& stream, Matrix<double> mean, Matrix<const T> probs);
+void router_mean_probs(Stream& stream, Matrix<double> mean, Matrix<const T> probs, double scale);
+
+/// fraction[g, e] = count[g, e] over the sum of row g; `none` where the sum is 0. fraction: [G, E]; count: [G, E], or
+/// [1, E] for all groups.
+void router_fractions(Stream& stream, Matrix<double> fraction, Matrix<const double> count, double none);
 
 /// dprobs[t, e] = fraction[g(t), e] * scale + the gradient of the weights: with p_k = probs[t, expert[t, k]],
 /// renormalised dp_k = (dw_k - sum_j dw_j w_j) / sum_j p_j, else dp_k = dw_k. dprobs: [T, E] (overwritten); fraction:
@@ -52,6 +57,17 @@ template <class T>
 void router_sigmoid_backward(Stream& stream, Matrix<T> dlogits, Matrix<const T> weight, Matrix<const T> d_weight,
                              Matrix<const std::int32_t> expert);
 
+/// Where the rows of a unit stand in their sequences: the counters of their noise. Row t belongs to sequence
+/// s = (first_row + t) / rows_per_sequence of the micro-batch.
+struct NoiseRows {
+  const std::int64_t* samples = nullptr;  ///< [sequences]: the key of sequence s; null: s itself.
+  const std::int32_t* places = nullptr;   ///< [rows of the micro-batch]: place in the sequence; null: rows in order.
+  std::int64_t first_row = 0;
+  std::int64_t rows_per_sequence = 1;
+};
+/// noise[t, e] = rng.normal(sample of t, place of t * E + e). noise: [T, E].
+template <class T>
+void router_draw(Stream& stream, Matrix<T> noise, const Rng& rng, const NoiseRows& rows);
 /// logits += noise * softplus(raw), then noise *= sigmoid(raw): the derivative of the sum by raw. All [T, E].
 template <class T>
 void router_noise(Stream& stream, Matrix<T> logits, Matrix<T> noise, Matrix<const T> raw);
@@ -66,9 +82,9 @@ void normalize_rows_backward(Stream& stream, Matrix<T> dx, Matrix<const T> dy, M
 /// z = x * y, element by element.
 template <class T>
 void multiply(Stream& stream, T* z, const T* x, const T* y, std::int64_t n);
-/// sum of x[i] * y[i].
+/// z = x * factor * exp(-*theta): a division by a learned temperature. theta: [1], on the stream's device.
 template <class T>
-[[nodiscard]] T inner_product(Stream& stream, const T* x, const T* y, std::int64_t n);
+void router_temperature(Stream& stream, T* z, const T* x, std::int64_t n, const T* theta, double factor);
 
 /// dlogits[t, e] += scale * lse[t] * probs[t, e]: the z-loss. Source: ST-MoE, arXiv:2202.08906, eq. 5.
 template <class T>

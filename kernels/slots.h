@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/matrix.h"
 #include "core/stream.h"
@@ -18,12 +19,24 @@ namespace weft::kernels {
 /// Source: expert choice routing, arXiv:2202.09368, section 3.
 template <class T>
 struct SlotTable {
-  Matrix<std::int32_t> source, kept;
+  using Index = std::conditional_t<std::is_const_v<T>, const std::int32_t, std::int32_t>;
+  Matrix<Index> source, kept;
   Matrix<T> weight;
 };
 template <class T>
 void expert_choice(Stream& stream, const SlotTable<T>& table, Matrix<const T> scores, std::int64_t group_rows);
 
+/// d_scores[source[d, e], e] = d_weight[d, e] for the slots whose expert is kept (not -1), 0 elsewhere: the gradient of
+/// expert_choice. source, kept, d_weight: [N, E]; d_scores: [T, E]. No two slots of an expert hold one token.
+template <class T>
+void expert_choice_backward(Stream& stream, Matrix<T> d_scores, const SlotTable<const T>& table);
+
+/// kept[d, e] = e for the experts [first, end), -1 for the others: all slots of some experts. kept: [N, E].
+void keep_experts(Stream& stream, Matrix<std::int32_t> kept, std::int64_t first, std::int64_t end);
+
+/// lse[i] = log of the sum over r of exp(parts[r, i]). parts: [R, n], lse: [n].
+template <class T>
+void merge_logsumexp(Stream& stream, T* lse, Matrix<const T> parts);
 /// lse[g, s] = log of the sum over the group's rows of exp(z[t, s]). z: [T, S], lse: [G, S].
 template <class T>
 void column_logsumexp(Stream& stream, Matrix<T> lse, Matrix<const T> z, std::int64_t group_rows);

@@ -1,6 +1,8 @@
 #include "parallel/mesh.h"
 
+#include "comm/for_device.h"
 #include "core/error.h"
+#include "core/memory.h"
 
 namespace weft::parallel {
 namespace {
@@ -27,7 +29,15 @@ Mesh make_mesh(int world_size, int world_rank, const MeshOptions& options) {
   return mesh;
 }
 
-MeshComms::MeshComms(comm::Communicator& world, const Mesh& mesh) : world_(&world) {
+void sum_in_place(comm::Communicator& group, comm::Buffer buffer, Stream& stream) {
+  if (group.size() > 1) group.all_reduce(buffer, buffer, comm::ReduceOp::kSum, stream);
+}
+
+MeshComms::MeshComms(comm::Communicator& host_world, const Mesh& mesh, Device device)
+    : host_world_(&host_world),
+      device_world_(device.kind != DeviceKind::kCpu ? comm::for_device(host_world, device) : nullptr),
+      world_(device_world_ ? device_world_.get() : &host_world) {
+  comm::Communicator& world = *world_;
   ep_ = world.split(mesh.edp_rank() * mesh.esp_size + mesh.esp_rank(), mesh.ep_rank());
   const int ep_group = mesh.edp_rank() * mesh.esp_size + mesh.esp_rank();
   ep_inside_ = world.split(ep_group * mesh.ep_size + mesh.ep_rank() / mesh.ep_lanes(), mesh.ep_rank());
@@ -38,10 +48,18 @@ MeshComms::MeshComms(comm::Communicator& world, const Mesh& mesh) : world_(&worl
   sp_ = world.split(mesh.dp_rank(), mesh.sp_rank());
   heads_ = world.split(mesh.dp_rank() * mesh.sequence_ring + mesh.ring_rank(), mesh.head_rank());
   ring_ = world.split(mesh.dp_rank() * mesh.sequence_heads + mesh.head_rank(), mesh.ring_rank());
-  const auto stream = make_inline_stream();
-  for (comm::Communicator* group : {world_, ep_.get(), ep_inside_.get(), ep_across_.get(), esp_.get(), experts_.get(),
-                                    edp_.get(), sp_.get(), heads_.get(), ring_.get()})
-    comm::barrier(*group, *stream);
+  const auto stream = make_waiting_stream(device);
+  const Memory flag(device, sizeof(std::int32_t));
+  const std::int32_t one = 1;
+  stream->enqueue([&] {
+    copy_bytes(*stream, flag.data(), &one, sizeof one);
+    for (comm::Communicator* group : {world_, ep_.get(), ep_inside_.get(), ep_across_.get(), esp_.get(), experts_.get(),
+                                      edp_.get(), sp_.get(), heads_.get(), ring_.get()}) {
+      const comm::Buffer buffer = comm::as_buffer(flag.as<std::int32_t>(), 1);
+      group->all_reduce(buffer, buffer, comm::ReduceOp::kMax, *stream);
+    }
+  });
+  stream->synchronize();
 }
 
 }  // namespace weft::parallel

@@ -51,14 +51,19 @@ struct Mesh : MeshOptions {
 /// Throws kInvalidArgument, naming the config field, when EP * ESP or SP do not divide the world.
 [[nodiscard]] Mesh make_mesh(int world_size, int world_rank, const MeshOptions& options);
 
+/// buffer = the sum over the group's ranks, in place; nothing to do for a group of one.
+void sum_in_place(comm::Communicator& group, comm::Buffer buffer, Stream& stream);
+
 /// The communicators of a mesh, all made and used once at construction, in one fixed order on every rank: none is made
 /// or connected lazily, so that start-up finds what a step would trip over.
 class MeshComms {
  public:
-  /// `world` outlives this object.
-  MeshComms(comm::Communicator& world, const Mesh& mesh);
+  /// world: over memory of the host; it outlives this object. The groups are over memory of `device`.
+  MeshComms(comm::Communicator& world, const Mesh& mesh, Device device = {});
 
   [[nodiscard]] comm::Communicator& world() const noexcept { return *world_; }
+  /// All ranks over memory of the host, whatever the device: for what the host agrees on outside of steps.
+  [[nodiscard]] comm::Communicator& host_world() const noexcept { return *host_world_; }
   [[nodiscard]] comm::Communicator& ep() const noexcept { return *ep_; }  ///< Size EP: dispatch and combine.
   /// The EP group's ranks on this rank's node, and its ranks with this one's place on every node: hierarchical
   /// dispatch.
@@ -73,6 +78,8 @@ class MeshComms {
   [[nodiscard]] comm::Communicator& ring() const noexcept { return *ring_; }    ///< Key and value ring, by ring_rank().
 
  private:
+  comm::Communicator* host_world_;
+  std::unique_ptr<comm::Communicator> device_world_;  // null on the CPU
   comm::Communicator* world_;
   std::unique_ptr<comm::Communicator> ep_, ep_inside_, ep_across_, esp_, experts_, edp_, sp_, heads_, ring_;
 };

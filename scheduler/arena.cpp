@@ -1,5 +1,6 @@
 #include "scheduler/arena.h"
 
+#include <memory>
 #include <utility>
 
 #include "core/error.h"
@@ -13,10 +14,13 @@ Arena::Arena(Device device, const Graph& graph, SlotMap slots) : device_(device)
   for (const BufferSpec& spec : graph.buffers) labels_.push_back(spec.label);
 }
 
-void Arena::reserve(BufferId b, std::int64_t bytes) {
+void Arena::reserve(Stream& stream, BufferId b, std::int64_t bytes) {
   Memory& block = blocks_[map_.slot_of_buffer[b]];
   if (block.bytes() >= bytes) return;
-  block = Memory();  // free before taking more: what it held is dead
+  // What it held is dead, so free it before taking more; but where tasks only launch, the last of its users may still
+  // run. This stream waits for them.
+  if (device_.kind != DeviceKind::kCpu) stream.keep_alive(std::make_shared<Memory>(std::move(block)));
+  block = Memory();
   try {
     block = Memory(device_, bytes + bytes / 8);
   } catch (const Error& e) {

@@ -7,6 +7,7 @@
 
 #include "core/device.h"
 #include "core/memory.h"
+#include "core/stream.h"
 #include "scheduler/plan.h"
 
 namespace weft::scheduler {
@@ -22,17 +23,19 @@ class Arena {
   [[nodiscard]] T* get(BufferId b) const {
     return blocks_[map_.slot_of_buffer[b]].template as<T>();
   }
-  /// Makes room for `count` elements before an elastic buffer is filled; what the slot held is lost. Grows are counted.
+  /// Makes room for `count` elements before an elastic buffer is filled by a task of `stream`; what the slot held is
+  /// lost. Grows are counted.
   template <class T>
-  T* require(BufferId b, std::int64_t count) {
-    reserve(b, count * static_cast<std::int64_t>(sizeof(T)));
+  T* require(Stream& stream, BufferId b, std::int64_t count) {
+    reserve(stream, b, count * static_cast<std::int64_t>(sizeof(T)));
     return get<T>(b);
   }
+  [[nodiscard]] Device device() const noexcept { return device_; }
   [[nodiscard]] std::int64_t num_grows() const noexcept { return num_grows_.load(); }
   [[nodiscard]] std::int64_t bytes() const noexcept;  ///< Allocated now.
 
  private:
-  void reserve(BufferId b, std::int64_t bytes);
+  void reserve(Stream& stream, BufferId b, std::int64_t bytes);
 
   Device device_;
   SlotMap map_;

@@ -28,9 +28,11 @@ struct TaskHooks {
   std::function<void(TaskId)> before, after;
 };
 
-/// One thread, issue order. bodies: [tasks]. The first error of a task is rethrown with the task's name in front; tasks
-/// after it do not run. Cost beyond the bodies: two clock reads per task.
+/// One thread, issue order, one stream of the arena's device. bodies: [tasks]. The first error of a task is rethrown
+/// with the task's name in front; tasks after it do not run. Cost beyond the bodies: two clock reads per task. On a GPU
+/// tasks are launched one after the other, and the call returns when they are done; with hooks it waits for each, and a
+/// task of the host waits for those before it.
 Timeline execute_inline(const Graph& graph, const Plan& plan, const std::vector<TaskBody>& bodies, Arena& arena,
-                        const TaskHooks& hooks = {});
+                        Stream& stream, const TaskHooks& hooks = {});
 
 }  // namespace weft::scheduler

@@ -8,9 +8,9 @@
 #include "comm/factory.h"
 #include "comm/topology.h"
 #include "core/atomic_file.h"
-#include "core/device.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "parallel/train/run_device.h"
 #include "parallel/train/trainer.h"
 #include "tools/command.h"
 #include "tools/config/loader.h"
@@ -63,8 +63,6 @@ int run_train(const TrainArguments& args) {
 
   const auto world = comm::make_world(std::chrono::milliseconds(static_cast<std::int64_t>(1e3 * args.comm_timeout_s)));
   set_log_rank(world->rank(), world->size());
-  if (is_available(DeviceKind::kCuda))  // where a CUDA build finds none, asking has logged why
-    log()->info("there is a GPU, but training computes on the CPU: only kernels, streams and memory can use it so far");
   require_valid(config, world->size());
   const auto stream = make_inline_stream();
   const comm::Topology topology = comm::find_topology(*world, *stream);
@@ -73,6 +71,7 @@ int run_train(const TrainArguments& args) {
   options.cost = costs;
   options.plan = plan_of(config);
   options.ranks_per_node = topology.local_size;
+  options.device = parallel::run_device(config, *world);
 
   Console console(config, world->rank(),
                   args.progress == "always"  ? Progress::kAlways

@@ -31,9 +31,10 @@ class Allocations {
   std::map<int, StreamHandle> streams_;
 };
 
+/// Never destroyed: memory of other statics goes back after it would be.
 Allocations& allocations() {
-  static Allocations instance;
-  return instance;
+  static auto& all = *new Allocations;
+  return all;
 }
 
 void set_pool_flag(cudaMemPool_t pool, cudaMemPoolAttr attribute, int value) {

@@ -1,19 +1,30 @@
 #include <cmath>
+#include <limits>
 
 #include "kernels/cpu/backend.h"
 
 namespace weft::kernels::cpu {
 namespace {
 
+void clip_factor(Stream&, double* factor, const double* loss, const double* squares, double clip_norm) {
+  const double norm = std::sqrt(*squares);
+  if (std::isfinite(*loss) && std::isfinite(norm))
+    *factor = clip_norm > 0.0 && norm > clip_norm ? clip_norm / norm : 1.0;
+  else
+    *factor = std::numeric_limits<double>::quiet_NaN();
+}
+
 template <class T>
-void adamw(Stream&, T* weight, T* m, T* v, const T* grad, std::int64_t n, const AdamWOptions& options) {
+void adamw(Stream&, T* weight, T* m, T* v, const T* grad, std::int64_t n, const double* factor,
+           const AdamWOptions& options) {
+  if (factor != nullptr && !std::isfinite(*factor)) return;
   const auto step = static_cast<double>(options.step);
   const T beta1 = static_cast<T>(options.beta1), beta2 = static_cast<T>(options.beta2);
   const T rest1 = static_cast<T>(1.0 - options.beta1), rest2 = static_cast<T>(1.0 - options.beta2);
   const T rate = static_cast<T>(options.lr / (1.0 - std::pow(options.beta1, step)));  // lr over m's bias correction
   const T correction2 = static_cast<T>(1.0 / std::sqrt(1.0 - std::pow(options.beta2, step)));
   const T keep = static_cast<T>(1.0 - options.lr * options.weight_decay);
-  const T eps = static_cast<T>(options.eps), scale = static_cast<T>(options.grad_scale);
+  const T eps = static_cast<T>(options.eps), scale = factor != nullptr ? static_cast<T>(*factor) : T(1);
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
     const T g = grad[i] * scale;
@@ -29,6 +40,7 @@ void adamw(Stream&, T* weight, T* m, T* v, const T* grad, std::int64_t n, const 
 
 template <class T>
 void add_adamw(Backend<T>& table) {
+  table.clip_factor = clip_factor;
   table.adamw = adamw<T>;
 }
 

@@ -19,6 +19,9 @@ Backend<T> make_table() {
   add_embedding(table);
   add_cross_entropy(table);
   add_adamw(table);
+  add_dispatch(table);
+  add_router(table);
+  add_slots(table);
   add_reduce(table);
   add_moves(table);
   return table;

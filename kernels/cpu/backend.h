@@ -34,6 +34,12 @@ void add_cross_entropy(Backend<T>& table);
 template <class T>
 void add_adamw(Backend<T>& table);
 template <class T>
+void add_dispatch(Backend<T>& table);
+template <class T>
+void add_router(Backend<T>& table);
+template <class T>
+void add_slots(Backend<T>& table);
+template <class T>
 void add_reduce(Backend<T>& table);
 /// Kernels that move rows and do not look at them.
 template <class T>

@@ -201,6 +201,10 @@ void cross_entropy(Stream& stream, double* loss, Rows logits, const std::int32_t
   f32().cross_entropy(stream, loss, grad_scale != nullptr ? w.out(logits, true) : w.copy(logits), target, grad_scale);
 }
 
+void sum_rows(Stream& stream, float* out, ConstRows x, Accumulate accumulate) {
+  Widened w;
+  f32().sum_rows(stream, out, w.in(x), accumulate);
+}
 void axpy(Stream&, BF16* y, const BF16* x, std::int64_t n, float alpha) {
   for (std::int64_t i = 0; i < n; ++i) y[i] = y[i] + alpha * x[i];
 }
@@ -248,6 +252,7 @@ void add_bf16(Backend<BF16>& table) {
   table.embedding_forward = embedding_forward;
   table.embedding_backward = embedding_backward;
   table.cross_entropy = cross_entropy;
+  table.sum_rows = sum_rows;
   table.axpy = axpy;
   table.copy_rows = copy_rows;
   table.widen = convert<float, BF16>;

@@ -8,7 +8,7 @@ namespace weft::kernels::cpu {
 namespace {
 
 template <class T>
-void sum_squares(Stream&, double* out, const T* x, std::int64_t n) {
+void sum_squares(Stream&, double* out, const T* x, std::int64_t n, double scale) {
   constexpr std::int64_t kSums = 32;  // independent sums hide the latency of addition
   std::array<double, kSums> sums{};
   std::int64_t i = 0;
@@ -21,7 +21,30 @@ void sum_squares(Stream&, double* out, const T* x, std::int64_t n) {
   }
   double total = std::accumulate(sums.begin(), sums.end(), 0.0);
   for (; i < n; ++i) total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  *out = total;
+  *out = scale * total;
+}
+
+template <class T>
+void inner_product(Stream&, T* out, const T* x, const T* y, std::int64_t n, T scale, Accumulate accumulate) {
+  T sum = 0;
+  for (std::int64_t i = 0; i < n; ++i) sum += x[i] * y[i];
+  *out = (accumulate == Accumulate::kAdd ? *out : T(0)) + scale * sum;
+}
+
+template <class T>
+void sum_rows(Stream&, T* out, Matrix<const T> x, Accumulate accumulate) {
+  if (x.cols == 1) {  // one sum, and then one addition
+    T sum = 0;
+    for (std::int64_t i = 0; i < x.rows; ++i) sum += *x.row(i);
+    *out = (accumulate == Accumulate::kAdd ? *out : T(0)) + sum;
+    return;
+  }
+  if (accumulate == Accumulate::kOverwrite) std::fill_n(out, x.cols, T(0));
+  for (std::int64_t i = 0; i < x.rows; ++i) {
+    const T* row = x.row(i);
+#pragma omp simd
+    for (std::int64_t j = 0; j < x.cols; ++j) out[j] += row[j];
+  }
 }
 
 template <class T>
@@ -49,6 +72,8 @@ void copy_rows(Stream&, Matrix<T> y, Matrix<const T> x, Accumulate accumulate) {
 template <class T>
 void add_reduce(Backend<T>& table) {
   table.sum_squares = sum_squares<T>;
+  table.inner_product = inner_product<T>;
+  table.sum_rows = sum_rows<T>;
   table.axpy = axpy<T>;
   table.copy_rows = copy_rows<T>;
 }

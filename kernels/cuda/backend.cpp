@@ -15,6 +15,7 @@ void add_row_kernels(RowKernels<T>& table) {
   add_attention_backward(table);
   add_permute(table);
   add_embedding(table);
+  add_row_sums(table);
 }
 
 template <class T>
@@ -23,6 +24,9 @@ Backend<T> make_table() {
   add_row_kernels<T>(table);
   add_softmax(table);
   add_adamw(table);
+  add_dispatch(table);
+  add_router(table);
+  add_slots(table);
   add_reduce(table);
   return table;
 }

@@ -25,9 +25,17 @@ void add_embedding(RowKernels<T>& table);
 template <class T>
 void add_cross_entropy(RowKernels<T>& table);
 template <class T>
+void add_row_sums(RowKernels<T>& table);
+template <class T>
 void add_softmax(Backend<T>& table);
 template <class T>
 void add_adamw(Backend<T>& table);
+template <class T>
+void add_dispatch(Backend<T>& table);
+template <class T>
+void add_router(Backend<T>& table);
+template <class T>
+void add_slots(Backend<T>& table);
 template <class T>
 void add_reduce(Backend<T>& table);
 void add_conversions(Backend<BF16>& table);

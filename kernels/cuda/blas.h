@@ -26,10 +26,6 @@ template <class T, class Out>
 void multiply_group(Stream& stream, std::span<const Product<T, Out>> products, Transpose trans_a, Transpose trans_b,
                     Accumulate accumulate);
 
-/// out[j] = sum over rows of m[., j], or +=, in a fixed order.
-template <class T>
-void sum_rows(Stream& stream, Wide<T>* out, Matrix<const T> m, Accumulate accumulate);
-
 /// Every row of m becomes `row`.
 template <class T>
 void broadcast_row(Stream& stream, Matrix<T> m, const T* row);

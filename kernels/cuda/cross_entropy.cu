@@ -6,17 +6,17 @@
 namespace weft::kernels::cuda {
 namespace {
 
-/// A block per row: its loss; with `grad_scale`, the row becomes its gradient.
+/// A block per row: its loss; with `gradient`, the row becomes its gradient times `scale`.
 template <class T>
-__global__ void cross_entropy_kernel(double* loss, Matrix<T> logits, const std::int32_t* target,
-                                     const Wide<T>* grad_scale, std::uint64_t* fault) {
+__global__ void cross_entropy_kernel(double* loss, Matrix<T> logits, const std::int32_t* target, bool gradient,
+                                     Wide<T> scale, std::uint64_t* fault) {
   T* row = logits.row(blockIdx.x);
   const std::int32_t wanted = target[blockIdx.x];
   const bool counts = wanted >= 0 && wanted < logits.cols;
   if (!counts) {  // the whole block agrees
     if (wanted != kIgnoreTarget && threadIdx.x == 0) report(fault, FaultSite::kTarget, blockIdx.x, wanted);
     if (threadIdx.x == 0) loss[blockIdx.x] = 0.0;
-    for (std::int64_t j = threadIdx.x; j < logits.cols && grad_scale != nullptr; j += blockDim.x) row[j] = T(0);
+    for (std::int64_t j = threadIdx.x; j < logits.cols && gradient; j += blockDim.x) row[j] = T(0);
     return;
   }
   const Wide<T> target_logit = row[wanted],
@@ -24,15 +24,15 @@ __global__ void cross_entropy_kernel(double* loss, Matrix<T> logits, const std::
   Wide<T> sum = 0;
   for (std::int64_t j = threadIdx.x; j < logits.cols; j += blockDim.x) {
     const Wide<T> e = std::exp(row[j] - shift);
-    if (grad_scale != nullptr) row[j] = e;
+    if (gradient) row[j] = e;
     sum += e;
   }
   sum = block_sum(sum);
   if (threadIdx.x == 0)
     loss[blockIdx.x] =
         std::log(static_cast<double>(sum)) + (static_cast<double>(shift) - static_cast<double>(target_logit));
-  if (grad_scale == nullptr) return;
-  const Wide<T> scale = *grad_scale, factor = scale / sum;
+  if (!gradient) return;
+  const Wide<T> factor = scale / sum;
   for (std::int64_t j = threadIdx.x; j < logits.cols; j += blockDim.x)
     row[j] = row[j] * factor - (j == wanted ? scale : Wide<T>(0));
 }
@@ -40,8 +40,8 @@ __global__ void cross_entropy_kernel(double* loss, Matrix<T> logits, const std::
 template <class T>
 void cross_entropy(Stream& stream, double* loss, Matrix<T> logits, const std::int32_t* target,
                    const Wide<T>* grad_scale) {
-  launch(stream, cross_entropy_kernel<T>, per_row(logits.rows, logits.cols), loss, logits, target, grad_scale,
-         fault_word(stream));
+  launch(stream, cross_entropy_kernel<T>, per_row(logits.rows, logits.cols), loss, logits, target,
+         grad_scale != nullptr, grad_scale != nullptr ? *grad_scale : Wide<T>(0), fault_word(stream));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/blas.h"
+#include "kernels/reduce.h"
 
 namespace weft::kernels::cuda {
 namespace {
@@ -29,7 +30,7 @@ template <class T>
 void linear_backward_weight(Stream& stream, Matrix<Wide<T>> dw, Wide<T>* dbias, Matrix<const T> dy, Matrix<const T> x,
                             Accumulate accumulate) {
   multiply(stream, dw, dy, Transpose::kYes, x, Transpose::kNo, Wide<T>(1), accumulate);
-  if (dbias != nullptr) sum_rows(stream, dbias, dy, accumulate);
+  if (dbias != nullptr) kernels::sum_rows<T>(stream, dbias, dy, accumulate);
 }
 
 template <class T>
@@ -72,7 +73,7 @@ void grouped_linear_backward_weight(Stream& stream, ExpertWeights<Wide<T>> dw, M
   std::vector<Product<T, Wide<T>>> products;
   for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
     products.push_back({weight_of(dw, e), rows_of(dy, offsets, e), rows_of(x, offsets, e)});
-    if (Wide<T>* dbias = bias_of(dw, e)) sum_rows(stream, dbias, products.back().a, accumulate);
+    if (Wide<T>* dbias = bias_of(dw, e)) kernels::sum_rows<T>(stream, dbias, products.back().a, accumulate);
   }
   multiply_group<T, Wide<T>>(stream, products, Transpose::kYes, Transpose::kNo, accumulate);
 }

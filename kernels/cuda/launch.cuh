@@ -108,6 +108,22 @@ __device__ T block_max(T value) {
   return max;
 }
 
+/// How many threads of the block before this one say yes; `total`: how many of all. All threads must call.
+__device__ inline int block_rank(bool yes, int& total) {
+  __shared__ int of_warp[kWarp];
+  const unsigned lanes = __ballot_sync(kAllLanes, yes);
+  __syncthreads();
+  if (lane_id() == 0) of_warp[warp_id()] = __popc(lanes);
+  __syncthreads();
+  int rank = __popc(lanes & ((1U << lane_id()) - 1));
+  total = 0;
+  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarp; ++w) {
+    if (w < warp_id()) rank += of_warp[w];
+    total += of_warp[w];
+  }
+  return rank;
+}
+
 /// What to subtract before exp: the maximum, or 0 where that is -infinity (see kernels/cpu/rowwise.h).
 template <class T>
 __device__ T finite_or_zero(T max) {

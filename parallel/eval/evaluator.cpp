@@ -33,10 +33,8 @@ auto Evaluator<T>::make_pass(const ModelConfig& model, std::int64_t sequences, s
   const scheduler::Shape shape = uniform_shape(model.layers, {});
   const scheduler::Graph graph = emit_step(spec, shape, dtype_of<T>);
   pass->length = length;
-  pass->state.statistics = StepStatistics(model, 1, 1);
   pass->state.previous_choices.assign(static_cast<std::size_t>(model.layers),
                                       std::vector<double>(static_cast<std::size_t>(model.moe.experts), 0.0));
-  pass->state.running_choices = pass->state.previous_choices;
   pass->state.num_tokens = static_cast<double>(sequences * length);
   pass->state.num_groups = static_cast<double>(sequences) / model.moe.group_sequences;
   pass->step = std::make_unique<BoundStep<T>>(spec, scheduler::sequential_plan(graph, shape),
@@ -73,7 +71,7 @@ auto Evaluator<T>::run(const Batch& batch, const Wanted& wanted) -> Outputs {
   pass->state.num_valid_tokens = static_cast<double>(std::max<std::int64_t>(1, out.num_targets));
   pass->state.batches = {{batch.tokens.data(), batch.targets.data(), batch.positions.data(), batch.segments.data()}};
   pass->step->run();
-  out.loss = pass->state.statistics.loss_sum(0) / pass->state.num_valid_tokens;
+  out.loss = pass->state.statistics.loss_sum_on_host(0) / pass->state.num_valid_tokens;
   if (wanted.gradients)
     for (const LocalParameter& p : table_.parameters()) {
       const T* g = store_.gradients() + p.offset;

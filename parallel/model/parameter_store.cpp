@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
+#include "core/host_access.h"
 #include "core/rng.h"
+#include "kernels/reduce.h"
 
 namespace weft::parallel {
 namespace {
@@ -12,7 +13,9 @@ namespace {
 template <class T>
 Memory zeroed(Device device, std::int64_t count) {
   Memory memory(device, count * static_cast<std::int64_t>(sizeof(T)));
-  if (count > 0) std::memset(memory.data(), 0, static_cast<std::size_t>(memory.bytes()));
+  const auto stream = make_waiting_stream(device);
+  stream->enqueue([&] { kernels::fill<T>(*stream, memory.template as<T>(), count, T(0)); });
+  stream->synchronize();
   return memory;
 }
 
@@ -42,6 +45,7 @@ std::int64_t optimizer_state_count(const ParameterTable& table, bool sharded) {
 template <class T>
 ParameterStore<T>::ParameterStore(const ParameterTable& table, Device device, bool sharded)
     : table_(&table),
+      device_(device),
       sharded_(sharded),
       state_count_(optimizer_state_count(table, sharded)),
       weights_(zeroed<T>(device, table.count())),
@@ -69,7 +73,9 @@ std::int64_t ParameterStore<T>::update_end(int b) const {
 
 template <class T>
 void initialize_weights(ParameterStore<T>& store, const ModelConfig& config, std::uint64_t seed) {
-  for (const LocalParameter& p : store.table().parameters()) initialize(store.weights() + p.offset, p, config, seed);
+  HostAccess access(store.device());
+  for (const LocalParameter& p : store.table().parameters())
+    access.fill(store.weights() + p.offset, p.count(), [&](T* out) { initialize(out, p, config, seed); });
 }
 
 template class ParameterStore<float>;

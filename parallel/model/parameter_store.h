@@ -26,6 +26,7 @@ class ParameterStore {
   ParameterStore(const ParameterTable& table, Device device, bool sharded);
 
   [[nodiscard]] const ParameterTable& table() const noexcept { return *table_; }
+  [[nodiscard]] Device device() const noexcept { return device_; }  ///< Where all of it lies.
   [[nodiscard]] bool sharded() const noexcept { return sharded_; }
   [[nodiscard]] T* weights() const noexcept { return weights_.as<T>(); }
   [[nodiscard]] T* gradients() const noexcept { return gradients_.as<T>(); }
@@ -41,6 +42,7 @@ class ParameterStore {
 
  private:
   const ParameterTable* table_;
+  Device device_;
   bool sharded_;
   std::vector<std::int64_t> state_offset_;
   std::int64_t state_count_ = 0;

@@ -19,13 +19,16 @@ struct BalanceInput {
   Matrix<const std::int32_t> choice;  ///< [T, K]
   Matrix<const std::int32_t> kept;    ///< [T, K]
   Matrix<double> fraction;            ///< [G, E] out: f_i as the loss's gradient needs it; null without a balance loss.
-  std::vector<std::int64_t> counts;   ///< [G * E] choices of whole groups; empty: count `choice`.
+  Matrix<double> mean;                ///< [G, E] room for P_i; only with `fraction`.
+  Matrix<double> counts;              ///< [G, E] choices of whole groups; only with `fraction` and kRoutingGroup.
+  bool counted = false;               ///< `counts` are there; false: room for those of `choice`.
   std::int64_t group_tokens = 1;      ///< Tokens of a group, over all ranks that share it.
 };
 
-/// Adds the unit's counts and losses to call.statistics (when not null) and its share to call.pooled; fills `fraction`.
+/// Puts the unit's counts and losses into call.statistics (when it has any) and adds its share to call.pooled; fills
+/// `fraction`.
 template <class T>
-void count_balance(const GateCall<T>& call, const MoeConfig& config, BalanceInput<T>& in);
+void count_balance(const GateCall<T>& call, const MoeConfig& config, const BalanceInput<T>& in);
 
 /// dprobs of the balance loss: dprobs[t, e] = scale * fraction[g(t), e]. The fraction and scale that a gate hands to
 /// kernels::router_backward.

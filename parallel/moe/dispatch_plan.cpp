@@ -18,7 +18,29 @@ std::pair<std::int64_t, std::int64_t> chunk_overlap(std::span<const std::int64_t
   return {begin, std::max(begin, std::min(cuts_a[i + 1], cuts_b[j + 1]))};
 }
 
-DispatchPlan::DispatchPlan(const DispatchDims& dims)
+namespace {
+
+/// Boundaries of the pieces: those of either direction.
+std::vector<std::int64_t> merged(const std::vector<std::int64_t>& a, const std::vector<std::int64_t>& b) {
+  std::vector<std::int64_t> cuts;
+  std::set_union(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(cuts));
+  cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
+  if (cuts.size() == 1) cuts.push_back(cuts.front());  // no rows: one empty piece
+  return cuts;
+}
+
+}  // namespace
+
+DispatchPlan::Counts::Counts(Device device, std::int64_t count)
+    : count_(static_cast<std::size_t>(count)), device_(device, count * std::int64_t{sizeof(std::int64_t)}) {
+  if (device.kind != DeviceKind::kCpu) host_ = Memory(device, device_.bytes(), MemoryPlace::kPinned);
+}
+
+void DispatchPlan::Counts::fetch(Stream& stream) const {
+  if (host_.data() != nullptr) copy_bytes(stream, host_.data(), device_.data(), device_.bytes());
+}
+
+DispatchPlan::DispatchPlan(const DispatchDims& dims, Device device)
     : ep_size_(dims.ep_size),
       ep_rank_(dims.ep_rank),
       esp_size_(dims.esp_size),
@@ -28,39 +50,38 @@ DispatchPlan::DispatchPlan(const DispatchDims& dims)
       place_all_(dims.place_all),
       num_local_experts_(dims.num_experts / dims.ep_size),
       forward_cuts_(chunk_cuts(dims.rows, dims.forward_chunks)),
-      backward_cuts_(chunk_cuts(dims.rows, dims.backward_chunks)) {
-  std::set_union(forward_cuts_.begin(), forward_cuts_.end(), backward_cuts_.begin(), backward_cuts_.end(),
-                 std::back_inserter(piece_cuts_));
-  piece_cuts_.erase(std::unique(piece_cuts_.begin(), piece_cuts_.end()), piece_cuts_.end());
-  if (piece_cuts_.size() == 1) piece_cuts_.push_back(piece_cuts_.front());  // no rows: one empty piece
-  const std::int64_t to_all = ep_size_ * counts_per_peer();
-  send_counts_.resize(static_cast<std::size_t>(pair_counts_ ? to_all : esp_size_ * to_all));
-  recv_counts_.resize(static_cast<std::size_t>(pair_counts_ ? num_sources_ * to_all : esp_size_ * to_all));
+      backward_cuts_(chunk_cuts(dims.rows, dims.backward_chunks)),
+      piece_cuts_(merged(forward_cuts_, backward_cuts_)),
+      send_(device, (pair_counts_ ? 1 : esp_size_) * ep_size_ * counts_per_peer()),
+      recv_(device, (pair_counts_ ? num_sources_ : esp_size_) * ep_size_ * counts_per_peer()) {
   forward_.resize(static_cast<std::size_t>(dims.forward_chunks));
   if (!same_chunks()) backward_.resize(static_cast<std::size_t>(dims.backward_chunks));
 }
 
-void DispatchPlan::count_choices(Matrix<const std::int32_t> kept) {
-  std::fill(send_counts_.begin(), send_counts_.end(), 0);
-  for (std::int64_t piece = 0; piece < num_pieces(); ++piece)
-    for (std::int64_t t = piece_cuts_[piece]; t < piece_cuts_[piece + 1]; ++t)
-      for (std::int64_t k = 0; k < kept.cols; ++k) {
-        const std::int32_t e = kept.row(t)[k];
-        if (e < 0) continue;
-        const std::int64_t dst = e / num_local_experts_, local = e % num_local_experts_;
-        ++send_counts_[cell(dst, piece, local)];
-      }
-  const auto one_shard = static_cast<std::ptrdiff_t>(ep_size_ * counts_per_peer());
+void DispatchPlan::count_choices(Stream& stream, Matrix<const std::int32_t> kept) {
+  const std::span<std::int64_t> counts = send_.on_device();
+  kernels::count_rows(stream, {counts.data(), ep_size_ * num_local_experts_, num_local_experts_}, kept, piece_cuts_);
+  const std::int64_t one_shard = ep_size_ * counts_per_peer();
   for (int s = 1; s < esp_size_ && !pair_counts_; ++s)
-    std::copy_n(send_counts_.begin(), one_shard, send_counts_.begin() + s * one_shard);
+    copy_bytes(stream, counts.data() + s * one_shard, counts.data(), one_shard * std::int64_t{sizeof(std::int64_t)});
+}
+
+void DispatchPlan::keep_counts(Stream& stream) {
+  const std::span<std::int64_t> send = send_.on_device();
+  copy_bytes(stream, recv_.on_device().data(), send.data(), static_cast<std::int64_t>(send.size_bytes()));
+}
+
+void DispatchPlan::fetch_counts(Stream& stream) {
+  send_.fetch(stream);
+  recv_.fetch(stream);
 }
 
 void DispatchPlan::count_all_entries() {
-  for (auto* counts : {&send_counts_, &recv_counts_})
-    for (std::size_t i = 0; i < counts->size(); ++i) {
+  for (const std::span<std::int64_t> counts : {send_.on_host(), recv_.on_host()})
+    for (std::size_t i = 0; i < counts.size(); ++i) {
       const std::size_t piece =
           i / static_cast<std::size_t>(num_local_experts_) % static_cast<std::size_t>(num_pieces());
-      (*counts)[i] = piece_cuts_[piece + 1] - piece_cuts_[piece];
+      counts[i] = piece_cuts_[piece + 1] - piece_cuts_[piece];
     }
 }
 
@@ -87,7 +108,7 @@ void DispatchPlan::finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64
         if (q / ep_size_ == esp_rank_) chunk.recv_rows[static_cast<std::size_t>(q % ep_size_)] += n;
       }
       for (int p = 0; p < ep_size_; ++p)
-        chunk.send_rows[static_cast<std::size_t>(p)] += send_counts_[cell(p, piece, l)];
+        chunk.send_rows[static_cast<std::size_t>(p)] += send_.on_host()[cell(p, piece, l)];
     }
   if (pair_counts_) finish_pairs(chunk, first, last);
   chunk.num_send = std::accumulate(chunk.send_rows.begin(), chunk.send_rows.end(), std::int64_t{0});
@@ -97,16 +118,19 @@ void DispatchPlan::finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64
 
   std::vector<std::int64_t> gathered(rows.size());  // first gathered-order row of each cell
   std::exclusive_scan(rows.begin(), rows.end(), gathered.begin(), std::int64_t{0});
-  chunk.gathered_of.resize(static_cast<std::size_t>(chunk.num_rows));
-  chunk.expert_of.resize(static_cast<std::size_t>(chunk.num_rows));
+  chunk.to_experts.clear();
+  chunk.from_experts.clear();
   chunk.expert_offsets.assign(1, 0);
   std::int64_t at = 0;
   for (std::int64_t l = 0; l < num_local; ++l) {
-    for (int q = 0; q < num_sources_; ++q)
-      for (std::int64_t i = 0; i < rows[at_source(q, l)]; ++i, ++at) {
-        chunk.gathered_of[static_cast<std::size_t>(at)] = static_cast<std::int32_t>(gathered[at_source(q, l)] + i);
-        chunk.expert_of[static_cast<std::size_t>(gathered[at_source(q, l)] + i)] = static_cast<std::int32_t>(at);
+    for (int q = 0; q < num_sources_; ++q) {
+      const std::int64_t from = gathered[at_source(q, l)], count = rows[at_source(q, l)];
+      if (count > 0) {
+        chunk.to_experts.push_back({at, from, count});
+        chunk.from_experts.push_back({from, at, count});
       }
+      at += count;
+    }
     chunk.expert_offsets.push_back(at);
   }
 }
@@ -133,31 +157,18 @@ std::int64_t DispatchPlan::num_rows() const {
   return n;
 }
 
-void DispatchPlan::place(bool backward, int c, Matrix<const std::int32_t> kept, Matrix<const std::int32_t> source,
-                         const Places& out) const {
-  const std::int64_t begin = cuts(backward)[static_cast<std::size_t>(c)],
-                     end = cuts(backward)[static_cast<std::size_t>(c) + 1];
-  const auto expert = [&](std::int64_t t, std::int64_t k) { return place_all_ ? std::int32_t(k) : kept.row(t)[k]; };
-  std::vector<std::int64_t> next(static_cast<std::size_t>(ep_size_ * num_local_experts_) + 1,
-                                 0);  // counting sort by expert
-  for (std::int64_t t = begin; t < end; ++t)
-    for (std::int64_t k = 0; k < kept.cols; ++k)
-      if (const std::int32_t e = expert(t, k); e >= 0) ++next[static_cast<std::size_t>(e) + 1];
-  std::partial_sum(next.begin(), next.end(), next.begin());
-  for (std::int64_t t = begin; t < end; ++t)
-    for (std::int64_t k = 0; k < kept.cols; ++k) {
-      const std::int32_t e = expert(t, k);
-      const std::int64_t at = e < 0 ? -1 : next[static_cast<std::size_t>(e)]++;
-      out.row.row(t)[k] = static_cast<std::int32_t>(at);
-      if (at >= 0)
-        out.token[static_cast<std::size_t>(at)] =
-            source.data != nullptr ? source.row(t)[k] : static_cast<std::int32_t>(t);
-    }
+void DispatchPlan::place(Stream& stream, bool backward, int c, Matrix<const std::int32_t> kept,
+                         Matrix<const std::int32_t> source, const Places& out) const {
+  const std::int64_t begin = cuts(backward)[static_cast<std::size_t>(c)];
+  const std::int64_t rows = cuts(backward)[static_cast<std::size_t>(c) + 1] - begin;
+  const auto of_chunk = [&](Matrix<const std::int32_t> m) { return m.data != nullptr ? m.row_range(begin, rows) : m; };
+  kernels::place_rows(stream, {out.row.row_range(begin, rows), out.token, begin},
+                      of_chunk(place_all_ ? Matrix<const std::int32_t>() : kept), of_chunk(source),
+                      ep_size_ * num_local_experts_);
 }
 
-std::vector<std::int32_t> DispatchPlan::forward_to_backward(int f, int b) const {
-  const ChunkRows& from = chunk(false, f);
-  std::vector<std::int32_t> out(static_cast<std::size_t>(from.num_rows), -1);
+std::vector<kernels::RowBlock> DispatchPlan::forward_to_backward(int f, int b) const {
+  std::vector<kernels::RowBlock> out;
   const auto [f_first, f_last] =
       pieces_of(forward_cuts_[static_cast<std::size_t>(f)], forward_cuts_[static_cast<std::size_t>(f) + 1]);
   const auto [b_first, b_last] =
@@ -169,9 +180,7 @@ std::vector<std::int32_t> DispatchPlan::forward_to_backward(int f, int b) const 
       for (std::int64_t piece = std::min(f_first, b_first); piece < std::max(f_last, b_last); ++piece) {
         const bool in_f = piece >= f_first && piece < f_last, in_b = piece >= b_first && piece < b_last;
         const std::int64_t n = count(piece, q, l);
-        if (in_f && in_b)
-          for (std::int64_t i = 0; i < n; ++i)
-            out[static_cast<std::size_t>(f_at + i)] = static_cast<std::int32_t>(b_at + i);
+        if (in_f && in_b && n > 0) out.push_back({b_at, f_at, n});
         if (in_f) f_at += n;
         if (in_b) b_at += n;
       }

@@ -18,6 +18,9 @@
 #include <vector>
 
 #include "core/matrix.h"
+#include "core/memory.h"
+#include "core/stream.h"
+#include "kernels/dispatch.h"
 
 namespace weft::parallel {
 
@@ -39,8 +42,8 @@ struct ChunkRows {
   std::vector<std::int64_t> shard_rows;      ///< [ESP] rows that arrive at each ESP peer.
   std::vector<std::int64_t> pair_rows;       ///< [P, P] rows from rank to rank of the EP group; with pair counts only.
   std::vector<std::int64_t> expert_offsets;  ///< [L + 1] in expert order.
-  std::vector<std::int32_t> gathered_of;     ///< [num_rows] gathered-order row of each expert-order row.
-  std::vector<std::int32_t> expert_of;       ///< [num_rows] expert-order row of each gathered-order row.
+  std::vector<kernels::RowBlock> to_experts;    ///< From gathered to expert order: a block per source and local expert.
+  std::vector<kernels::RowBlock> from_experts;  ///< The way back.
 };
 
 struct DispatchDims {
@@ -58,25 +61,30 @@ struct DispatchDims {
   bool place_all = false;
 };
 
+/// Rows are counted and placed on the step's device, in stream order; the host needs the counts alone, to know how much
+/// travels. On the CPU both are the same memory.
 class DispatchPlan {
  public:
-  /// Reserves everything: no allocation per step beyond what grows with the routing.
-  explicit DispatchPlan(const DispatchDims& dims);
+  explicit DispatchPlan(const DispatchDims& dims, Device device = {});
 
   /// Counts this rank's choices per piece and expert. kept: [T, K] expert of each choice, -1 = dropped. Fills the send
   /// side.
-  void count_choices(Matrix<const std::int32_t> kept);
+  void count_choices(Stream& stream, Matrix<const std::int32_t> kept);
   /// Counts for routing in which every entry of every source's table travels, so that nobody need tell: K = E, entry
   /// (t, e) goes to expert e. Fills both sides.
   void count_all_entries();
   /// With pair counts: what every source must know, [P, pieces * L], to be gathered. Else what source q must know,
-  /// source after source: [Q, pieces * L], for an all-to-all; all ESP peers need the same.
-  [[nodiscard]] std::span<const std::int64_t> counts_to_send() const { return send_counts_; }
-  /// With pair counts [Q, P, pieces * L], else [Q, pieces * L].
-  [[nodiscard]] std::span<std::int64_t> counts_to_receive() { return recv_counts_; }
+  /// source after source: [Q, pieces * L], for an all-to-all; all ESP peers need the same. On the device.
+  [[nodiscard]] std::span<const std::int64_t> counts_to_send() const { return send_.on_device(); }
+  /// With pair counts [Q, P, pieces * L], else [Q, pieces * L]. On the device.
+  [[nodiscard]] std::span<std::int64_t> counts_to_receive() const { return recv_.on_device(); }
+  /// With Q = 1, instead of an exchange: what is sent is what comes.
+  void keep_counts(Stream& stream);
+  /// Brings the counts of both sides to the host, in stream order.
+  void fetch_counts(Stream& stream);
   [[nodiscard]] bool pair_counts() const noexcept { return pair_counts_; }
   [[nodiscard]] std::int64_t counts_per_peer() const { return num_pieces() * num_local_experts_; }
-  /// Works out all chunks, once counts_to_receive() is filled (with Q = 1: a copy of counts_to_send()).
+  /// Works out all chunks, on the host, once fetch_counts() is done.
   void finish();
 
   [[nodiscard]] int num_chunks(bool backward) const { return static_cast<int>(chunks(backward).size()); }
@@ -94,20 +102,37 @@ class DispatchPlan {
   /// the token that each entry stands for, where that is not its row (data may be nullptr).
   struct Places {
     Matrix<std::int32_t> row;
-    std::span<std::int32_t> token;
+    std::int32_t* token;
   };
-  void place(bool backward, int c, Matrix<const std::int32_t> kept, Matrix<const std::int32_t> source,
+  void place(Stream& stream, bool backward, int c, Matrix<const std::int32_t> kept, Matrix<const std::int32_t> source,
              const Places& out) const;
-  /// Expert-order row of backward chunk `b` for each expert-order row of forward chunk `f`; -1 for tokens outside b.
-  [[nodiscard]] std::vector<std::int32_t> forward_to_backward(int f, int b) const;
+  /// Blocks of rows from expert order in forward chunk `f` to expert order in backward chunk `b`, of the tokens that
+  /// both have.
+  [[nodiscard]] std::vector<kernels::RowBlock> forward_to_backward(int f, int b) const;
 
  private:
+  /// Counts of one side, where kernels and collectives have them and where the host reads them.
+  class Counts {
+   public:
+    Counts(Device device, std::int64_t count);
+    [[nodiscard]] std::span<std::int64_t> on_device() const { return {device_.as<std::int64_t>(), count_}; }
+    [[nodiscard]] std::span<std::int64_t> on_host() const {
+      return {(host_.data() != nullptr ? host_ : device_).as<std::int64_t>(), count_};
+    }
+    void fetch(Stream& stream) const;
+
+   private:
+    std::size_t count_;
+    Memory device_, host_;  // host_: pinned; none on the CPU
+  };
+
   [[nodiscard]] std::int64_t num_pieces() const { return static_cast<std::int64_t>(piece_cuts_.size()) - 1; }
   [[nodiscard]] std::int64_t count(std::int64_t piece, int src, std::int64_t local_expert) const {
-    return pair_counts_ ? pair_count(piece, src, ep_rank_, local_expert) : recv_counts_[cell(src, piece, local_expert)];
+    return pair_counts_ ? pair_count(piece, src, ep_rank_, local_expert)
+                        : recv_.on_host()[cell(src, piece, local_expert)];
   }
   [[nodiscard]] std::int64_t pair_count(std::int64_t piece, int src, int dst_ep_rank, std::int64_t local_expert) const {
-    return recv_counts_[cell(src * ep_size_ + dst_ep_rank, piece, local_expert)];
+    return recv_.on_host()[cell(src * ep_size_ + dst_ep_rank, piece, local_expert)];
   }
   [[nodiscard]] std::size_t cell(std::int64_t peer, std::int64_t piece, std::int64_t local_expert) const {
     return static_cast<std::size_t>(peer * counts_per_peer() + piece * num_local_experts_ + local_expert);
@@ -123,7 +148,7 @@ class DispatchPlan {
   bool pair_counts_, place_all_;
   std::int64_t num_local_experts_;
   std::vector<std::int64_t> forward_cuts_, backward_cuts_, piece_cuts_;
-  std::vector<std::int64_t> send_counts_, recv_counts_;
+  Counts send_, recv_;
   std::vector<ChunkRows> forward_, backward_;
 };
 

@@ -14,8 +14,10 @@
 #include <vector>
 
 #include "core/matrix.h"
+#include "core/memory.h"
 #include "core/stream.h"
 #include "kernels/gemm.h"
+#include "kernels/router.h"
 #include "parallel/mesh.h"
 #include "parallel/model/parameter_store.h"
 #include "parallel/moe/routing.h"
@@ -49,7 +51,8 @@ struct GateTensor {
   GateTensorLife life = GateTensorLife::kSaved;
 };
 
-/// Which sequence each row belongs to, where in it it stands, and its token: the same on every layout.
+/// Which sequence each row belongs to, where in it it stands, and its token: the same on every layout. The arrays lie on
+/// the step's device: token(), sample() and position() are for the CPU.
 struct RowIds {
   const std::int32_t* tokens = nullptr;   ///< [micro_batch_rows], as MicroBatch::tokens.
   const std::int64_t* samples = nullptr;  ///< [B] of the micro-batch; null: numbered from 0.
@@ -58,6 +61,10 @@ struct RowIds {
   std::int64_t first_row = 0;          ///< Of the unit in the micro-batch.
   std::int64_t rows_per_sequence = 1;  ///< On this rank.
   int sp_rank = 0;
+  /// The same, as the kernel that draws noise has it.
+  [[nodiscard]] kernels::NoiseRows noise_rows() const {
+    return {samples, places != nullptr ? places + sp_rank * micro_batch_rows : nullptr, first_row, rows_per_sequence};
+  }
   [[nodiscard]] std::int32_t token(std::int64_t t) const { return tokens[first_row + t]; }
   [[nodiscard]] std::int64_t sample(std::int64_t t) const {
     const std::int64_t sequence = (first_row + t) / rows_per_sequence;
@@ -70,10 +77,16 @@ struct RowIds {
   [[nodiscard]] std::int64_t position(std::int64_t t) const { return position(t, sp_rank); }
 };
 
-/// Balance of one unit over all layers so far, for BalanceForm::kHuggingFace.
+/// Balance of one unit over all layers so far, for BalanceForm::kHuggingFace, on the step's device.
 struct PooledBalance {
-  std::vector<double> fraction, mean_prob;  ///< [G * E] sums over layers.
-  int layers = 0;
+  PooledBalance(std::int64_t cells_, Device device)
+      : cells(cells_), sums(device, 2 * cells_ * std::int64_t{sizeof(double)}) {}
+  [[nodiscard]] double* fraction() const { return sums.as<double>(); }           ///< [G * E] sum over layers.
+  [[nodiscard]] double* mean_prob() const { return sums.as<double>() + cells; }  ///< Likewise.
+
+  std::int64_t cells;
+  Memory sums;
+  int layers = 0;  ///< None: the sums are not there yet.
 };
 
 /// All that a phase sees when it runs.
@@ -87,7 +100,7 @@ struct GateCall {
   int layer = 0;
   RowIds ids = {};
   const MeshComms* comms = nullptr;        ///< For collective phases.
-  RouterStatistics* statistics = nullptr;  ///< Where counts and losses of the unit go; null: they are not counted.
+  RouterFigures statistics = {};           ///< Where counts and losses of the unit go; null: they are not counted.
   PooledBalance* pooled = nullptr;         ///< Of the unit, over the layers so far.
   // Backward:
   Matrix<T> dx = {};  ///< [T, M]
@@ -134,6 +147,9 @@ struct GroupRow {
 };
 /// The rows of routing group `group` in order of position: [group_tokens].
 [[nodiscard]] std::vector<GroupRow> rows_of_group(const GateOptions& options, const RowIds& ids, std::int64_t group);
+
+/// Throws kUnavailable for a step on a GPU: what is not there yet.
+void require_host(const Stream& stream, std::string_view what);
 
 /// Stateless: the same inputs, keys and parameters give the same routing, bit for bit.
 template <class T>

@@ -145,6 +145,11 @@ std::vector<GroupRow> rows_of_group(const GateOptions& options, const RowIds& id
   return out;
 }
 
+void require_host(const Stream& stream, std::string_view what) {
+  if (stream.device().kind != DeviceKind::kCpu)
+    throw Error(ErrorCode::kUnavailable, str(what, ": not on GPUs yet"), "set parallel.device to CPU");
+}
+
 std::int64_t gate_capacity(double factor, const MoeConfig& config, std::int64_t group_tokens) {
   const double even = static_cast<double>(group_tokens) * config.top_k / config.experts;
   return std::clamp<std::int64_t>(static_cast<std::int64_t>(std::ceil(factor * even - 1e-9)), 1, group_tokens);

@@ -87,14 +87,18 @@ struct SlotBlock {
   std::int64_t row = 0, count = 0, column = 0, token = 0, tokens = 0;
 };
 
-/// Slots of one expert stand next to each other in a chunk, so a block's rows follow its first one.
+/// Where slot d of expert e stands in a chunk: every slot has a row, and rows are sorted by (expert, slot).
+std::int64_t slot_row(const ChunkRange& chunk, std::int64_t d, std::int64_t e) {
+  return e * chunk.rows + d - chunk.begin;
+}
+
 template <class T, class F>
 void for_each_block(const RoutingView<T>& view, const F& visit) {
   const std::int64_t slots = view.shape.group_rows;
   for (std::int64_t d = view.begin; d < view.end;) {
     const std::int64_t group = d / slots, slot = d % slots, count = std::min(view.end - d, slots - slot);
     for (std::int64_t e = 0; e < view.shape.width; ++e)
-      visit(d, e, SlotBlock{view.row.row(d)[e], count, e * slots + slot, group * view.group_rows, view.group_rows});
+      visit(d, e, SlotBlock{slot_row(view.chunk, d, e), count, e * slots + slot, group * view.group_rows, view.group_rows});
     d += count;
   }
 }
@@ -140,7 +144,7 @@ class MixIOrder final : public IOrder<T> {
                 Matrix<const T> rows) const override {
     for_each_block(view, [&](std::int64_t d, std::int64_t e, const SlotBlock& b) {
       const Matrix<const T> dy = dout.row_range(b.token, b.tokens);
-      kernels::gemm<T>(stream, grad.d_rows.row_range(grad.d_row.row(d)[e], b.count), of_block(view.weight, b),
+      kernels::gemm<T>(stream, grad.d_rows.row_range(slot_row(grad.d_chunk, d, e), b.count), of_block(view.weight, b),
                        Transpose::kYes, dy, Transpose::kNo);
       kernels::gemm<T>(stream, of_block(grad.d_weight, b), dy, Transpose::kNo, rows.row_range(b.row, b.count),
                        Transpose::kYes);

@@ -11,11 +11,17 @@
 
 namespace weft::parallel {
 
+/// A chunk's range of the routing table.
+struct ChunkRange {
+  std::int64_t begin = 0, rows = 0;
+};
+
 /// A range of the routing table, as one chunk has it. `row` and `token` say where rows stand in the chunk (send order).
 template <class T>
 struct RoutingView {
   TableShape shape;
   std::int64_t begin = 0, end = 0;      ///< Of the table's rows.
+  ChunkRange chunk;                     ///< The chunk that `row` counts in; `begin` to `end` lies inside.
   Matrix<const std::int32_t> row;       ///< [D, K] row of each entry in its chunk; -1: does not travel.
   const std::int32_t* token = nullptr;  ///< [R] token of each row; not for kSlotMatrix.
   Matrix<const std::int32_t> source;    ///< [D, K] kSlotList: token of each entry.
@@ -42,6 +48,7 @@ struct IOrderGradient {
   Matrix<T> d_rows;                  ///< [R', M]
   Matrix<T> d_weight;                ///< As kGateWeight.
   Matrix<const std::int32_t> d_row;  ///< [D, K] row of each entry in the backward chunk.
+  ChunkRange d_chunk;                ///< The backward chunk.
 };
 
 template <class T>

@@ -54,7 +54,7 @@ BufferId AttentionBlock<T>::emit_qkv(const Unit& unit, Phase phase, BufferId nor
                                              Matrix<const T>(w.weight, qkv_width, width), b.weight);
                   if (model.family == ModelFamily::kMixtral)
                     kernels::rope<T>(c.stream, qkv.col_range(0, rotated),
-                                     runtime->state->batches[unit.micro_batch].positions + unit.first_row,
+                                     runtime->state->inputs[unit.micro_batch].positions + unit.first_row,
                                      model.head_width(), model.rope_theta, RopeDirection::kForward);
                 });
   return out;
@@ -99,7 +99,7 @@ void AttentionBlock<T>::emit_qkv_backward(const Unit& unit, const AttentionSaved
         const Matrix<T> dy(c.arena.get<T>(d_qkv), rows, qkv_width);
         if (model.family == ModelFamily::kMixtral)
           kernels::rope<T>(c.stream, dy.col_range(0, rotated),
-                           runtime->state->batches[unit.micro_batch].positions + unit.first_row, model.head_width(),
+                           runtime->state->inputs[unit.micro_batch].positions + unit.first_row, model.head_width(),
                            model.rope_theta, RopeDirection::kBackward);
         kernels::linear_backward_input<T>(c.stream, {c.arena.get<T>(d_normed), rows, width}, dy,
                                           Matrix<const T>(w.weight, qkv_width, width), Accumulate::kOverwrite);

@@ -22,7 +22,7 @@ AttentionCore<T>::AttentionCore(const StepContext<T>& ctx, int layer)
 
 template <class T>
 kernels::AttentionRows CoreRows<T>::of(int ring_rank) const {
-  const MicroBatch& batch = runtime->state->batches[static_cast<std::size_t>(micro_batch)];
+  const MicroBatch& batch = runtime->state->inputs[static_cast<std::size_t>(micro_batch)];
   if (batch.core_segments != nullptr) {
     const std::int64_t at = ring_rank * num_rows + first;
     return {batch.core_segments + at, batch.core_positions + at};

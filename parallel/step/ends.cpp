@@ -1,7 +1,6 @@
 #include "parallel/step/ends.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
@@ -26,7 +25,7 @@ BufferId Embedding<T>::forward(const Unit& unit) const {
                              2.0 * static_cast<double>(rows * width) * sizeof(T)),
                 {ctx_.weights(ctx_.table.embedding_bucket())}, {out},
                 [=, &model, tokens = tokens_, positions = positions_](TaskContext& c) {
-                  const MicroBatch& batch = runtime->state->batches[static_cast<std::size_t>(unit.micro_batch)];
+                  const MicroBatch& batch = runtime->state->inputs[static_cast<std::size_t>(unit.micro_batch)];
                   kernels::embedding_forward<T>(
                       c.stream, {c.arena.get<T>(out), rows, width},
                       Matrix<const T>(tokens.weight, model.vocab_size, width), batch.tokens + unit.first_row,
@@ -46,7 +45,7 @@ void Embedding<T>::backward(const Unit& unit, BufferId d) const {
                              3.0 * static_cast<double>(rows * width) * sizeof(T)),
                 {d}, {ctx_.gradients(ctx_.table.embedding_bucket(), GradientPart::kWhole)},
                 [=, &model, tokens = tokens_, positions = positions_](TaskContext& c) {
-                  const MicroBatch& batch = runtime->state->batches[static_cast<std::size_t>(unit.micro_batch)];
+                  const MicroBatch& batch = runtime->state->inputs[static_cast<std::size_t>(unit.micro_batch)];
                   const Matrix<const T> dx(c.arena.get<T>(d), rows, width);
                   kernels::embedding_backward<T>(c.stream, {tokens.grad, model.vocab_size, width},
                                                  batch.tokens + unit.first_row, dx, tokens_mode);
@@ -78,17 +77,18 @@ struct LossHead<T>::Block {
   Matrix<T> d_weight;      // [V, M]
   const std::int32_t* target;
 
-  /// Sum of the block's losses; with `scale`, also d_normed and d_weight.
-  double run(Stream& stream, const T* scale, Accumulate accumulate) const {
-    std::vector<double> loss(static_cast<std::size_t>(logits.rows));
-    kernels::cross_entropy<T>(stream, loss.data(), logits, target, scale);
+  double* loss;      // [block]
+  double* loss_sum;  // [1], of the unit
+
+  /// The block's losses and their part of the sum; with `scale`, also d_normed and d_weight. first: the unit's.
+  void run(Stream& stream, const T* scale, Accumulate accumulate, bool first) const {
+    kernels::cross_entropy<T>(stream, loss, logits, target, scale);
     if (scale != nullptr) {
       kernels::linear_backward_input<T>(stream, d_normed, logits, weight, Accumulate::kOverwrite);
       kernels::linear_backward_weight<T>(stream, d_weight, nullptr, logits, normed, accumulate);
     }
-    double sum = 0.0;
-    for (const double l : loss) sum += l;
-    return sum;
+    kernels::sum_rows<double>(stream, loss_sum, Matrix<const double>(loss, logits.rows, 1),
+                              first ? Accumulate::kOverwrite : Accumulate::kAdd);
   }
 };
 
@@ -99,11 +99,12 @@ BufferId LossHead<T>::emit(const Unit& unit, BufferId x) const {
   const bool training = ctx_.training();
   const Runtime<T>* runtime = ctx_.runtime;
   const BufferId normed = ctx_.buffer("final norm", rows * width), logits = ctx_.buffer("logits block", block * vocab);
+  const BufferId loss = ctx_.template buffer<double>("losses of a block", block, MemoryClass::kWorkspace);
   const BufferId statistics = ctx_.buffer("final norm statistics", norm_.statistics_count(rows));
   const BufferId d_normed = training ? ctx_.buffer("d final norm", rows * width) : kNoBuffer;
   const BufferId d = training ? ctx_.buffer("d residual", rows * width) : kNoBuffer;
   const int head = ctx_.table.head_bucket(), embedding = ctx_.table.embedding_bucket();
-  BufferList writes{normed, logits, statistics, d_normed, d, ctx_.gradients(head, GradientPart::kWhole)};
+  BufferList writes{normed, logits, loss, statistics, d_normed, d, ctx_.gradients(head, GradientPart::kWhole)};
   if (ctx_.model.tie_embeddings) writes.add(ctx_.gradients(embedding, GradientPart::kWhole));
   const Accumulate first = accumulate_after_first(unit);
   const std::int64_t first_row =
@@ -112,26 +113,31 @@ BufferId LossHead<T>::emit(const Unit& unit, BufferId x) const {
   ctx_.out.task(compute_task(Stage::kLoss, training ? Phase::kBackward : Phase::kForward, "", scheduler::kNoId, unit,
                              WorkKind::kGemm, (training ? 6.0 : 2.0) * double(rows * width * vocab)),
                 {x, ctx_.weights(head), ctx_.weights(embedding)}, writes, [=, norm = norm_, w = head_](TaskContext& c) {
-                  StepState& state = *runtime->state;
+                  const StepState& state = *runtime->state;
                   const Matrix<const T> in(c.arena.get<T>(x), rows, width), weight(w.weight, vocab, width);
                   const Matrix<T> n(c.arena.get<T>(normed), rows, width);
                   const Matrix<T> dn(training ? c.arena.get<T>(d_normed) : nullptr, rows, width);
                   norm.forward(c.stream, n, c.arena.get<T>(statistics), in);
                   const T scale = static_cast<T>(1.0 / state.num_valid_tokens);
                   const std::int32_t* target =
-                      state.batches[static_cast<std::size_t>(unit.micro_batch)].targets + unit.first_row;
-                  double sum = 0.0;
+                      state.inputs[static_cast<std::size_t>(unit.micro_batch)].targets + unit.first_row;
                   for (std::int64_t at = 0; at < rows; at += block) {
                     const std::int64_t count = std::min(block, rows - at);
                     const Matrix<T> z(c.arena.get<T>(logits), count, vocab);
                     kernels::linear_forward<T>(c.stream, z, n.row_range(at, count), weight);
                     if (runtime->capture != nullptr && runtime->capture->logits.data != nullptr)
-                      kernels::copy<T>(c.stream, runtime->capture->logits.row(first_row + at), z.data, count * vocab);
-                    const Block b{z,      n.row_range(at, count), training ? dn.row_range(at, count) : Matrix<T>(),
-                                  weight, {w.grad, vocab, width}, target + at};
-                    sum += b.run(c.stream, training ? &scale : nullptr, at == 0 ? first : Accumulate::kAdd);
+                      copy_bytes(c.stream, runtime->capture->logits.row(first_row + at), z.data,
+                                 count * vocab * std::int64_t{sizeof(T)});
+                    const Block b{z,
+                                  n.row_range(at, count),
+                                  training ? dn.row_range(at, count) : Matrix<T>(),
+                                  weight,
+                                  {w.grad, vocab, width},
+                                  target + at,
+                                  c.arena.get<double>(loss),
+                                  state.statistics.loss_sum(unit.index)};
+                    b.run(c.stream, training ? &scale : nullptr, at == 0 ? first : Accumulate::kAdd, at == 0);
                   }
-                  state.statistics.loss_sum(unit.index) = sum;
                   if (!training) return;
                   const Matrix<T> dx(c.arena.get<T>(d), rows, width);
                   kernels::fill<T>(c.stream, dx.data, rows * width, T(0));

@@ -7,7 +7,7 @@
 
 #include "comm/communicator.h"
 #include "core/error.h"
-#include "kernels/permute.h"
+#include "kernels/dispatch.h"
 #include "parallel/moe/dispatchers/hops.h"
 #include "parallel/step/feed_forward.h"
 
@@ -133,23 +133,14 @@ BufferId MoeBlock<T>::emit_count_exchange(const Unit& unit, Phase phase, const M
     const auto from = comm::as_buffer(send.data(), static_cast<std::int64_t>(send.size()));
     const auto to = comm::as_buffer(recv.data(), static_cast<std::int64_t>(recv.size()));
     comm::Communicator& group = runtime->comms->experts();
-    if (plan->pair_counts()) return comm::all_gather(group, from, to, c.stream);
     const std::vector<std::int64_t> each(static_cast<std::size_t>(sources), plan->counts_per_peer());
-    group.all_to_all_v(from, each, to, each, c.stream);
+    if (plan->pair_counts())
+      comm::all_gather(group, from, to, c.stream);
+    else
+      group.all_to_all_v(from, each, to, each, c.stream);
+    plan->fetch_counts(c.stream);
   });
   return counts;
-}
-
-template <class T>
-std::function<void()> MoeBlock<T>::learn_counts(const MoeSaved& s) const {
-  if (!gate_.needs().count_exchange) return [] {};
-  return [plan = s.plan, alone = !has_hops()] {
-    if (alone) {
-      const auto send = plan->counts_to_send();
-      std::copy(send.begin(), send.end(), plan->counts_to_receive().begin());
-    }
-    plan->finish();
-  };
 }
 
 /// Where the host is apart, it must have the counts before it issues what moves the rows: once for all chunks of both
@@ -161,7 +152,7 @@ BufferId MoeBlock<T>::emit_host_wait(const Unit& unit, Phase phase, const MoeSav
   TaskSpec spec = compute_task(Stage::kHostWait, phase, "", layer_, unit, WorkKind::kMemory, bytes);
   spec.resources = {Resource::kHost};
   const BufferId known = ctx_.out.buffer({"counts on the host", MemoryClass::kWorkspace, 0, false, true});
-  ctx_.out.task(spec, {s.gate[kGateKept], s.counts}, {known}, [learn = learn_counts(s)](TaskContext&) { learn(); });
+  ctx_.out.task(spec, {s.gate[kGateKept], s.counts}, {known}, [plan = s.plan](TaskContext&) { plan->finish(); });
   return known;
 }
 
@@ -175,13 +166,13 @@ void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s, 
     writes.add(s.backward.token);
   }
   const BufferId source = s.gate[kGateSource];
-  const std::function<void()> learn = known == kNoBuffer ? learn_counts(s) : [] {};
+  const bool learns = known == kNoBuffer && gate_.needs().count_exchange;
   ctx_.out.task(compute_task(Stage::kOrder, phase, "tables", layer_, unit, WorkKind::kMemory,
                              double(shape.rows * shape.width) * 16.0),
                 {s.gate[kGateKept], source, s.counts, known}, writes,
                 [=, s = s, index = unit.index, runtime = ctx_.runtime,
                  counted = phase == Phase::kForward && ctx_.training()](TaskContext& c) {
-                  learn();
+                  if (learns) s.plan->finish();
                   if (counted)
                     runtime->state->statistics.received_rows(index) += static_cast<double>(s.plan->num_rows());
                   const Matrix<const std::int32_t> kept(c.arena.get<std::int32_t>(s.gate[kGateKept]), shape.rows,
@@ -193,11 +184,10 @@ void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s, 
                     const RowTables& tables = backward ? s.backward : s.forward;
                     for (int i = 0; i < s.plan->num_chunks(backward); ++i) {
                       const auto cuts = s.plan->cuts(backward);
-                      const auto base = static_cast<std::size_t>(cuts[static_cast<std::size_t>(i)] * shape.width);
-                      const auto end = static_cast<std::size_t>(cuts[static_cast<std::size_t>(i) + 1] * shape.width);
-                      s.plan->place(backward, i, kept, tokens,
+                      const std::int64_t base = cuts[static_cast<std::size_t>(i)] * shape.width;
+                      s.plan->place(c.stream, backward, i, kept, tokens,
                                     {{c.arena.get<std::int32_t>(tables.row), shape.rows, shape.width},
-                                     {c.arena.get<std::int32_t>(tables.token) + base, end - base}});
+                                     c.arena.get<std::int32_t>(tables.token) + base});
                     }
                   }
                 });
@@ -220,17 +210,17 @@ void MoeBlock<T>::emit_expert(const Scope& s, BufferId gathered, BufferId output
         const ChunkRows& rows = plan->chunk(false, c);
         const std::int64_t n = rows.num_rows;
         const auto fill = [&](BufferId id, std::int64_t cols) {
-          return Matrix<T>(ctx.arena.require<T>(id, n * cols), n, cols);
+          return Matrix<T>(ctx.arena.require<T>(ctx.stream, id, n * cols), n, cols);
         };
         Matrix<T> x(ctx.arena.get<T>(chunk.input), n, width);
         if (reorder) {
           x = fill(chunk.input, width);
-          kernels::gather_rows<T>(ctx.stream, x, Matrix<const T>(ctx.arena.get<T>(gathered), n, width),
-                                  rows.gathered_of.data());
+          kernels::copy_blocks<T>(ctx.stream, x, Matrix<const T>(ctx.arena.get<T>(gathered), n, width),
+                                  rows.to_experts);
         }
         const Matrix<T> to = fill(y, width), pre = fill(chunk.pre, expert->pre_width());
         expert->forward(ctx.stream, rows.expert_offsets, to, pre, fill(chunk.hidden, expert->hidden_width()), x);
-        if (reorder) kernels::gather_rows<T>(ctx.stream, fill(output, width), to, rows.expert_of.data());
+        if (reorder) kernels::copy_blocks<T>(ctx.stream, fill(output, width), to, rows.from_experts);
       });
 }
 
@@ -274,7 +264,8 @@ void MoeBlock<T>::prepare(const Unit& unit, Phase phase, MoeSaved& s,
     s.plan = std::make_shared<DispatchPlan>(
         DispatchDims{table.rows, int(num_experts_), mesh.ep_size, mesh.ep_rank(), mesh.esp_size, mesh.esp_rank(),
                      needs_pair_counts(ctx_.spec.dispatcher, mesh), int(s.forward_cuts.size()) - 1,
-                     int(s.backward_cuts.size()) - 1, shares_slots()});
+                     int(s.backward_cuts.size()) - 1, shares_slots()},
+        ctx_.runtime->device);
     if (!gate_.needs().count_exchange) {
       s.plan->count_all_entries();
       s.plan->finish();

@@ -4,7 +4,6 @@
 // Letters: T rows of a unit, M width, [D, K] the routing table, a chunk is a range of D; R rows of a chunk's experts.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -91,8 +90,6 @@ class MoeBlock {
   [[nodiscard]] TaskSpec chunk_task(Stage stage, const Scope& s, WorkKind kind, double amount) const;
   [[nodiscard]] double expert_flops(const Scope& s) const;
 
-  /// Makes the dispatch plan from the counts of the routing, once those that come from other ranks are there.
-  [[nodiscard]] std::function<void()> learn_counts(const MoeSaved& saved) const;
   void emit_norm(const Unit& unit, Phase phase, const MoeSaved& saved) const;
   [[nodiscard]] BufferId emit_count_exchange(const Unit& unit, Phase phase, const MoeSaved& saved) const;
   [[nodiscard]] BufferId emit_host_wait(const Unit& unit, Phase phase, const MoeSaved& saved) const;

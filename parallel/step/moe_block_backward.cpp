@@ -1,5 +1,5 @@
 // parallel/step/moe_block_backward.cpp - the backward half of moe_block.h.
-#include "kernels/permute.h"
+#include "kernels/dispatch.h"
 #include "parallel/step/moe_block.h"
 
 namespace weft::parallel {
@@ -12,11 +12,11 @@ namespace {
 template <class T>
 void regroup(TaskContext& ctx, const DispatchPlan& plan, int b, const std::vector<int>& sources,
              const std::vector<BufferId>& from, Matrix<T> to) {
-  for (std::size_t i = 0; i < sources.size(); ++i) {
-    const std::vector<std::int32_t> index = plan.forward_to_backward(sources[i], b);
-    const auto n = static_cast<std::int64_t>(index.size());
-    kernels::scatter_rows<T>(ctx.stream, to, Matrix<const T>(ctx.arena.get<T>(from[i]), n, to.cols), index.data());
-  }
+  for (std::size_t i = 0; i < sources.size(); ++i)
+    kernels::copy_blocks<T>(
+        ctx.stream, to,
+        Matrix<const T>(ctx.arena.get<T>(from[i]), plan.chunk(false, sources[i]).num_rows, to.cols),
+        plan.forward_to_backward(sources[i], b));
 }
 
 }  // namespace
@@ -66,7 +66,7 @@ auto MoeBlock<T>::emit_expert_backward(const Scope& scope, BufferId gathered, Bu
                   const ChunkRows& rows = plan->chunk(true, b);
                   const std::int64_t n = rows.num_rows;
                   const auto fill = [&](BufferId id, std::int64_t cols) {
-                    return Matrix<T>(ctx.arena.require<T>(id, n * cols), n, cols);
+                    return Matrix<T>(ctx.arena.require<T>(ctx.stream, id, n * cols), n, cols);
                   };
                   Matrix<T> x(ctx.arena.get<T>(out.input), n, width), pre(ctx.arena.get<T>(out.d_pre), n, pre_width);
                   Matrix<T> hidden(ctx.arena.get<T>(out.hidden), n, hidden_width);
@@ -78,13 +78,12 @@ auto MoeBlock<T>::emit_expert_backward(const Scope& scope, BufferId gathered, Bu
                   if (!(same && keeps_hidden))
                     expert->activate(ctx.stream, hidden = fill(out.hidden, hidden_width), pre);
                   if (reorder)
-                    kernels::gather_rows<T>(ctx.stream, dy = fill(out.d_output, width),
-                                            Matrix<const T>(ctx.arena.get<T>(gathered), n, width),
-                                            rows.gathered_of.data());
+                    kernels::copy_blocks<T>(ctx.stream, dy = fill(out.d_output, width),
+                                            Matrix<const T>(ctx.arena.get<T>(gathered), n, width), rows.to_experts);
                   const Matrix<T> dx = fill(d_rows, width);
                   expert->backward_input(ctx.stream, rows.expert_offsets, dx, pre, fill(d_hidden, hidden_width), dy);
                   if (fused) expert->backward_weight(ctx.stream, rows.expert_offsets, {dy, pre, x, hidden}, accumulate);
-                  if (reorder) kernels::gather_rows<T>(ctx.stream, fill(d_input, width), dx, rows.expert_of.data());
+                  if (reorder) kernels::copy_blocks<T>(ctx.stream, fill(d_input, width), dx, rows.from_experts);
                 });
   return out;
 }

@@ -10,6 +10,7 @@ struct MoeBlock<T>::ViewSource {
   TableShape shape;
   RoutingForm form = RoutingForm::kTokenList;
   std::int64_t begin = 0, end = 0, group_rows = 1, unit_rows = 0;
+  ChunkRange chunk;
   bool first = true;
   RowTables tables;
   std::int64_t first_token = 0;  ///< Of the chunk in tables.token.
@@ -32,6 +33,7 @@ struct MoeBlock<T>::ViewSource {
     out.weight = weights<const T>(c.arena.get<T>(weight));
     if (mix != kNoBuffer) out.mix = weights<const T>(c.arena.get<T>(mix));
     out.group_rows = group_rows;
+    out.chunk = chunk;
     out.first = first;
     return out;
   }
@@ -44,6 +46,7 @@ auto MoeBlock<T>::view_source(const Scope& s, const RowTables& tables) const -> 
   out.form = gate_.needs().form;
   out.begin = s.begin;
   out.end = s.end;
+  out.chunk = {s.begin, s.end - s.begin};
   out.group_rows = gate_.group_rows();
   out.unit_rows = s.unit.rows;
   out.first = s.index == 0;
@@ -127,6 +130,7 @@ void MoeBlock<T>::emit_i_order_backward(const Scope& s, BufferId d, BufferId d_r
   std::vector<Part> parts;
   for (const int f : forward_chunks_of(s.saved, s.index)) {
     Part part{view_source(s, s.saved.forward), f, s.saved.chunks[static_cast<std::size_t>(f)].rows};
+    part.source.chunk = {s.saved.forward_cuts[static_cast<std::size_t>(f)], rows_of(s.saved.forward_cuts, f)};
     std::tie(part.source.begin, part.source.end) =
         chunk_overlap(s.saved.forward_cuts, f, s.saved.backward_cuts, s.index);
     reads.add(part.rows);
@@ -135,13 +139,14 @@ void MoeBlock<T>::emit_i_order_backward(const Scope& s, BufferId d, BufferId d_r
   ctx_.out.task(chunk_task(Stage::kIOrder, s, WorkKind::kMemory, 2.0 * double(entries(s) * width) * sizeof(T)), reads,
                 {d_rows, d_weight},
                 [=, i_order = i_order_, plan = s.saved.plan, b = s.index, d_row = s.saved.backward.row,
-                 unit_rows = s.unit.rows](TaskContext& ctx) {
+                 d_chunk = ChunkRange{s.begin, s.end - s.begin}, unit_rows = s.unit.rows](TaskContext& ctx) {
                   for (const Part& part : parts) {
                     const RoutingView<T> view = part.source.view(ctx);
                     const IOrderGradient<T> gradient{
                         {ctx.arena.get<T>(d_rows), plan->chunk(true, b).num_order, width},
                         part.source.weights(ctx.arena.get<T>(d_weight)),
-                        {ctx.arena.get<std::int32_t>(d_row), view.shape.rows, view.shape.width}};
+                        {ctx.arena.get<std::int32_t>(d_row), view.shape.rows, view.shape.width},
+                        d_chunk};
                     i_order->backward(
                         ctx.stream, view, gradient, Matrix<const T>(ctx.arena.get<T>(d), unit_rows, width),
                         Matrix<const T>(ctx.arena.get<T>(part.rows), plan->chunk(false, part.chunk).num_order, width));
@@ -164,7 +169,7 @@ void MoeBlock<T>::emit_hops(const Scope& s, const Hops<T>& hops, BufferId from, 
                   [=, hop = hops[i], plan = s.saved.plan, backward = s.backward, c = s.index,
                    runtime = ctx_.runtime](TaskContext& ctx) {
                     const ChunkRows& rows = plan->chunk(backward, c);
-                    T* out = ctx.arena.require<T>(target, hop->rows_out(rows) * width);
+                    T* out = ctx.arena.require<T>(ctx.stream, target, hop->rows_out(rows) * width);
                     hop->run(ctx.stream, *runtime->comms, rows, out, ctx.arena.get<T>(from), width);
                   });
     from = target;

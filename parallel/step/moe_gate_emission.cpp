@@ -63,12 +63,18 @@ GateBuffers GateEmission<T>::buffers(const Unit& unit, const GateBuffers& before
   return out;
 }
 
-/// The table's entries are counted in the task that has written the last of them.
+/// The table's entries are counted in the task that has written the last of them. Without hops, nobody else's come.
 template <class T>
 auto GateEmission<T>::count_entries(const Unit& unit, const std::shared_ptr<DispatchPlan>& plan) const -> After {
   const TableShape shape = gate_->table(unit.rows);
+  const bool alone = ctx_.mesh.ep_size * ctx_.mesh.esp_size == 1;
   return {{[=](GateCall<T>& call) {
-            if (plan) plan->count_choices({call.template tensor<std::int32_t>(kGateKept), shape.rows, shape.width});
+            if (!plan) return;
+            plan->count_choices(call.stream,
+                                {call.template tensor<std::int32_t>(kGateKept), shape.rows, shape.width});
+            if (!alone) return;
+            plan->keep_counts(call.stream);
+            plan->fetch_counts(call.stream);
           }},
           {kGateKept}};
 }
@@ -85,8 +91,9 @@ auto GateEmission<T>::show_choices(const Unit& unit) const -> After {
     if (choice == nullptr || runtime->capture == nullptr || runtime->capture->expert.empty()) return;
     Capture<T>& capture = *runtime->capture;
     const std::int64_t n = shape.rows * shape.width;
-    std::copy_n(choice, n, capture.expert[layer].row(first_row));
-    std::copy_n(call.tensor(kGateWeight), n, capture.expert_weight[layer].row(first_row));
+    copy_bytes(call.stream, capture.expert[layer].row(first_row), choice, n * std::int64_t{sizeof(std::int32_t)});
+    copy_bytes(call.stream, capture.expert_weight[layer].row(first_row), call.tensor(kGateWeight),
+               n * std::int64_t{sizeof(T)});
   };
   return {{show}, {kGateWeight, kGateChoice}};
 }
@@ -124,7 +131,7 @@ void GateEmission<T>::emit(const Pass& pass, const GatePhase<T>& phase, bool fir
        parameters = parameters_, layer = layer_, width = ctx_.width(), runtime = ctx_.runtime,
        resets = first && pass.counted && first_moe_layer_, sp_rank = ctx_.mesh.sp_rank(), g = g,
        accumulate = accumulate_after_first(pass.unit)](TaskContext& c) {
-        if (resets) *p.pooled = {};
+        if (resets) p.pooled->layers = 0;
         GateCall<T> call{c.stream, Matrix<const T>(reads_hidden ? c.arena.get<T>(p.x) : nullptr, unit.rows, width)};
         for (const int id : named)
           if (const BufferId b = p.tensors[static_cast<std::size_t>(id)]; b != kNoBuffer)
@@ -132,11 +139,11 @@ void GateEmission<T>::emit(const Pass& pass, const GatePhase<T>& phase, bool fir
         call.parameters = parameters;
         call.state = runtime->state;
         call.layer = layer;
-        const MicroBatch& batch = runtime->state->batches[static_cast<std::size_t>(unit.micro_batch)];
+        const MicroBatch& batch = runtime->state->inputs[static_cast<std::size_t>(unit.micro_batch)];
         call.ids = {batch.tokens,   batch.samples,         batch.places, g.micro_batch * g.rows_per_sequence(),
                     unit.first_row, g.rows_per_sequence(), sp_rank};
         call.comms = runtime->comms;
-        if (p.counted) call.statistics = &runtime->state->statistics.router(unit.index, layer);
+        if (p.counted) call.statistics = runtime->state->statistics.router(unit.index, layer);
         call.pooled = p.pooled.get();
         if (backward) {
           call.dx = {c.arena.get<T>(p.dx), unit.rows, width};

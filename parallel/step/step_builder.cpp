@@ -1,5 +1,6 @@
 #include "parallel/step/step_builder.h"
 
+#include <cmath>
 #include <optional>
 #include <utility>
 
@@ -57,7 +58,11 @@ template <class T>
 void emit_unit(const StepContext<T>& ctx, const std::vector<Layer<T>>& layers, const Unit& unit) {
   const Embedding<T> embedding(ctx);
   const LossHead<T> head(ctx);
-  const auto pooled = std::make_shared<PooledBalance>();
+  std::shared_ptr<PooledBalance> pooled;  // null while only planning
+  if (ctx.runtime != nullptr) {
+    const std::int64_t group_rows = ctx.spec.geometry.group_sequences * ctx.rows_per_sequence();
+    pooled = std::make_shared<PooledBalance>(unit.rows / group_rows * ctx.model.moe.experts, ctx.runtime->device);
+  }
   std::vector<LayerSaved> saved(layers.size());
   BufferId x = embedding.forward(unit);
   for (std::size_t l = 0; l < layers.size(); ++l) x = layers[l].forward(unit, Phase::kForward, x, saved[l], pooled);
@@ -117,7 +122,11 @@ BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const
     : spec_(spec),
       plan_(plan),
       runtime_(runtime),
-      num_units_(static_cast<int>(make_units(spec.geometry, plan.shape).size())) {
+      num_units_(static_cast<int>(make_units(spec.geometry, plan.shape).size())),
+      inputs_(spec, device),
+      stream_(make_waiting_stream(device)) {
+  WEFT_CHECK(device.kind == DeviceKind::kCpu || spec.host_apart, "a step on a GPU whose host is not apart");
+  runtime_.device = device;
   WEFT_CHECK(spec.moe_hooks == (runtime.hooks != nullptr ? runtime.hooks->mask() : 0),
              "the step was described with hooks ", spec.moe_hooks, ", but those of the run are others");
   Emission out(true);
@@ -132,6 +141,7 @@ BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const
                 "plan again for this model, world and batch");
   slots_ = scheduler::assign_slots(graph_, plan_);
   arena_ = std::make_unique<scheduler::Arena>(device, graph_, slots_);
+  runtime_.state->statistics = StepStatistics(spec.model, num_units_, spec.mesh.world_size, device);
   if (executor == scheduler::ExecutorKind::kStreams)
     streams_ = std::make_unique<scheduler::StreamExecutor>(device, graph_, plan_, slots_);
 }
@@ -139,21 +149,38 @@ BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const
 template <class T>
 void BoundStep<T>::start_step() {
   StepState& state = *runtime_.state;
-  state.statistics.reset();
-  for (auto& running : state.running_choices) running.assign(running.size(), 0.0);
+  stream_->enqueue([&] {
+    state.inputs = inputs_.upload(state.batches, *stream_);
+    state.statistics.start(*stream_, state.previous_choices);
+  });
+  stream_->synchronize();  // the tasks' streams start behind it
+}
+
+/// What the step has added up comes to the host.
+template <class T>
+void BoundStep<T>::finish_step() {
+  StepState& state = *runtime_.state;
+  stream_->enqueue([&] { state.statistics.fetch(*stream_); });
+  stream_->synchronize();
+  state.sums = state.statistics.sums_on_host();
+  state.finite = std::isfinite(state.sums[0]) && std::isfinite(std::sqrt(state.sums[1]));
 }
 
 template <class T>
 scheduler::Timeline BoundStep<T>::run() {
+  if (!streams_) return run_inline({});
   start_step();
-  if (streams_) return streams_->run(bodies_, *arena_);
-  return scheduler::execute_inline(graph_, plan_, bodies_, *arena_);
+  scheduler::Timeline timeline = streams_->run(bodies_, *arena_);
+  finish_step();
+  return timeline;
 }
 
 template <class T>
 scheduler::Timeline BoundStep<T>::run_inline(const scheduler::TaskHooks& hooks) {
   start_step();
-  return scheduler::execute_inline(graph_, plan_, bodies_, *arena_, hooks);
+  scheduler::Timeline timeline = scheduler::execute_inline(graph_, plan_, bodies_, *arena_, *stream_, hooks);
+  finish_step();
+  return timeline;
 }
 
 template class BoundStep<float>;

@@ -7,6 +7,7 @@
 
 #include "core/dtype.h"
 #include "parallel/step/step_context.h"
+#include "parallel/step/step_inputs.h"
 #include "scheduler/stream_executor.h"
 
 namespace weft::parallel {
@@ -26,12 +27,14 @@ struct ShapeOptions {
 };
 [[nodiscard]] scheduler::Shape uniform_shape(int layers, const ShapeOptions& options);
 
-/// A step that can run: graph, closures, arena. Runs as often as wanted; what varies is in the StepState of `runtime`,
-/// whose parts outlive this object.
+/// A step that can run on a device: graph, closures, arena. Runs as often as wanted; what varies is in the StepState of
+/// `runtime`, whose parts outlive this object; this one makes its statistics. Nothing waits for a GPU in mid-step but
+/// for the counts of routed rows (Stage::kHostWait).
 template <class T>
 class BoundStep {
  public:
-  /// Checks the plan against the graph first: throws kInvalidArgument with every problem.
+  /// Checks the plan against the graph first: throws kInvalidArgument with every problem. On a GPU, spec.host_apart
+  /// must hold, and the store's memory and the communicators must be of that device.
   BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const Runtime<T>& runtime, Device device = {},
             scheduler::ExecutorKind executor = scheduler::ExecutorKind::kInline);
   BoundStep(const BoundStep&) = delete;
@@ -48,11 +51,14 @@ class BoundStep {
 
  private:
   void start_step();
+  void finish_step();
 
   StepSpec spec_;  // closures refer to it
   scheduler::Plan plan_;
   Runtime<T> runtime_;
   int num_units_;
+  StepInputs inputs_;
+  std::unique_ptr<Stream> stream_;  ///< For what stands around the tasks, and for tasks run inline.
   scheduler::Graph graph_;
   std::vector<scheduler::TaskBody> bodies_;
   scheduler::SlotMap slots_;

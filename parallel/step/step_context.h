@@ -32,7 +32,7 @@ struct StepSpec {
   bool host_apart = false;
 };
 
-/// Where evaluation puts what a caller asked to see. Null pointers: not wanted.
+/// Where evaluation puts what a caller asked to see, on the host. Null pointers: not wanted.
 template <class T>
 struct Capture {
   Matrix<T> logits;                          ///< [micro-batches * B * S, V]
@@ -48,6 +48,7 @@ struct Runtime {
   StepState* state = nullptr;
   Capture<T>* capture = nullptr;       ///< kEvaluate only; may be null.
   const MoeHooks<T>* hooks = nullptr;  ///< May be null.
+  Device device = {};                  ///< Of the step: set by BoundStep.
 };
 
 /// Which part of a bucket's gradient a task adds to: separate buffers, so that unrelated parts do not wait for each

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "kernels/reduce.h"
 
 namespace weft::parallel {
 
@@ -25,47 +26,60 @@ std::vector<Unit> make_units(const StepGeometry& g, const scheduler::Shape& shap
   return units;
 }
 
-StepStatistics::StepStatistics(const ModelConfig& model, int num_units, int world_size)
-    : num_layers_(model.layers), num_experts_(model.moe.experts), num_units_(num_units), world_size_(world_size) {
-  router_.resize(static_cast<std::size_t>(num_units) * static_cast<std::size_t>(num_layers_));
-  for (std::size_t i = 0; i < router_.size(); ++i)
-    if (model.is_moe_layer(static_cast<int>(i) % num_layers_)) {
-      router_[i].choices.resize(static_cast<std::size_t>(num_experts_));
-      router_[i].kept.resize(static_cast<std::size_t>(num_experts_));
-    }
-  loss_sum_.resize(static_cast<std::size_t>(num_units));
-  received_rows_.resize(static_cast<std::size_t>(num_units));
+StepStatistics::StepStatistics(const ModelConfig& model, int num_units, int world_size, Device device)
+    : num_layers_(model.layers),
+      num_experts_(model.moe.experts),
+      num_units_(num_units),
+      world_size_(world_size),
+      width_(2 + std::int64_t{num_layers_} * (2 + 2 * num_experts_)),
+      received_rows_(static_cast<std::size_t>(num_units)) {
+  const std::int64_t choices = 2 * std::int64_t{num_layers_} * num_experts_;
+  device_ = Memory(device, (first_sum() + num_sums() + 1 + choices) * std::int64_t{sizeof(double)});
+  if (device.kind != DeviceKind::kCpu) host_ = Memory(device, device_.bytes(), MemoryPlace::kPinned);
 }
 
-void StepStatistics::reset() {
-  for (RouterStatistics& r : router_) {
-    std::fill(r.choices.begin(), r.choices.end(), 0.0);
-    std::fill(r.kept.begin(), r.kept.end(), 0.0);
-    r.balance_loss = r.z_loss = 0.0;
-  }
-  std::fill(loss_sum_.begin(), loss_sum_.end(), 0.0);
+double* StepStatistics::sums() const { return device_.as<double>() + first_sum(); }
+double* StepStatistics::clip_factor() const { return sums() + num_sums(); }
+
+/// step 0: the last one, 1: this one.
+double* StepStatistics::choices_of(int step, int layer) const {
+  return clip_factor() + 1 + (std::int64_t{step} * num_layers_ + layer) * num_experts_;
+}
+const double* StepStatistics::previous_choices(int layer) const { return choices_of(0, layer); }
+double* StepStatistics::running_choices(int layer) const { return choices_of(1, layer); }
+
+RouterFigures StepStatistics::router(int unit, int layer) const {
+  double* first = at(unit, 2 + std::int64_t{layer} * (2 + 2 * num_experts_));
+  return {first, first + 1, first + 2, first + 2 + num_experts_};
+}
+
+void StepStatistics::start(Stream& stream, const std::vector<std::vector<double>>& previous) {
   std::fill(received_rows_.begin(), received_rows_.end(), 0.0);
+  kernels::fill<double>(stream, device_.as<double>(), device_.bytes() / std::int64_t{sizeof(double)}, 0.0);
+  const bool apart = host_.data() != nullptr;
+  double* image = apart ? host_.as<double>() : choices_of(0, 0);  // nothing has been fetched into it yet
+  const std::int64_t count = std::int64_t{num_layers_} * num_experts_;
+  if (apart) std::fill_n(image, count, 0.0);
+  for (std::size_t layer = 0; layer < previous.size(); ++layer)
+    std::copy(previous[layer].begin(), previous[layer].end(), image + static_cast<std::int64_t>(layer) * num_experts_);
+  if (apart) copy_bytes(stream, choices_of(0, 0), image, count * std::int64_t{sizeof(double)});
 }
 
-std::vector<double> StepStatistics::pack(int world_rank, double gradient_squares) const {
-  const auto e = static_cast<std::size_t>(num_experts_);
-  const std::size_t per_layer = 2 + 2 * e;
-  std::vector<double> out(2 + static_cast<std::size_t>(num_layers_) * per_layer +
-                          static_cast<std::size_t>(world_size_));
-  out[0] = std::accumulate(loss_sum_.begin(), loss_sum_.end(), 0.0);
-  out[1] = gradient_squares;
-  for (int unit = 0; unit < num_units_; ++unit)
-    for (int layer = 0; layer < num_layers_; ++layer) {
-      const RouterStatistics& r = router_[index(unit, layer)];
-      double* at = out.data() + 2 + static_cast<std::size_t>(layer) * per_layer;
-      at[0] += r.balance_loss;
-      at[1] += r.z_loss;
-      for (std::size_t i = 0; i < r.choices.size(); ++i) at[2 + i] += r.choices[i];
-      for (std::size_t i = 0; i < r.kept.size(); ++i) at[2 + e + i] += r.kept[i];
-    }
-  out[out.size() - static_cast<std::size_t>(world_size_ - world_rank)] =
-      std::accumulate(received_rows_.begin(), received_rows_.end(), 0.0);
-  return out;
+void StepStatistics::pack(Stream& stream, int world_rank) const {
+  kernels::sum_rows<double>(stream, sums(), Matrix<const double>(device_.as<double>(), num_units_, width_));
+  kernels::fill<double>(stream, sums() + width_, world_size_, 0.0);
+  kernels::fill<double>(stream, sums() + width_ + world_rank, 1,
+                        std::accumulate(received_rows_.begin(), received_rows_.end(), 0.0));
+}
+
+void StepStatistics::fetch(Stream& stream) const {
+  if (host_.data() != nullptr)
+    copy_bytes(stream, host_.data(), device_.data(), (first_sum() + num_sums()) * std::int64_t{sizeof(double)});
+}
+
+std::vector<double> StepStatistics::sums_on_host() const {
+  const double* first = on_host() + first_sum();
+  return {first, first + num_sums()};
 }
 
 StepResult unpack(const std::vector<double>& sums, const ModelConfig& model, double num_valid_tokens) {

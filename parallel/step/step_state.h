@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/memory.h"
+#include "core/stream.h"
 #include "kernels/adamw.h"
 #include "parallel/mesh.h"
 #include "parallel/model/model_config.h"
@@ -53,7 +55,7 @@ struct Unit {
 /// are fewer groups.
 [[nodiscard]] std::vector<Unit> make_units(const StepGeometry& geometry, const scheduler::Shape& shape);
 
-/// What the router of one layer did with the rows of one unit, or of the whole step over all ranks.
+/// What the router of one layer did with the rows of the whole step, over all ranks.
 struct RouterStatistics {
   std::vector<double> choices;  ///< [E] choices before drops.
   std::vector<double> kept;     ///< [E] choices after drops.
@@ -61,31 +63,58 @@ struct RouterStatistics {
   double z_loss = 0.0;          ///< Likewise.
 };
 
-/// Everything a step adds up over units, layers and ranks. One all-reduce makes it global. Kept per unit, and added up
-/// in the order of the units, so that the sums do not depend on the order in which tasks ran.
+/// The same of one unit, on the step's device, where its gate puts them. Null: they are not counted.
+struct RouterFigures {
+  double* balance_loss = nullptr;  ///< [1]
+  double* z_loss = nullptr;        ///< [1]
+  double* choices = nullptr;       ///< [E]
+  double* kept = nullptr;          ///< [E]
+  explicit operator bool() const { return choices != nullptr; }
+};
+
+/// Everything a step adds up over units, layers and ranks, on the step's device: nothing waits for it before the step's
+/// end. Kept per unit, and added up in the order of the units, so that the sums do not depend on the order in which
+/// tasks ran. One all-reduce makes the sums global.
 class StepStatistics {
  public:
   StepStatistics() = default;
-  StepStatistics(const ModelConfig& model, int num_units, int world_size);
+  StepStatistics(const ModelConfig& model, int num_units, int world_size, Device device = {});
 
-  void reset();
-  [[nodiscard]] RouterStatistics& router(int unit, int layer) { return router_[index(unit, layer)]; }
-  double& loss_sum(int unit) { return loss_sum_[static_cast<std::size_t>(unit)]; }  ///< Sum of cross-entropies.
-  double& received_rows(int unit) {
-    return received_rows_[static_cast<std::size_t>(unit)];
-  }  ///< Rows its experts took in.
+  /// All figures to zero, and the choices of the last step, [layers][E], to the device.
+  void start(Stream& stream, const std::vector<std::vector<double>>& previous_choices);
+  [[nodiscard]] double* loss_sum(int unit) const { return at(unit, 0); }  ///< [1] sum of cross-entropies.
+  [[nodiscard]] RouterFigures router(int unit, int layer) const;
+  /// Rows that its experts took in: known to the host.
+  double& received_rows(int unit) { return received_rows_[static_cast<std::size_t>(unit)]; }
+  [[nodiscard]] const double* previous_choices(int layer) const;  ///< [E] of the last step.
+  [[nodiscard]] double* running_choices(int layer) const;         ///< [E] of this step so far, all ranks.
 
-  /// All of it for one rank, added up over units: [loss, gradient norm squared, per layer: balance, z, choices, kept,
-  /// per rank of the world: rows received]. The second entry is the caller's.
-  [[nodiscard]] std::vector<double> pack(int world_rank, double gradient_squares) const;
+  /// sums = all of it for one rank, added up over units: [loss, gradient norm squared, per layer: balance, z, choices,
+  /// kept, per rank of the world: rows received]. The second entry is the caller's.
+  void pack(Stream& stream, int world_rank) const;
+  [[nodiscard]] double* sums() const;  ///< [num_sums()]
+  [[nodiscard]] std::int64_t num_sums() const { return width_ + world_size_; }
+  [[nodiscard]] double* clip_factor() const;  ///< [1]
+
+  /// Brings loss sums and sums to the host; what follows reads them there, once the stream is done.
+  void fetch(Stream& stream) const;
+  [[nodiscard]] double loss_sum_on_host(int unit) const { return on_host()[unit * width_]; }
+  [[nodiscard]] std::vector<double> sums_on_host() const;
 
  private:
-  [[nodiscard]] std::size_t index(int unit, int layer) const {
-    return static_cast<std::size_t>(unit) * static_cast<std::size_t>(num_layers_) + static_cast<std::size_t>(layer);
+  [[nodiscard]] double* at(int unit, std::int64_t place) const { return device_.as<double>() + unit * width_ + place; }
+  [[nodiscard]] const double* on_host() const {
+    return (host_.data() != nullptr ? host_ : device_).as<double>();
   }
+  [[nodiscard]] std::int64_t first_sum() const { return num_units_ * width_; }
+  [[nodiscard]] double* choices_of(int step, int layer) const;
+
   int num_layers_ = 0, num_experts_ = 0, num_units_ = 0, world_size_ = 1;
-  std::vector<RouterStatistics> router_;  // [units, layers]
-  std::vector<double> loss_sum_, received_rows_;
+  std::int64_t width_ = 0;  ///< Figures of a unit: loss, a place for the gradient's squares, per layer 2 + 2 E.
+  std::vector<double> received_rows_;
+  /// [units, width], sums, clip factor, choices of the last step and of this one, [2, layers, E].
+  Memory device_;
+  Memory host_;  ///< Pinned: the figures on their way to the host, the choices on theirs to the device; none on the CPU.
 };
 
 /// A step's figures over all ranks.
@@ -113,14 +142,15 @@ struct StepState {
   double num_tokens = 1.0;          ///< Rows of the step over all ranks: the divisor of the z-loss.
   double num_groups = 1.0;          ///< Routing groups of the step over all ranks: the divisor of the balance loss.
   std::vector<MicroBatch> batches;  ///< [micro-batches]
-  kernels::AdamWOptions optimizer;  ///< weight_decay is that of decayed parameters; grad_scale is set by the step.
+  kernels::AdamWOptions optimizer;  ///< weight_decay is that of decayed parameters.
   double clip_norm = 0.0;           ///< 0: no clipping.
   std::vector<std::vector<double>>
-      previous_choices;  ///< [layers][E] of the last step, for BalanceScope::kGlobalPrevious.
-  std::vector<std::vector<double>> running_choices;  ///< [layers][E] of this step so far, for kGlobalRunning.
+      previous_choices;  ///< [layers][E] of the last step, for BalanceScope::kGlobalPrevious; empty: zero.
 
+  // Set by the step (BoundStep):
+  std::vector<MicroBatch> inputs;  ///< `batches` on the step's device.
   StepStatistics statistics;
-  std::vector<double> sums;  ///< StepStatistics::pack, over all ranks, once the step's norm task has run.
+  std::vector<double> sums;  ///< StepStatistics::pack, over all ranks, once the step has run.
   bool finite = true;        ///< False when loss or gradient norm are not: the update is left out.
 };
 

@@ -35,16 +35,15 @@ std::vector<Run> update_runs(const ParameterStore<T>& store, int b) {
   return runs;
 }
 
+/// *out = the squares of all gradients that this rank owns. parts: [buckets], room.
 template <class T>
-double owned_squares(const ParameterStore<T>& store, Stream& stream) {
-  double sum = 0.0;
-  for (const Bucket& bucket : store.table().buckets()) {
-    double part = 0.0;
-    kernels::sum_squares<T>(stream, &part, store.gradients() + bucket.offset + bucket.owner_begin(bucket.replica_rank),
+void owned_squares(const ParameterStore<T>& store, Stream& stream, double* parts, double* out) {
+  std::int64_t count = 0;
+  for (const Bucket& bucket : store.table().buckets())
+    kernels::sum_squares<T>(stream, parts + count++,
+                            store.gradients() + bucket.offset + bucket.owner_begin(bucket.replica_rank),
                             bucket.owner_count(bucket.replica_rank));
-    sum += part;
-  }
-  return sum;
+  kernels::sum_rows<double>(stream, out, Matrix<const double>(parts, count, 1));
 }
 
 }  // namespace
@@ -171,16 +170,16 @@ void Update<T>::emit_norm(BufferId norm) const {
   spec.phase = Phase::kUpdate;
   spec.work = {WorkKind::kMemory, bytes};
   spec.resources = {Resource::kCompute, Resource::kIntra, Resource::kInter};
-  ctx_.out.task(spec, reads, {norm}, [=, rank = ctx_.mesh.world_rank](TaskContext& c) {
-    StepState& state = *runtime->state;
-    const double squares = owned_squares(*runtime->store, c.stream);
-    state.sums = state.statistics.pack(rank, squares);
-    const auto n = static_cast<std::int64_t>(state.sums.size());
-    runtime->comms->world().all_reduce(comm::as_buffer(state.sums.data(), n), comm::as_buffer(state.sums.data(), n),
-                                       comm::ReduceOp::kSum, c.stream);
-    const double total = std::sqrt(state.sums[1]);
-    state.finite = std::isfinite(state.sums[0]) && std::isfinite(total);
-    state.optimizer.grad_scale = state.clip_norm > 0.0 && total > state.clip_norm ? state.clip_norm / total : 1.0;
+  const auto buckets = static_cast<std::int64_t>(ctx_.table.buckets().size());
+  const BufferId parts = ctx_.template buffer<double>("squares of buckets", buckets, MemoryClass::kWorkspace);
+  ctx_.out.task(spec, reads, {norm, parts}, [=, rank = ctx_.mesh.world_rank](TaskContext& c) {
+    const StepState& state = *runtime->state;
+    const StepStatistics& statistics = state.statistics;
+    double *const loss = statistics.sums(), *const squares = loss + 1;
+    statistics.pack(c.stream, rank);
+    owned_squares(*runtime->store, c.stream, c.arena.get<double>(parts), squares);
+    sum_in_place(runtime->comms->world(), comm::as_buffer(loss, statistics.num_sums()), c.stream);
+    kernels::clip_factor(c.stream, statistics.clip_factor(), loss, squares, state.clip_norm);
   });
 }
 
@@ -201,14 +200,14 @@ void Update<T>::emit_adamw(int b, BufferId norm) const {
   ctx_.out.task(spec, reads, {states, ctx_.weights(b)},
                 [=, runs = runtime != nullptr ? update_runs(*runtime->store, b) : std::vector<Run>{}](TaskContext& c) {
                   const StepState& state = *runtime->state;
-                  if (!state.finite) return;
                   const ParameterStore<T>& store = *runtime->store;
                   for (const Run& run : runs) {
                     kernels::AdamWOptions options = state.optimizer;
                     options.step = state.step;
                     if (!run.decay) options.weight_decay = 0.0;
                     kernels::adamw<T>(c.stream, store.weights() + run.offset, store.m() + run.state_offset,
-                                      store.v() + run.state_offset, store.gradients() + run.offset, run.count, options);
+                                      store.v() + run.state_offset, store.gradients() + run.offset, run.count,
+                                      state.statistics.clip_factor(), options);
                   }
                 });
 }

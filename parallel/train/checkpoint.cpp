@@ -10,6 +10,7 @@
 #include "core/atomic_file.h"
 #include "core/checksum.h"
 #include "core/error.h"
+#include "core/host_access.h"
 
 namespace weft::parallel {
 namespace {
@@ -161,9 +162,16 @@ void load_checkpoint(const Checkpoint& checkpoint, ParameterStore<T>& store, boo
     throw Error(ErrorCode::kInvalidArgument, str("checkpoint ", checkpoint.folder().string(), " has weights alone"),
                 "start from it with --init_from instead of --resume");
   const ParameterTable& table = store.table();
+  HostAccess access(store.device());
+  /// Elements [first, last) of the rank's memory, all in parameter p; `data`: where the first one goes.
+  const auto load = [&](const char* array, const LocalParameter& p, std::int64_t first, std::int64_t last, T* data) {
+    access.fill(data, last - first, [&](T* out) {
+      for (const ElementRun& run : p.runs(first - p.offset, last - first))
+        checkpoint.read(array, p.spec.name, run.tensor_begin, run.count, out + p.offset + run.local_begin - first);
+    });
+  };
   for (const LocalParameter& p : table.parameters())
-    for (const ElementRun& run : p.runs(0, p.count()))
-      checkpoint.read("weight", p.spec.name, run.tensor_begin, run.count, store.weights() + p.offset + run.local_begin);
+    load("weight", p, p.offset, p.offset + p.count(), store.weights() + p.offset);
   if (!with_optimizer) return;
   for (int b = 0; b < static_cast<int>(table.buckets().size()); ++b) {
     const Bucket& bucket = table.buckets()[static_cast<std::size_t>(b)];
@@ -171,11 +179,9 @@ void load_checkpoint(const Checkpoint& checkpoint, ParameterStore<T>& store, boo
     for (const LocalParameter& p : table.parameters()) {
       const std::int64_t first = std::max(begin, p.offset), last = std::min(end, p.offset + p.count());
       if (first >= last) continue;
-      for (const ElementRun& run : p.runs(first - p.offset, last - first)) {
-        const std::int64_t state = store.state_offset(b) + p.offset + run.local_begin - begin;
-        checkpoint.read("m", p.spec.name, run.tensor_begin, run.count, store.m() + state);
-        checkpoint.read("v", p.spec.name, run.tensor_begin, run.count, store.v() + state);
-      }
+      const std::int64_t state = store.state_offset(b) + first - begin;
+      load("m", p, first, last, store.m() + state);
+      load("v", p, first, last, store.v() + state);
     }
   }
 }

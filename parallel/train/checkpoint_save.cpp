@@ -6,6 +6,7 @@
 #include "core/atomic_file.h"
 #include "core/checksum.h"
 #include "core/error.h"
+#include "core/host_access.h"
 #include "parallel/train/checkpoint.h"
 
 namespace weft::parallel {
@@ -69,11 +70,13 @@ Json write_rank_file(const fs::path& path, const ParameterStore<T>& store, int r
     for (const char* array : {"weight", "m", "v"})
       infos.push_back({str(array, ":", p.spec->name, "@", p.begin), dtype_of<T>, {p.count}, 0});
   SafetensorsWriter writer(path, infos, {{"format", "weft.checkpoint"}});
+  HostAccess access(store.device());
   Json entries = Json::object();
   auto info = infos.begin();
   for (const auto& p : pieces) {
     Json entry = {{"file", rank}, {"begin", p.begin}, {"count", p.count}};
-    for (const auto& [array, data] : {std::pair{"weight", p.weight}, {"m", p.m}, {"v", p.v}}) {
+    for (const auto& [array, there] : {std::pair{"weight", p.weight}, {"m", p.m}, {"v", p.v}}) {
+      const T* data = access.read(there, p.count);
       const std::int64_t bytes = p.count * static_cast<std::int64_t>(sizeof(T));
       writer.write((info++)->name, data, bytes);
       entry[array] = checksum_to_text(checksum(data, bytes));
@@ -159,7 +162,7 @@ void write_manifest(const fs::path& folder, const CheckpointState& state, DType 
 template <class T>
 fs::path save_checkpoint(const fs::path& root, const ParameterStore<T>& store, const MeshComms& comms,
                          const CheckpointState& state) {
-  comm::Communicator& world = comms.world();
+  comm::Communicator& world = comms.host_world();
   const auto stream = make_inline_stream();
   const fs::path folder = root / step_name(state.step), temporary = root / (kTemporaryPrefix + step_name(state.step));
   try {

@@ -56,10 +56,8 @@ StepProbe<T>::StepProbe(StepSpec spec, const StepVariant& v, scheduler::Recomput
   step_ = std::make_unique<BoundStep<T>>(spec_, scheduler::sequential_plan(graph, shape),
                                          Runtime<T>{&store, &comms, &state_, nullptr});
   const double num_tokens = double(spec_.geometry.micro_batch) * spec_.geometry.sequence_length * spec_.mesh.dp_size();
-  state_.statistics = StepStatistics(spec_.model, step_->num_units(), spec_.mesh.world_size);
   state_.previous_choices.assign(static_cast<std::size_t>(spec_.model.layers),
                                  std::vector<double>(static_cast<std::size_t>(spec_.model.moe.experts), 0.0));
-  state_.running_choices = state_.previous_choices;
   state_.num_valid_tokens = state_.num_tokens = num_tokens;
   state_.num_groups = double(v.groups) * spec_.mesh.dp_size();
   state_.gate_noise = true;

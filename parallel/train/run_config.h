@@ -46,6 +46,9 @@ struct TrainConfig {
   friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
 };
 
+/// kAuto: a GPU where every rank has one and the config can run there, else the CPU.
+enum class DeviceChoice : std::uint8_t { kAuto, kCpu, kCuda };
+
 struct ParallelConfig {
   int expert = 1;        ///< EP: ranks that share one set of experts. Divides moe.experts and the world.
   int expert_shard = 1;  ///< ESP: ranks that share one expert's hidden width; divides expert_hidden_dim.
@@ -55,6 +58,7 @@ struct ParallelConfig {
   int sequence_ring = 1;
   bool zero = true;  ///< ZeRO-1: AdamW states sharded over each parameter's replicas.
   DispatcherKind dispatcher = DispatcherKind::kAllToAll;
+  DeviceChoice device = DeviceChoice::kAuto;  ///< What training computes on.
   friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };
 

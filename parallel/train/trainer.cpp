@@ -48,6 +48,13 @@ std::string changed_lines(const std::string& before, const std::string& now) {
   return out;
 }
 
+/// The run's costs. Beside a GPU the host is apart from the streams, whatever they were measured on.
+scheduler::CostModel cost_on(const TrainOptions& options) {
+  scheduler::CostModel cost = options.cost;
+  cost.machine.host_apart = cost.machine.host_apart || options.device.kind != DeviceKind::kCpu;
+  return cost;
+}
+
 template <class T>
 class Training final : public TrainingRun {
  public:
@@ -74,6 +81,7 @@ class Training final : public TrainingRun {
   TrainObserver& observer_;
   Clock::time_point start_ = Clock::now();
   TokenDataset data_;
+  scheduler::CostModel cost_;
   SampleOrder order_;
   Mesh mesh_;
   RunPlan plan_;
@@ -99,15 +107,16 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
       options_(options),
       observer_(observer),
       data_(dataset_options(config, config.data.train)),
+      cost_(cost_on(options)),
       order_(config.train.seed, data_.num_samples()),
       mesh_(make_mesh(world.size(), world.rank(), mesh_options(config, options.ranks_per_node))),
-      comms_(world, mesh_),
+      comms_(world, mesh_, options.device),
       table_(config.model, mesh_) {
   start_from_checkpoint();  // before the parameters take memory: a wrong one costs nothing
   make_plan();
   if (!config.data.val.empty())
-    validator_ = std::make_unique<Validator<T>>(config, comms_, validation_spec(config, mesh_, options.cost.machine),
-                                                plan_.plan.shape);
+    validator_ = std::make_unique<Validator<T>>(config, comms_, validation_spec(config, mesh_, cost_.machine), plan_.plan.shape,
+                                                options.device);
   bind();
   next_step_ = first_step_;
   if (world.rank() == 0 && !options.run_dir.empty()) {
@@ -159,15 +168,15 @@ void Training<T>::start_from_checkpoint() {
 template <class T>
 void Training<T>::make_plan() {
   // Ranks own uneven shares, so their prices differ by a little: rank 0's plan is everybody's.
-  plan_ = take_plan(config_, mesh_, options_.cost, agree_on_plan(world_, [this] {
-                      return options_.plan ? *options_.plan : parallel::make_plan(config_, mesh_, options_.cost);
+  plan_ = take_plan(config_, mesh_, cost_, agree_on_plan(world_, [this] {
+                      return options_.plan ? *options_.plan : parallel::make_plan(config_, mesh_, cost_);
                     }));
   require_memory(config_, peak_memory(world_, plan_), plan_.plan);
   if (resume_ && options_.plan_from_text && !resume_->state().plan_text.empty()) {
     try {
       scheduler::Plan stored = options_.plan_from_text(resume_->state().plan_text);
       if (scheduler::digest(stored) != scheduler::digest(plan_.plan)) {
-        RunPlan taken = take_plan(config_, mesh_, options_.cost, std::move(stored));
+        RunPlan taken = take_plan(config_, mesh_, cost_, std::move(stored));
         require_memory(config_, peak_memory(world_, taken), taken.plan);
         plan_ = std::move(taken);
         observer_.on_note("goes on with the checkpoint's plan, which is not the config's; --resume none plans afresh");
@@ -191,10 +200,9 @@ void Training<T>::require_same_plan() {
 
 template <class T>
 void Training<T>::bind() {
-  store_ = std::make_unique<ParameterStore<T>>(table_, Device{}, config_.parallel.zero);
+  store_ = std::make_unique<ParameterStore<T>>(table_, options_.device, config_.parallel.zero);
   state_.previous_choices.assign(static_cast<std::size_t>(config_.model.layers),
                                  std::vector<double>(static_cast<std::size_t>(config_.model.moe.experts), 0.0));
-  state_.running_choices = state_.previous_choices;
   std::vector<std::string> replans;
   if (resume_) {
     load_checkpoint(*resume_, *store_, true);
@@ -213,7 +221,7 @@ void Training<T>::bind() {
   }
   bind_step();
   if (config_.schedule.replan > 0)
-    replanner_ = std::make_unique<Replanner>(config_, world_, options_.cost, std::move(replans));
+    replanner_ = std::make_unique<Replanner>(config_, world_, cost_, std::move(replans));
   state_.seed = config_.train.seed;
   state_.gate_noise = true;
   state_.clip_norm = config_.train.optimizer.clip_norm;
@@ -229,10 +237,9 @@ void Training<T>::bind() {
 template <class T>
 void Training<T>::bind_step() {
   step_.reset();  // its memory first
-  step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_, options_.cost.machine), plan_.plan,
-                                         Runtime<T>{store_.get(), &comms_, &state_, nullptr}, Device{},
+  step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_, cost_.machine), plan_.plan,
+                                         Runtime<T>{store_.get(), &comms_, &state_, nullptr}, options_.device,
                                          executor_of(config_, plan_.plan));
-  state_.statistics = StepStatistics(config_.model, step_->num_units(), world_.size());
 }
 
 template <class T>

@@ -103,6 +103,7 @@ struct TrainOptions {
   std::optional<scheduler::Plan> plan;  ///< To run instead of planning (schedule.plan).
   scheduler::CostModel cost;
   int ranks_per_node = 1;
+  Device device;  ///< Of this rank (run_device); the same kind on all.
   /// Polled before every step on every rank; true anywhere: save and stop. May be null.
   std::function<bool()> stop_requested;
 };

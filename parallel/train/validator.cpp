@@ -28,12 +28,14 @@ Batch padded(Batch batch, std::int64_t num_sequences) {
 }  // namespace
 
 template <class T>
-Validator<T>::Validator(const RunConfig& config, const MeshComms& comms, StepSpec spec, const scheduler::Shape& shape)
+Validator<T>::Validator(const RunConfig& config, const MeshComms& comms, StepSpec spec, const scheduler::Shape& shape,
+                        Device device)
     : config_(config),
       comms_(comms),
       spec_(std::move(spec)),
       shape_(shape),
-      data_(dataset_options(config, config.data.val)) {
+      data_(dataset_options(config, config.data.val)),
+      device_(device) {
   const TrainConfig& t = config.train;
   layout_ = validation_layout(data_, t.validate_sequences,
                               {t.global_batch, t.micro_batch, spec_.mesh.dp_size(), spec_.mesh.dp_rank()});
@@ -45,13 +47,17 @@ double Validator<T>::run(ParameterStore<T>& store) {
   if (!step_) {
     const scheduler::Graph graph = emit_step(spec_, shape_, config_.train.dtype);
     step_ = std::make_unique<BoundStep<T>>(spec_, scheduler::sequential_plan(graph, shape_),
-                                           Runtime<T>{&store, &comms_, &state_, nullptr});
-    state_.statistics = StepStatistics(config_.model, step_->num_units(), spec_.mesh.world_size);
+                                           Runtime<T>{&store, &comms_, &state_, nullptr}, device_);
   }
-  if (store.sharded())
-    for (int b = 0; b < static_cast<int>(store.table().buckets().size()); ++b)
-      if (store.table().buckets()[static_cast<std::size_t>(b)].num_replicas > 1)
-        gather_weights<T>(store, b, comms_, *stream);
+  if (store.sharded()) {
+    const auto gather = make_waiting_stream(device_);
+    gather->enqueue([&] {
+      for (int b = 0; b < static_cast<int>(store.table().buckets().size()); ++b)
+        if (store.table().buckets()[static_cast<std::size_t>(b)].num_replicas > 1)
+          gather_weights<T>(store, b, comms_, *gather);
+    });
+    gather->synchronize();
+  }
   double sums[2] = {0.0, 0.0};
   for (std::int64_t round = 0; round < layout_.num_rounds(); ++round) {
     const Batch whole =
@@ -59,10 +65,10 @@ double Validator<T>::run(ParameterStore<T>& store) {
     const LocalBatch batch = shard(whole, spec_.mesh.sequence_group(), spec_.mesh.sp_rank());
     state_.batches = {batch.view()};
     step_->run();
-    for (int u = 0; u < step_->num_units(); ++u) sums[0] += state_.statistics.loss_sum(u);
+    for (int u = 0; u < step_->num_units(); ++u) sums[0] += state_.statistics.loss_sum_on_host(u);
     sums[1] += static_cast<double>(count_valid_targets(batch.targets));
   }
-  comms_.world().all_reduce(comm::as_buffer(sums, 2), comm::as_buffer(sums, 2), comm::ReduceOp::kSum, *stream);
+  comms_.host_world().all_reduce(comm::as_buffer(sums, 2), comm::as_buffer(sums, 2), comm::ReduceOp::kSum, *stream);
   return sums[0] / std::max(1.0, sums[1]);
 }
 

@@ -16,7 +16,8 @@ template <class T>
 class Validator {
  public:
   /// spec: validation_spec(). shape: how the layers are cut, as in training.
-  Validator(const RunConfig& config, const MeshComms& comms, StepSpec spec, const scheduler::Shape& shape);
+  Validator(const RunConfig& config, const MeshComms& comms, StepSpec spec, const scheduler::Shape& shape,
+            Device device);
 
   /// Mean cross-entropy in nats per target. Collective. Brings every replica's weights up to date first.
   [[nodiscard]] double run(ParameterStore<T>& store);
@@ -27,6 +28,7 @@ class Validator {
   StepSpec spec_;
   scheduler::Shape shape_;
   TokenDataset data_;
+  Device device_;
   ValidationLayout layout_;
   StepState state_;
   std::unique_ptr<BoundStep<T>> step_;  // made at the first run

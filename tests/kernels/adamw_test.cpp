@@ -20,7 +20,7 @@ TEMPLATE_TEST_CASE("AdamW equals its definition over several steps", "[adamw]", 
     AdamWOptions options;
     options.lr = 1e-2;
     options.weight_decay = random.below(2) != 0 ? 0.1 : 0.0;
-    options.grad_scale = random.below(2) != 0 ? 1.0 : 0.3;
+    const double factor = random.below(2) != 0 ? 1.0 : 0.3;
     options.step = random.pick({1, 2, 1000, 1'000'000});
     INFO("seed " << seed << ": n " << n << " step " << options.step);
     auto weight = random.normals<T>(n), m = random.normals<T>(n), v = random.normals<T>(n), grad = random.normals<T>(n);
@@ -28,8 +28,8 @@ TEMPLATE_TEST_CASE("AdamW equals its definition over several steps", "[adamw]", 
     for (auto& value : m) value = options.step == 1 ? T(0) : value;
     reference::AdamW want{test::reals(weight), test::reals(m), test::reals(v)};
     for (int step = 0; step < 3; ++step, ++options.step) {
-      want = reference::adamw(want, test::reals(grad), options);
-      adamw<T>(device, weight.data(), m.data(), v.data(), grad.data(), n, options);
+      want = reference::adamw(want, test::reals(grad), factor, options);
+      adamw<T>(device, weight.data(), m.data(), v.data(), grad.data(), n, factor == 1.0 ? nullptr : &factor, options);
     }
     CHECK(difference(weight, want.weight, 3) == "");
     CHECK(difference(m, want.m, 3) == "");
@@ -42,7 +42,7 @@ TEST_CASE("AdamW's first step is the learning rate in the gradient's direction",
   options.lr = 0.5;
   std::vector<double> weight = {1.0, 1.0}, m(2), v(2);
   const std::vector<double> grad = {1e-3, -7.0};
-  adamw<double>(inline_stream(), weight.data(), m.data(), v.data(), grad.data(), 2, options);
+  adamw<double>(inline_stream(), weight.data(), m.data(), v.data(), grad.data(), 2, nullptr, options);
   CHECK(weight[0] == Approx(0.5).epsilon(1e-4));
   CHECK(weight[1] == Approx(1.5).epsilon(1e-7));
 }
@@ -53,14 +53,39 @@ TEMPLATE_TEST_CASE("a NaN gradient reaches the weight, and no other", "[adamw]",
   options.lr = 0.1;
   std::vector<float> weight(20, 1.0F), m(20), v(20), grad(20, 1.0F);
   grad[17] = std::numeric_limits<float>::quiet_NaN();
-  adamw<float>(device, weight.data(), m.data(), v.data(), grad.data(), 20, options);
+  adamw<float>(device, weight.data(), m.data(), v.data(), grad.data(), 20, nullptr, options);
   for (std::size_t i = 0; i < 20; ++i) CHECK(std::isnan(weight[i]) == (i == 17));
+}
+
+TEMPLATE_TEST_CASE("the gradient's factor clips its norm, and a step that is not finite changes nothing", "[adamw]",
+                   WEFT_F64_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const auto factor_of = [&](double loss, double squares, double clip_norm) {
+    double factor = -1.0;
+    clip_factor(device, &factor, &loss, &squares, clip_norm);
+    return factor;
+  };
+  CHECK(factor_of(3.0, 16.0, 0.0) == 1.0);
+  CHECK(factor_of(3.0, 16.0, 4.5) == 1.0);
+  CHECK(factor_of(3.0, 16.0, 1.0) == 0.25);
+  CHECK(std::isnan(factor_of(std::nan(""), 16.0, 1.0)));
+  CHECK(std::isnan(factor_of(3.0, kInfinity, 1.0)));
+  CHECK(std::isnan(factor_of(3.0, std::nan(""), 0.0)));
+  AdamWOptions options;
+  options.lr = 0.1;
+  const std::vector<double> grad(40, 1.0);
+  std::vector<double> weight(40, 1.0), m(40, 0.5), v(40, 0.5);
+  const double none = std::nan("");
+  adamw<double>(device, weight.data(), m.data(), v.data(), grad.data(), 40, &none, options);
+  CHECK(weight == std::vector<double>(40, 1.0));
+  CHECK((m == std::vector<double>(40, 0.5) && v == m));
 }
 
 TEST_CASE("AdamW refuses what makes no sense", "[adamw]") {
   std::vector<float> x(4);
   const auto call = [&](float* w, float* m, float* v, const float* g, std::int64_t n, const AdamWOptions& o) {
-    return error_of([&] { adamw<float>(inline_stream(), w, m, v, g, n, o); });
+    return error_of([&] { adamw<float>(inline_stream(), w, m, v, g, n, nullptr, o); });
   };
   float* p = x.data();
   CHECK_THAT(call(nullptr, p, p, p, 4, {}), says("adamw", "weight is null"));

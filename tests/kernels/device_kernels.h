@@ -165,7 +165,7 @@ template <class T>
 void cross_entropy(KernelDevice& on, double* loss, Matrix<T> logits, const std::int32_t* target,
                    const Wide<T>* grad_scale) {
   on.run(kernels::cross_entropy<T>, Array<double>{loss, logits.rows}, logits,
-         Array<const std::int32_t>{target, logits.rows}, Array<const Wide<T>>{grad_scale, 1});
+         Array<const std::int32_t>{target, logits.rows}, grad_scale);
 }
 
 template <class T>
@@ -192,6 +192,10 @@ void permute_backward(KernelDevice& on, Matrix<T> dx, Matrix<const T> d_rows, Ma
   on.run(kernels::permute_backward<T>, dx, d_rows, row, accumulate);
 }
 template <class T>
+void copy_blocks(KernelDevice& on, Matrix<T> out, Matrix<const T> in, std::span<const kernels::RowBlock> blocks) {
+  on.run(kernels::copy_blocks<T>, out, in, blocks);
+}
+template <class T>
 void embedding_forward(KernelDevice& on, Matrix<T> x, Matrix<const T> token_table, const std::int32_t* token,
                        Matrix<const T> position_table, const std::int32_t* position) {
   using Ids = Array<const std::int32_t>;
@@ -204,13 +208,26 @@ void embedding_backward(KernelDevice& on, Matrix<Wide<T>> d_table, const std::in
 }
 
 template <class T>
-void adamw(KernelDevice& on, T* weight, T* m, T* v, const T* grad, std::int64_t n,
+void adamw(KernelDevice& on, T* weight, T* m, T* v, const T* grad, std::int64_t n, const double* factor,
            const kernels::AdamWOptions& options) {
-  on.run(kernels::adamw<T>, Array<T>{weight, n}, Array<T>{m, n}, Array<T>{v, n}, Array<const T>{grad, n}, n, options);
+  on.run(kernels::adamw<T>, Array<T>{weight, n}, Array<T>{m, n}, Array<T>{v, n}, Array<const T>{grad, n}, n,
+         Array<const double>{factor, 1}, options);
+}
+inline void clip_factor(KernelDevice& on, double* factor, const double* loss, const double* squares, double clip_norm) {
+  using Number = Array<const double>;
+  on.run(kernels::clip_factor, Array<double>{factor, 1}, Number{loss, 1}, Number{squares, 1}, clip_norm);
 }
 template <class T>
-void sum_squares(KernelDevice& on, double* out, const T* x, std::int64_t n) {
-  on.run(kernels::sum_squares<T>, Array<double>{out, 1}, Array<const T>{x, n}, n);
+void sum_squares(KernelDevice& on, double* out, const T* x, std::int64_t n, double scale = 1.0) {
+  on.run(kernels::sum_squares<T>, Array<double>{out, 1}, Array<const T>{x, n}, n, scale);
+}
+template <class T>
+void inner_product(KernelDevice& on, T* out, const T* x, const T* y, std::int64_t n, T scale, Accumulate accumulate) {
+  on.run(kernels::inner_product<T>, Array<T>{out, 1}, Array<const T>{x, n}, Array<const T>{y, n}, n, scale, accumulate);
+}
+template <class T>
+void sum_rows(KernelDevice& on, Wide<T>* out, Matrix<const T> x, Accumulate accumulate) {
+  on.run(kernels::sum_rows<T>, Array<Wide<T>>{out, x.cols}, x, accumulate);
 }
 template <class T>
 void fill(KernelDevice& on, T* x, std::int64_t n, Wide<T> value) {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kernels/router.h"
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/device_kernels.h"
 
 using namespace weft;
 using namespace weft::kernels;
@@ -20,6 +20,10 @@ std::string check(Grid<double>& in, const Grid<double>& gradient, const F& loss)
   const auto n = static_cast<std::size_t>(in.view().rows * in.view().cols);
   return test::gradient_difference({in.view().data, n}, {gradient.view().data, n}, loss);
 }
+template <class T>
+Matrix<const T> constant(const Grid<T>& grid) {
+  return grid.view();
+}
 double sum_of(const Grid<double>& a, const Grid<double>& b) {
   double sum = 0.0;
   for (std::int64_t i = 0; i < a.view().rows; ++i)
@@ -29,16 +33,18 @@ double sum_of(const Grid<double>& a, const Grid<double>& b) {
 
 }  // namespace
 
-TEST_CASE("expert choice sorts by (score, row) and leaves rows in order", "[slots]") {
+TEMPLATE_TEST_CASE("expert choice sorts by (score, row) and leaves rows in order", "[slots]", WEFT_F64_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 40; ++seed) {
     Random random(seed);
-    const std::int64_t groups = random.pick({1, 2, 3}), n = random.pick({1, 4, 9}), experts = random.pick({1, 3});
+    const std::int64_t groups = random.pick({1, 2, 3}), n = random.pick({1, 4, 9, 300}), experts = random.pick({1, 3});
     const std::int64_t slots = 1 + random.below(n);
     Grid<double> scores(groups * n, experts, 0), weight(groups * slots, experts, 0);
     for (std::int64_t t = 0; t < groups * n; ++t)
       for (std::int64_t e = 0; e < experts; ++e) scores(t, e) = static_cast<double>(random.below(3));  // many ties
     Grid<std::int32_t> source(groups * slots, experts, 0), kept(groups * slots, experts, 0);
-    expert_choice<double>(inline_stream(), {source.view(), kept.view(), weight.view()}, scores.view(), n);
+    device.run(kernels::expert_choice<double>, SlotTable<double>{source.view(), kept.view(), weight.view()},
+               constant(scores), n);
     for (std::int64_t g = 0; g < groups; ++g)
       for (std::int64_t e = 0; e < experts; ++e) {
         std::vector<std::int64_t> rows;
@@ -55,30 +61,35 @@ TEST_CASE("expert choice sorts by (score, row) and leaves rows in order", "[slot
   }
 }
 
-TEMPLATE_TEST_CASE("expert choice takes scores for equal that differ by rounding alone", "[slots]", float, double) {
-  using T = TestType;
+TEMPLATE_TEST_CASE("expert choice takes scores for equal that differ by rounding alone", "[slots]",
+                   WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   Grid<T> scores(3, 1), weight(1, 1);
   const T one = T(0.3);
   scores(0, 0) = T(0.1);
   scores(1, 0) = one;
   scores(2, 0) = std::nextafter(one, T(1));
   std::int32_t source = -1, kept = -1;
-  expert_choice<T>(inline_stream(), {{&source, 1, 1}, {&kept, 1, 1}, weight.view()}, scores.view(), 3);
+  device.run(kernels::expert_choice<T>, SlotTable<T>{{&source, 1, 1}, {&kept, 1, 1}, weight.view()}, constant(scores),
+             std::int64_t{3});
   CHECK(source == 1);
   scores(2, 0) = one * T(1.001);
   scores(0, 0) = std::numeric_limits<T>::quiet_NaN();
-  expert_choice<T>(inline_stream(), {{&source, 1, 1}, {&kept, 1, 1}, weight.view()}, scores.view(), 3);
+  device.run(kernels::expert_choice<T>, SlotTable<T>{{&source, 1, 1}, {&kept, 1, 1}, weight.view()}, constant(scores),
+             std::int64_t{3});
   CHECK(source == 2);
 }
 
-TEST_CASE("the softmax down columns and its gradient", "[slots][gradcheck]") {
+TEMPLATE_TEST_CASE("the softmax down columns and its gradient", "[slots][gradcheck]", WEFT_F64_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   Random random(3);
+  constexpr std::int64_t kRows = 3;  // of a group
   auto z = Grid<double>::normal(random, 6, 4);
   const auto dout = Grid<double>::normal(random, 6, 4);
   Grid<double> out(6, 4), dz(6, 4), lse(2, 4), dot(2, 4);
   const auto loss = [&] {
-    column_logsumexp<double>(inline_stream(), lse.view(), z.view(), 3);
-    column_softmax_forward<double>(inline_stream(), out.view(), z.view(), lse.view(), 3);
+    device.run(kernels::column_logsumexp<double>, lse.view(), constant(z), kRows);
+    device.run(kernels::column_softmax_forward<double>, out.view(), constant(z), constant(lse), kRows);
     return sum_of(out, dout);
   };
   loss();
@@ -89,12 +100,15 @@ TEST_CASE("the softmax down columns and its gradient", "[slots][gradcheck]") {
       for (std::int64_t t = 3 * g; t < 3 * g + 3; ++t) CHECK(out(t, s) == Approx(std::exp(z(t, s)) / sum));
     }
   std::fill_n(dz.view().data, 24, 0.0);
-  column_dot<double>(inline_stream(), dot.view(), dout.view(), out.view(), 3);
-  column_softmax_backward<double>(inline_stream(), dz.view(), {dout.view(), out.view(), dot.view()}, 3);
+  device.run(kernels::column_dot<double>, dot.view(), constant(dout), constant(out), kRows);
+  device.run(kernels::column_softmax_backward<double>, dz.view(),
+             ColumnSoftmaxGradient<double>{dout.view(), out.view(), dot.view()}, kRows);
   CHECK(check(z, dz, loss) == "");
 }
 
-TEST_CASE("rows of slots are scattered to their tokens, with gradients", "[slots][gradcheck]") {
+TEMPLATE_TEST_CASE("rows of slots are scattered to their tokens, with gradients", "[slots][gradcheck]",
+                   WEFT_F64_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   Random random(7);
   constexpr std::int32_t kRow[] = {2, -1, 0, 1, 4, 3}, kSource[] = {1, 1, 0, 1, 2, 1};  // a token in several slots
   const SlotRows slots{{kRow, 3, 2}, {kSource, 3, 2}};
@@ -103,42 +117,46 @@ TEST_CASE("rows of slots are scattered to their tokens, with gradients", "[slots
   Grid<double> out(3, 3), d_rows(5, 3), d_weight(3, 2);
   const auto loss = [&] {
     std::fill_n(out.view().data, 9, 0.0);
-    slots_scatter<double>(inline_stream(), out.view(), rows.view(), slots, weight.view());
+    device.run(kernels::slots_scatter<double>, out.view(), constant(rows), slots, constant(weight));
     return sum_of(out, dout);
   };
   loss();
   for (int j = 0; j < 3; ++j)
     CHECK(out(1, j) == Approx(weight(0, 0) * rows(2, j) + weight(1, 1) * rows(1, j) + weight(2, 1) * rows(3, j)));
-  slots_scatter_backward<double>(inline_stream(), {d_rows.view(), d_weight.view(), slots.row}, dout.view(), rows.view(),
-                                 slots, weight.view());
+  device.run(kernels::slots_scatter_backward<double>, SlotsGradient<double>{d_rows.view(), d_weight.view(), slots.row},
+             constant(dout), constant(rows), slots, constant(weight));
   CHECK(check(rows, d_rows, loss) == "");
   CHECK(check(weight, d_weight, loss) == "");
   Grid<double> dx(3, 3);
   std::fill_n(dx.view().data, 9, 1.0);
-  slots_gather_backward<double>(inline_stream(), dx.view(), rows.view(), slots);
+  device.run(kernels::slots_gather_backward<double>, dx.view(), constant(rows), slots);
   for (int j = 0; j < 3; ++j) CHECK(dx(1, j) == Approx(1.0 + rows(2, j) + rows(1, j) + rows(3, j)));
 }
 
-TEST_CASE("normalised rows have length 1, and their gradient", "[router][gradcheck]") {
+TEMPLATE_TEST_CASE("normalised rows have length 1, and their gradient", "[router][gradcheck]", WEFT_F64_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   Random random(5);
   auto x = Grid<double>::normal(random, 4, 3);
   const auto dy = Grid<double>::normal(random, 4, 3);
   Grid<double> y(4, 3), dx(4, 3);
   std::vector<double> n(4);
   const auto loss = [&] {
-    normalize_rows<double>(inline_stream(), y.view(), n.data(), x.view());
+    device.run(kernels::normalize_rows<double>, y.view(), test::Array<double>{n.data(), 4}, constant(x));
     return sum_of(y, dy);
   };
   loss();
   for (int t = 0; t < 4; ++t) CHECK(y(t, 0) * y(t, 0) + y(t, 1) * y(t, 1) + y(t, 2) * y(t, 2) == Approx(1.0));
-  normalize_rows_backward<double>(inline_stream(), dx.view(), dy.view(), y.view(), n.data());
+  device.run(kernels::normalize_rows_backward<double>, dx.view(), constant(dy), constant(y),
+             test::Array<const double>{n.data(), 4});
   CHECK(check(x, dx, loss) == "");
   std::fill_n(x.view().data, 12, 0.0);
   loss();
   CHECK(y(0, 0) == 0.0);  // no direction, no NaN
 }
 
-TEST_CASE("noise on logits is scaled by softplus, and leaves its slope", "[router][gradcheck]") {
+TEMPLATE_TEST_CASE("noise on logits is scaled by softplus, and leaves its slope", "[router][gradcheck]",
+                   WEFT_F64_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   Random random(6);
   auto raw = Grid<double>::normal(random, 3, 4);
   const auto base = Grid<double>::normal(random, 3, 4), noise = Grid<double>::normal(random, 3, 4),
@@ -148,22 +166,27 @@ TEST_CASE("noise on logits is scaled by softplus, and leaves its slope", "[route
   const auto loss = [&] {
     z = base;
     slope = noise;
-    router_noise<double>(inline_stream(), z.view(), slope.view(), raw.view());
+    device.run(kernels::router_noise<double>, z.view(), slope.view(), constant(raw));
     return sum_of(z, dz);
   };
   loss();
   CHECK(z(0, 0) == Approx(base(0, 0) + noise(0, 0) * 800.0));
   Grid<double> d_raw(3, 4);
   for (int t = 0; t < 3; ++t)
-    multiply<double>(inline_stream(), d_raw.view().row(t), dz.view().row(t), slope.view().row(t), 4);
+    device.run(kernels::multiply<double>, test::Array<double>{d_raw.view().row(t), 4},
+               test::Array<const double>{dz.view().row(t), 4}, test::Array<const double>{slope.view().row(t), 4},
+               std::int64_t{4});
   raw(0, 0) = 0.5;
   loss();
   for (int t = 0; t < 3; ++t)
-    multiply<double>(inline_stream(), d_raw.view().row(t), dz.view().row(t), slope.view().row(t), 4);
+    device.run(kernels::multiply<double>, test::Array<double>{d_raw.view().row(t), 4},
+               test::Array<const double>{dz.view().row(t), 4}, test::Array<const double>{slope.view().row(t), 4},
+               std::int64_t{4});
   CHECK(check(raw, d_raw, loss) == "");
 }
 
-TEST_CASE("sigmoid weights and their gradient", "[router][gradcheck]") {
+TEMPLATE_TEST_CASE("sigmoid weights and their gradient", "[router][gradcheck]", WEFT_F64_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
   Random random(8);
   auto z = Grid<double>::normal(random, 3, 4);
   const auto dw = Grid<double>::normal(random, 3, 2);
@@ -171,13 +194,13 @@ TEST_CASE("sigmoid weights and their gradient", "[router][gradcheck]") {
   const Matrix<const std::int32_t> choice(kChoice, 3, 2);
   Grid<double> w(3, 2), dz(3, 4);
   const auto loss = [&] {
-    router_sigmoid<double>(inline_stream(), w.view(), z.view(), choice);
+    device.run(kernels::router_sigmoid<double>, w.view(), constant(z), choice);
     return sum_of(w, dw);
   };
   loss();
   CHECK(w(0, 1) == Approx(1.0 / (1.0 + std::exp(-z(0, 3)))));
   for (int t = 0; t < 3; ++t) std::fill_n(dz.view().row(t), 4, 0.0);
-  router_sigmoid_backward<double>(inline_stream(), dz.view(), w.view(), dw.view(), choice);
+  device.run(kernels::router_sigmoid_backward<double>, dz.view(), constant(w), constant(dw), choice);
   CHECK(check(z, dz, loss) == "");
 }
 

@@ -62,6 +62,23 @@ class Staging {
     add(grad.d_rows), add(grad.d_weight), add(grad.d_row);
   }
   template <class T>
+  void add(const kernels::RouterGradient<T>& in) {
+    add(in.probs), add(in.expert), add(in.weight), add(in.d_weight), add(in.fraction);
+  }
+  template <class T>
+  void add(const kernels::SlotTable<T>& table) {
+    add(table.source), add(table.kept), add(table.weight);
+  }
+  template <class T>
+  void add(const kernels::ColumnSoftmaxGradient<T>& grad) {
+    add(grad.dout), add(grad.out), add(grad.dot);
+  }
+  void add(const kernels::SlotRows& slots) { add(slots.row), add(slots.source); }
+  template <class T>
+  void add(const kernels::SlotsGradient<T>& grad) {
+    add(grad.d_rows), add(grad.d_weight), add(grad.d_row);
+  }
+  template <class T>
   void add(const T&) {}  // numbers, and what stays on the host
 
   template <class T>
@@ -93,6 +110,27 @@ class Staging {
   }
   template <class T>
   [[nodiscard]] kernels::UnpermuteGradient<T> on_device(const kernels::UnpermuteGradient<T>& grad) const {
+    return {on_device(grad.d_rows), on_device(grad.d_weight), on_device(grad.d_row)};
+  }
+  template <class T>
+  [[nodiscard]] kernels::RouterGradient<T> on_device(const kernels::RouterGradient<T>& in) const {
+    return {on_device(in.probs),    on_device(in.expert),   on_device(in.weight),
+            on_device(in.d_weight), on_device(in.fraction), in.scale,
+            in.renormalize};
+  }
+  template <class T>
+  [[nodiscard]] kernels::SlotTable<T> on_device(const kernels::SlotTable<T>& table) const {
+    return {on_device(table.source), on_device(table.kept), on_device(table.weight)};
+  }
+  template <class T>
+  [[nodiscard]] kernels::ColumnSoftmaxGradient<T> on_device(const kernels::ColumnSoftmaxGradient<T>& grad) const {
+    return {on_device(grad.dout), on_device(grad.out), on_device(grad.dot)};
+  }
+  [[nodiscard]] kernels::SlotRows on_device(const kernels::SlotRows& slots) const {
+    return {on_device(slots.row), on_device(slots.source)};
+  }
+  template <class T>
+  [[nodiscard]] kernels::SlotsGradient<T> on_device(const kernels::SlotsGradient<T>& grad) const {
     return {on_device(grad.d_rows), on_device(grad.d_weight), on_device(grad.d_row)};
   }
   template <class T>

@@ -36,7 +36,7 @@ World make_world(const Case& c, std::uint64_t seed) {
                      1);
     DispatchPlan& plan = w.plans.emplace_back(
         DispatchDims{c.rows, c.experts, c.ranks, r % c.ranks, c.shards, r / c.ranks, false, c.forward, c.backward});
-    plan.count_choices({kept.data(), c.rows, c.top_k});
+    plan.count_choices(*make_inline_stream(), {kept.data(), c.rows, c.top_k});
   }
   for (int dst = 0; dst < c.sources(); ++dst)
     for (int src = 0; src < c.sources(); ++src) {
@@ -44,8 +44,20 @@ World make_world(const Case& c, std::uint64_t seed) {
       std::copy_n(w.plans[src].counts_to_send().begin() + static_cast<std::ptrdiff_t>(n * dst), n,
                   w.plans[dst].counts_to_receive().begin() + static_cast<std::ptrdiff_t>(n * src));
     }
-  for (DispatchPlan& plan : w.plans) plan.finish();
+  for (DispatchPlan& plan : w.plans) {
+    plan.fetch_counts(*make_inline_stream());
+    plan.finish();
+  }
   return w;
+}
+
+/// Row of the target that each of n rows goes to; -1: none.
+std::vector<std::int32_t> targets(const std::vector<kernels::RowBlock>& blocks, std::int64_t n) {
+  std::vector<std::int32_t> out(static_cast<std::size_t>(n), -1);
+  for (const kernels::RowBlock& b : blocks)
+    for (std::int64_t i = 0; i < b.count; ++i)
+      out[static_cast<std::size_t>(b.from + i)] = static_cast<std::int32_t>(b.to + i);
+  return out;
 }
 
 using Row = std::tuple<int, int, std::int64_t, std::int64_t>;  // expert, source, token, choice
@@ -78,17 +90,20 @@ void check_chunk(World& w, const Case& c, bool backward, int chunk) {
       CHECK(rows.send_rows[peer] == w.plans[first + peer].chunk(backward, chunk).recv_rows[rank - first]);
     std::vector<Row> sorted = arrived;  // expert order: by (expert, source, token, choice)
     std::sort(sorted.begin(), sorted.end());
+    const std::vector<std::int32_t> expert_of = targets(rows.to_experts, rows.num_rows);
+    const std::vector<std::int32_t> gathered_of = targets(rows.from_experts, rows.num_rows);
     for (std::size_t i = 0; i < sorted.size(); ++i) {
-      CHECK(arrived[rows.gathered_of[i]] == sorted[i]);
-      CHECK(rows.expert_of[rows.gathered_of[i]] == static_cast<std::int32_t>(i));
+      REQUIRE(gathered_of[i] >= 0);
+      CHECK(arrived[gathered_of[i]] == sorted[i]);
+      CHECK(expert_of[gathered_of[i]] == static_cast<std::int32_t>(i));
       const int local_expert = std::get<0>(sorted[i]) % (c.experts / c.ranks);
       CHECK(rows.expert_offsets[local_expert] <= static_cast<std::int64_t>(i));
       CHECK(static_cast<std::int64_t>(i) < rows.expert_offsets[local_expert + 1]);
     }
     // Send order: by (expert, token, choice); the table and its inverse agree.
     std::vector<std::int32_t> row(c.rows * c.top_k, -2), token(c.rows * c.top_k, -2);
-    w.plans[rank].place(backward, chunk, {w.kept[rank].data(), c.rows, c.top_k}, {},
-                        {{row.data(), c.rows, c.top_k}, token});
+    w.plans[rank].place(*make_inline_stream(), backward, chunk, {w.kept[rank].data(), c.rows, c.top_k}, {},
+                        {{row.data(), c.rows, c.top_k}, token.data()});
     const auto cuts = w.plans[rank].cuts(backward);
     std::vector<std::tuple<int, std::int64_t, std::int64_t>> sends;
     for (std::int64_t t = cuts[chunk]; t < cuts[chunk + 1]; ++t)
@@ -131,7 +146,8 @@ TEST_CASE("Rows of forward chunks find their place in backward chunks", "[dispat
       for (int f = 0; f < c.forward; ++f) {
         std::vector<Row> have = arrivals(w, c, false, f, rank);
         std::sort(have.begin(), have.end());
-        const std::vector<std::int32_t> to = w.plans[rank].forward_to_backward(f, b);
+        const std::vector<std::int32_t> to =
+            targets(w.plans[rank].forward_to_backward(f, b), w.plans[rank].chunk(false, f).num_rows);
         REQUIRE(to.size() == have.size());
         for (std::size_t i = 0; i < to.size(); ++i) {
           const bool shared = std::find(wanted.begin(), wanted.end(), have[i]) != wanted.end();

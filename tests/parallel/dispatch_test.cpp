@@ -34,7 +34,7 @@ Trip travel(comm::Communicator& world, const Mesh& mesh, DispatcherKind kind, st
     kept.push_back(mesh.world_rank == 1
                        ? -1
                        : static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(experts) + 1, i)) - 1);
-  plan.count_choices({kept.data(), kTokens, kChoices});
+  plan.count_choices(*stream, {kept.data(), kTokens, kChoices});
   const auto send = plan.counts_to_send();
   const auto recv = plan.counts_to_receive();
   const auto from = comm::as_buffer(send.data(), static_cast<std::int64_t>(send.size()));
@@ -44,6 +44,7 @@ Trip travel(comm::Communicator& world, const Mesh& mesh, DispatcherKind kind, st
     comm::all_gather(comms.experts(), from, to, *stream);
   else
     comms.experts().all_to_all_v(from, each, to, each, *stream);
+  plan.fetch_counts(*stream);
   plan.finish();
 
   const ChunkRows& rows = plan.chunk(false, 1);

@@ -36,10 +36,8 @@ class GradientProbe {
       segments_.push_back(i / kLength);
       valid_ += targets_.back() >= 0;
     }
-    state_.statistics = StepStatistics(model, 1, 1);
     state_.previous_choices.assign(static_cast<std::size_t>(model.layers),
                                    std::vector<double>(static_cast<std::size_t>(model.moe.experts), 0.0));
-    state_.running_choices = state_.previous_choices;
     state_.num_valid_tokens = valid_;
     state_.num_tokens = kSequences * kLength;
     state_.num_groups = kSequences;

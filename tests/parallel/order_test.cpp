@@ -44,15 +44,17 @@ struct Routing {
     for (std::size_t i = 0; i < weights; ++i) mix.push_back(rng.normal(5000 + i));
     row.resize(entries);
     token = back_row = back_token = row;
-    plan.count_choices({kept.data(), shape.rows, shape.width});
-    std::copy(plan.counts_to_send().begin(), plan.counts_to_send().end(), plan.counts_to_receive().begin());
+    const auto stream = make_inline_stream();
+    plan.count_choices(*stream, {kept.data(), shape.rows, shape.width});
+    plan.keep_counts(*stream);
+    plan.fetch_counts(*stream);
     plan.finish();
     for (const bool b : {false, true})
       for (int c = 0; c < plan.num_chunks(b); ++c)
         plan.place(
-            b, c, table(kept), form == RoutingForm::kSlotList ? table(source) : Matrix<const std::int32_t>(),
+            *stream, b, c, table(kept), form == RoutingForm::kSlotList ? table(source) : Matrix<const std::int32_t>(),
             {{(b ? back_row : row).data(), shape.rows, shape.width},
-             std::span(b ? back_token : token).subspan(static_cast<std::size_t>(plan.cuts(b)[c] * shape.width))});
+             (b ? back_token : token).data() + plan.cuts(b)[c] * shape.width});
   }
   [[nodiscard]] Matrix<const std::int32_t> table(const std::vector<std::int32_t>& v) const {
     return {v.data(), shape.rows, shape.width};
@@ -73,6 +75,7 @@ struct Routing {
     v.weight = weights(weight.data());
     v.mix = weights(mix.data());
     v.group_rows = kGroupRows;
+    v.chunk = {v.begin, v.end - v.begin};
     v.first = c == 0;
     return v;
   }
@@ -173,7 +176,8 @@ TEST_CASE("I-Order: chunks change nothing, and its backward is its gradient", "[
       std::vector<double> forward = chunk_rows(cut, false, f, rows);
       i_order->backward(
           *stream, v,
-          {rows_in(d, cut.plan.chunk(true, c).num_send), cut.weights(d_weight.data()), cut.table(cut.back_row)},
+          {rows_in(d, cut.plan.chunk(true, c).num_send), cut.weights(d_weight.data()), cut.table(cut.back_row),
+           {cut.plan.cuts(true)[c], cut.plan.cuts(true)[c + 1] - cut.plan.cuts(true)[c]}},
           Matrix<const double>(dout.data(), kRows, kWidth), rows_in(forward, cut.plan.chunk(false, f).num_send));
     }
     const RoutingView<double> v = cut.view(true, c);

@@ -42,9 +42,9 @@ std::vector<double> run_on_numbers(const Graph& graph, const Plan& plan,
     bodies.push_back([&, t](TaskContext& c) {
       double value = t + 1.0;
       for (const BufferId b : graph.reads(t))
-        if (written[b] != 0) value += 0.5 * *c.arena.require<double>(b, 1);
+        if (written[b] != 0) value += 0.5 * *c.arena.require<double>(c.stream, b, 1);
       for (const BufferId b : graph.writes(t)) {
-        double* at = c.arena.require<double>(b, 1);
+        double* at = c.arena.require<double>(c.stream, b, 1);
         *at = value + (written[b] != 0 ? 0.25 * *at : 0.0);
         written[b] = 1;
         value = *at;
@@ -52,7 +52,7 @@ std::vector<double> run_on_numbers(const Graph& graph, const Plan& plan,
       results[t] = value;
     });
   if (executor == ExecutorKind::kInline)
-    execute_inline(graph, plan, bodies, arena);
+    execute_inline(graph, plan, bodies, arena, *make_inline_stream());
   else
     StreamExecutor({}, graph, plan, slots).run(bodies, arena);
   return results;
@@ -308,7 +308,7 @@ TEST_CASE("A task's error carries its name and stops the step", "[executor]") {
       [](TaskContext&) { throw Error(ErrorCode::kComm, "rank 2 is gone", "start again"); },
       [&](TaskContext&) { second = true; }};
   try {
-    execute_inline(graph, plan, bodies, arena);
+    execute_inline(graph, plan, bodies, arena, *make_inline_stream());
     FAIL("no error");
   } catch (const Error& e) {
     CHECK(e.code() == ErrorCode::kComm);
@@ -324,14 +324,15 @@ TEST_CASE("An elastic buffer grows and is counted", "[arena]") {
   b.add_task({}, {}, std::vector{x});
   const Graph graph = b.take();
   Arena arena({}, graph, assign_slots(graph, Plan{"", {}, {0}}));
+  const auto stream = make_inline_stream();
   CHECK(arena.bytes() == 16);
-  static_cast<void>(arena.require<double>(x, 2));
+  static_cast<void>(arena.require<double>(*stream, x, 2));
   CHECK(arena.num_grows() == 0);
-  double* big = arena.require<double>(x, 1000);
+  double* big = arena.require<double>(*stream, x, 1000);
   big[999] = 1.0;
   CHECK(arena.num_grows() == 1);
   CHECK(arena.bytes() >= 8000);
-  CHECK_THROWS_AS(arena.require<double>(x, std::int64_t{1} << 50), Error);
+  CHECK_THROWS_AS(arena.require<double>(*stream, x, std::int64_t{1} << 50), Error);
 }
 
 TEST_CASE("The digest tells plans apart", "[plan]") {

@@ -17,7 +17,10 @@ template <class T>
 class GateRunner {
  public:
   GateRunner(const parallel::ModelConfig& model, std::int64_t group_rows, std::int64_t groups, std::uint64_t seed)
-      : model_(model), rows_(group_rows * groups), stream_(make_inline_stream()) {
+      : pooled(groups * model.moe.experts, Device{}),
+        model_(model),
+        rows_(group_rows * groups),
+        stream_(make_inline_stream()) {
     parallel::GateOptions options;
     options.model = model;
     options.group_rows = options.group_tokens = group_rows;
@@ -38,7 +41,8 @@ class GateRunner {
     state.num_tokens = static_cast<double>(rows_);
     state.num_groups = static_cast<double>(groups);
     state.previous_choices.assign(1, std::vector<double>(static_cast<std::size_t>(model.moe.experts)));
-    state.running_choices = state.previous_choices;
+    state.statistics = parallel::StepStatistics(model, 1, 1);
+    state.statistics.start(*stream_, state.previous_choices);
     statistics.choices.resize(static_cast<std::size_t>(model.moe.experts));
     statistics.kept = statistics.choices;
     for (const parallel::GateTensor& tensor : gate_->tensors(rows_)) {
@@ -69,9 +73,9 @@ class GateRunner {
     statistics.choices.assign(statistics.choices.size(), 0.0);
     statistics.kept = statistics.choices;
     statistics.balance_loss = statistics.z_loss = 0.0;
-    pooled = {};
+    pooled.layers = 0;
     parallel::GateCall<T> c = call();
-    c.statistics = &statistics;
+    c.statistics = {&statistics.balance_loss, &statistics.z_loss, statistics.choices.data(), statistics.kept.data()};
     for (const auto& phase : gate_->forward(rows_, true)) phase.run(c);
   }
   /// Gradients of `gradients` and dx from those of the weights (and of the mix).
@@ -89,7 +93,7 @@ class GateRunner {
   parallel::StepState state;
   parallel::RowIds ids;
   parallel::RouterStatistics statistics;
-  parallel::PooledBalance pooled;
+  parallel::PooledBalance pooled;  ///< Of all routing groups.
 
  private:
   struct alignas(8) Cell {

@@ -345,10 +345,10 @@ CrossEntropy cross_entropy(const Dense& logits, const Ints& target, double grad_
   return result;
 }
 
-AdamW adamw(AdamW state, const Reals& grad, const kernels::AdamWOptions& o) {
+AdamW adamw(AdamW state, const Reals& grad, double factor, const kernels::AdamWOptions& o) {
   const auto step = static_cast<double>(o.step);
   for (std::size_t i = 0; i < grad.size(); ++i) {
-    const double g = grad[i] * o.grad_scale;
+    const double g = grad[i] * factor;
     state.m[i] = o.beta1 * state.m[i] + (1.0 - o.beta1) * g;
     state.v[i] = o.beta2 * state.v[i] + (1.0 - o.beta2) * g * g;
     const double m_hat = state.m[i] / (1.0 - std::pow(o.beta1, step));

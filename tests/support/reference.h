@@ -114,6 +114,6 @@ struct CrossEntropy {
 struct AdamW {
   Reals weight, m, v;
 };
-[[nodiscard]] AdamW adamw(AdamW state, const Reals& grad, const kernels::AdamWOptions& options);
+[[nodiscard]] AdamW adamw(AdamW state, const Reals& grad, double factor, const kernels::AdamWOptions& options);
 
 }  // namespace weft::reference

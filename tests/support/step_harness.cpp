@@ -8,6 +8,7 @@
 
 #include "comm/factory.h"
 #include "core/error.h"
+#include "core/host_access.h"
 #include "core/rng.h"
 #include "parallel/data/shard.h"
 #include "parallel/step/update.h"
@@ -63,9 +64,9 @@ class Run {
         mesh_(make_mesh(c.world_size, world.rank(),
                         {c.ep_size, c.esp_size, c.sequence_heads, c.sequence_ring,
                          c.ranks_per_node > 0 ? c.ranks_per_node : c.world_size})),
-        comms_(world, mesh_),
+        comms_(world, mesh_, c.device),
         table_(c.model, mesh_),
-        store_(table_, Device{}, c.sharded),
+        store_(table_, c.device, c.sharded),
         num_micro_(c.global_batch / (mesh_.dp_size() * c.micro_batch)) {
     initialize_weights(store_, c.model, c.seed);
     const StepSpec spec{c.model,
@@ -75,15 +76,13 @@ class Run {
                         c.sharded,
                         c.dispatcher,
                         c.hooks != nullptr ? c.hooks->mask() : 0,
-                        c.host_apart};
+                        c.host_apart || c.device.kind != DeviceKind::kCpu};
     const scheduler::Shape shape = uniform_shape(c.model.layers, c.shape);
     const scheduler::Graph graph = emit_step(spec, shape, dtype_of<T>);
     step_ = std::make_unique<BoundStep<T>>(
-        spec, plan_of(c, graph, shape), Runtime<T>{&store_, &comms_, &state_, nullptr, hooks()}, Device{}, c.executor);
-    state_.statistics = StepStatistics(c.model, step_->num_units(), c.world_size);
+        spec, plan_of(c, graph, shape), Runtime<T>{&store_, &comms_, &state_, nullptr, hooks()}, c.device, c.executor);
     state_.previous_choices.assign(static_cast<std::size_t>(c.model.layers),
                                    std::vector<double>(c.model.moe.experts, 0.0));
-    state_.running_choices = state_.previous_choices;
     state_.clip_norm = c.clip_norm;
     state_.seed = c.seed;
     state_.gate_noise = true;
@@ -105,7 +104,7 @@ class Run {
       valid += static_cast<double>(count_valid_targets(b.targets));
     }
     const auto stream = make_inline_stream();
-    comms_.world().all_reduce(comm::as_buffer(&valid, 1), comm::as_buffer(&valid, 1), comm::ReduceOp::kSum, *stream);
+    comms_.host_world().all_reduce(comm::as_buffer(&valid, 1), comm::as_buffer(&valid, 1), comm::ReduceOp::kSum, *stream);
     state_.num_valid_tokens = valid;
     state_.step = number;
     step_->run();
@@ -115,11 +114,15 @@ class Run {
   }
 
   void collect_weights(std::map<std::string, std::vector<double>>& out) {
-    const auto stream = make_inline_stream();
-    if (case_.sharded)
-      for (int b = 0; b < static_cast<int>(table_.buckets().size()); ++b) gather_weights<T>(store_, b, comms_, *stream);
+    const auto stream = make_waiting_stream(case_.device);
+    stream->enqueue([&] {
+      for (int b = 0; case_.sharded && b < static_cast<int>(table_.buckets().size()); ++b)
+        gather_weights<T>(store_, b, comms_, *stream);
+    });
+    stream->synchronize();
+    HostAccess access(store_.device());
     for (const LocalParameter& p : table_.parameters()) {
-      const T* w = store_.weights() + p.offset;
+      const T* w = access.read(store_.weights() + p.offset, p.count());
       std::vector<double>& whole = out[p.spec.name];  // elements that other ranks hold stay NaN
       whole.resize(static_cast<std::size_t>(p.spec.count()), std::numeric_limits<double>::quiet_NaN());
       for (const ElementRun& run : p.runs(0, p.count()))
@@ -158,6 +161,8 @@ class Run {
 constexpr double kUpdate =
     1e-2;  // a weight is compared against its size or that of one update (lr), whichever is larger
 
+bool differ(double a, double b) { return a != b && !(std::isnan(a) && std::isnan(b)); }
+
 double relative(double a, double b) { return std::abs(a - b) / std::max({std::abs(a), std::abs(b), 1e-30}); }
 
 }  // namespace
@@ -179,7 +184,7 @@ StepOutcome run_steps(const StepCase& c) {
     out.num_tasks = run.num_tasks();
     if (out.steps.empty()) out.steps = steps;
     for (std::size_t s = 0; s < steps.size(); ++s)
-      if (steps[s].loss != out.steps[s].loss || steps[s].gradient_norm != out.steps[s].gradient_norm)
+      if (differ(steps[s].loss, out.steps[s].loss) || differ(steps[s].gradient_norm, out.steps[s].gradient_norm))
         throw Error(ErrorCode::kInternal, str("ranks disagree about step ", s + 1));
     for (auto& [name, values] : mine) {
       std::vector<double>& whole = weights.try_emplace(name, values).first->second;

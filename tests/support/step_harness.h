@@ -27,7 +27,8 @@ struct StepCase {
   int steps = 3;
   parallel::ShapeOptions shape;
   scheduler::ExecutorKind executor = scheduler::ExecutorKind::kInline;
-  bool host_apart = false;  ///< The host waits for routed counts, as beside a GPU.
+  Device device = {};
+  bool host_apart = false;  ///< The host waits for routed counts, as beside a GPU (where it always does).
   /// 0: sequential; else a random order of the step's tasks, by this seed.
   std::uint64_t order_seed = 0;
   std::uint64_t seed = 1;

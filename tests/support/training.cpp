@@ -81,6 +81,7 @@ TrainRun run_training(const RunConfig& config, const TrainCall& call) {
     options.resume = call.resume;
     options.init_from = call.init_from;
     options.plan = call.plan;
+    options.device = call.device;
     options.config_text = "a test";
     options.ranks_per_node = call.world_size;
     if (config.schedule.replan > 0) {

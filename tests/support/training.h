@@ -21,6 +21,7 @@ struct TrainCall {
   parallel::Resume resume = parallel::Resume::kAuto;
   std::filesystem::path init_from = {};
   int stop_before_step = 0;  ///< A rank other than 0 (if there is one) asks to stop before this step; 0: never.
+  Device device = {};
   std::optional<scheduler::Plan> plan = {};  ///< To run instead of the config's policy.
 };
 struct TrainRun {

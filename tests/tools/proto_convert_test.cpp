@@ -93,6 +93,7 @@ RunConfig random_config(std::uint64_t seed) {
   o.schedule = d.choice<LrSchedule>(4);
   c.parallel.zero = d.boolean();
   c.parallel.dispatcher = d.choice<DispatcherKind>(3);
+  c.parallel.device = d.choice<DeviceChoice>(3);
   c.data.train = d.list();
   c.data.val = d.list();
   c.data.attend_across_documents = d.boolean();

@@ -118,7 +118,8 @@ int bench_executors(int num_tasks, int runs, bool as_json) {
                        {"waits_across_streams", num_crossings},
                        {"us_per_task", median_us(runs, work) / num_tasks}});
     };
-    add("inline", 0, [&] { execute_inline(graph, plan, bodies, arena); });
+    const auto stream = make_inline_stream();
+    add("inline", 0, [&] { execute_inline(graph, plan, bodies, arena, *stream); });
     add("streams", streams.num_crossings(), [&] { streams.run(bodies, arena); });
     add("simulated", 0, [&] { static_cast<void>(simulate(graph, plan, slots, made_up_costs(true), false)); });
   }

@@ -71,7 +71,6 @@ class Bench {
     const scheduler::Graph graph = emit_step(spec_, shape, DType::kF32);
     step_ = std::make_unique<BoundStep<float>>(spec_, scheduler::sequential_plan(graph, shape),
                                                Runtime<float>{&store_, &comms_, &state_, nullptr});
-    state_.statistics = StepStatistics(model_, step_->num_units(), 1);
     state_.num_valid_tokens = state_.num_tokens = double(o.batch) * o.sequence_length;
     state_.num_groups = o.batch;
     state_.clip_norm = 1.0;

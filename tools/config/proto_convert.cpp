@@ -26,6 +26,7 @@ constexpr std::string_view kRecomputes[] = {"NONE", "SELECTIVE", "FULL"};
 constexpr std::string_view kPolicies[] = {
     "MANUAL", "SEQUENTIAL", "TUTEL", "TUTEL_IMPROVED", "PIPEMOE_LINA", "FSMOE_NO_IIO", "FSMOE", "FLOWMOE", "WEFT"};
 constexpr std::string_view kExecutors[] = {"AUTO", "INLINE", "STREAMS"};
+constexpr std::string_view kDevices[] = {"AUTO", "CPU", "CUDA"};
 constexpr std::string_view kDispatchers[] = {"ALL_TO_ALL", "HIERARCHICAL_1D", "HIERARCHICAL_2D"};
 
 // The fields of each struct, once, for both directions: `visit` is a Reader or a Writer.
@@ -102,6 +103,7 @@ void fields(Visit visit, parallel::ParallelConfig& c) {
   visit("sequence_ring", c.sequence_ring);
   visit("zero", c.zero);
   visit("dispatcher", c.dispatcher, kDispatchers);
+  visit("device", c.device, kDevices);
 }
 
 template <class Visit>

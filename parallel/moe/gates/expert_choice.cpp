@@ -127,6 +127,7 @@ class ExpertChoiceGate final : public Gate<T> {
   }
   /// The choice over whole groups; of the slots, those with this rank's tokens are filled.
   void choose_shared(GateCall<T>& call) const {
+    require_host(call.stream, "the choice over shared routing groups");
     const std::int64_t rows = call.x.rows, experts = this->moe().experts, n = this->options().group_tokens;
     const T* shared = call.tensor(kShared);
     std::vector<T> scores(static_cast<std::size_t>(n * experts));
@@ -165,10 +166,8 @@ class ExpertChoiceGate final : public Gate<T> {
     const Matrix<const T> probs(call.tensor(kProbs), rows, experts);
     const Matrix<const std::int32_t> source = entries<std::int32_t>(call, kGateSource);
     const Matrix<const std::int32_t> kept = entries<std::int32_t>(call, kGateKept);
-    std::fill_n(dz.data, rows * experts, T(0));
-    for (std::int64_t d = 0; d < source.rows; ++d)
-      for (std::int64_t e = 0; e < experts; ++e)
-        if (kept.row(d)[e] >= 0) dz.row(source.row(d)[e])[e] = call.d_weight[d * experts + e];
+    kernels::expert_choice_backward<T>(call.stream, dz,
+                                       {source, kept, Matrix<const T>(call.d_weight, source.rows, experts)});
     kernels::softmax_backward<T>(call.stream, dz, dz, probs);
     if (this->moe().z_loss_coef != 0.0)
       kernels::router_z_backward<T>(call.stream, dz, probs, call.tensor(kLse),

@@ -31,7 +31,10 @@ class GShardGate final : public TopKGate<T> {
     linear_logits<T>(call, 0, z);
     if (!call.state->gate_noise) return kernels::fill<T>(call.stream, noise.data, z.rows * z.cols, T(0));
     linear_logits<T>(call, 1, raw);
-    draw(call, noise);
+    kernels::router_draw<T>(call.stream, noise,
+                            Rng(call.state->seed, RngPurpose::kGateNoise,
+                                static_cast<std::uint64_t>(call.state->step), static_cast<std::uint64_t>(call.layer)),
+                            call.ids.noise_rows());
     kernels::router_noise<T>(call.stream, z, noise, raw);
   }
   void logits_backward(GateCall<T>& call, Matrix<const T> dz) const override {
@@ -41,16 +44,6 @@ class GShardGate final : public TopKGate<T> {
     linear_logits_backward<T>(call, 0, dz);
     call.dx_accumulate = kernels::Accumulate::kAdd;
     linear_logits_backward<T>(call, 1, d_raw);
-  }
-
- private:
-  void draw(const GateCall<T>& call, Matrix<T> noise) const {
-    const Rng rng(call.state->seed, RngPurpose::kGateNoise, static_cast<std::uint64_t>(call.state->step),
-                  static_cast<std::uint64_t>(call.layer));
-    for (std::int64_t t = 0; t < noise.rows; ++t)
-      for (std::int64_t e = 0; e < noise.cols; ++e)
-        noise.row(t)[e] = static_cast<T>(rng.normal(static_cast<std::uint64_t>(call.ids.sample(t)),
-                                                    static_cast<std::uint64_t>(call.ids.position(t) * noise.cols + e)));
   }
 };
 

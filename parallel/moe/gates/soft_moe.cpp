@@ -2,9 +2,6 @@
 // token's output a softmax over all slots. Nothing is dropped, nothing is discrete, and a token sees later ones. Where
 // ranks share a group, the sums over its tokens (of the softmax, and of its gradient) are gathered from all of them.
 // Source: arXiv:2308.00951, section 2.1: X' = D^T X, Y = C Y', D and C softmaxes of X Phi by columns and by rows.
-#include <algorithm>
-#include <cmath>
-
 #include "comm/communicator.h"
 #include "core/error.h"
 #include "kernels/slots.h"
@@ -62,9 +59,9 @@ class SoftMoeGate final : public Gate<T> {
     mixes.label = "mix";
     mixes.work = {scheduler::WorkKind::kMemory, 2.0 * double(rows * columns()) * sizeof(T)};
     mixes.reads_hidden = false;
-    mixes.reads = {kLogits, kLse};
+    mixes.reads = {kLogits};
     if (shared()) mixes.reads.push_back(kAllLse);
-    mixes.writes = {kGateMix, kGateKept};
+    mixes.writes = {kGateMix, kGateKept, kLse};
     mixes.run = [this, rows, counted](GateCall<T>& call) {
       mix(call, rows);
       if (counted) count(call, rows);
@@ -156,31 +153,17 @@ class SoftMoeGate final : public Gate<T> {
     };
     return phase;
   }
-  /// log of the sum of exp over ranks, in their order: the same bits on all of them.
-  void merge_lse(GateCall<T>& call, Matrix<T> lse) const {
-    const int ranks = this->options().layout.sequence_ranks;
-    const std::int64_t n = lse.rows * lse.cols;
-    const T* all = call.tensor(kAllLse);
-    for (std::int64_t i = 0; i < n; ++i) {
-      T max = all[i], sum = T(0);
-      for (int r = 1; r < ranks; ++r) max = std::max(max, all[r * n + i]);
-      for (int r = 0; r < ranks; ++r) sum += std::exp(all[r * n + i] - max);
-      lse.data[i] = max + std::log(sum);
-    }
-  }
   void mix(GateCall<T>& call, std::int64_t rows) const {
-    std::vector<T> merged(static_cast<std::size_t>(shared() ? groups(rows) * columns() : 0));
-    Matrix<T> lse = per_group(call, kLse, rows);
-    if (shared()) merge_lse(call, lse = {merged.data(), lse.rows, lse.cols});
+    const Matrix<T> lse = per_group(call, kLse, rows);
+    const int ranks = this->options().layout.sequence_ranks;
+    if (shared())  // in the order of ranks: the same bits on all of them
+      kernels::merge_logsumexp<T>(call.stream, lse.data, Matrix<const T>(call.tensor(kAllLse), ranks, lse.rows * lse.cols));
     kernels::column_softmax_forward<T>(call.stream, matrix(call, kGateMix, rows), matrix(call, kLogits, rows), lse,
                                        this->options().group_rows);
     // Of slots that ranks share, each sends those of its own experts (dispatchers/shared_slots.cpp).
-    const std::vector<std::int64_t> owners = chunk_cuts(this->moe().experts, this->options().layout.sequence_ranks);
+    const std::vector<std::int64_t> owners = chunk_cuts(this->moe().experts, ranks);
     const auto rank = static_cast<std::size_t>(call.ids.sp_rank);
-    const Matrix<std::int32_t> table = kept(call, rows);
-    for (std::int64_t d = 0; d < table.rows; ++d)
-      for (std::int64_t e = 0; e < table.cols; ++e)
-        table.row(d)[e] = e >= owners[rank] && e < owners[rank + 1] ? static_cast<std::int32_t>(e) : -1;
+    kernels::keep_experts(call.stream, kept(call, rows), owners[rank], owners[rank + 1]);
   }
   [[nodiscard]] Matrix<std::int32_t> kept(const GateCall<T>& call, std::int64_t rows) const {
     return {call.template tensor<std::int32_t>(kGateKept), table(rows).rows, this->moe().experts};

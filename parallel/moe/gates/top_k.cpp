@@ -4,6 +4,7 @@
 
 #include "comm/communicator.h"
 #include "kernels/gemm.h"
+#include "kernels/reduce.h"
 #include "kernels/router.h"
 #include "kernels/topk.h"
 
@@ -49,10 +50,20 @@ std::vector<GateTensor> TopKGate<T>::tensors(std::int64_t rows) const {
                               {kDLogits, "d router logits", rows * experts, kReal, kBackward}};
   if (const int ranks = this->options().layout.sequence_ranks; shares(true))
     out.push_back({kShared, "router choices of the group", ranks * choices, kI32, kForward});
-  if (balances() && this->options().training)
-    out.push_back({kFraction, "balance fractions", rows / this->options().group_rows * experts, kF64, kFirstPass});
+  if (balances() && this->options().training) {
+    const std::int64_t cells = rows / this->options().group_rows * experts;
+    out.push_back({kFraction, "balance fractions", cells, kF64, kFirstPass});
+    out.push_back({kCounts, "balance counts", cells, kF64, kForward});
+    out.push_back({kMean, "balance mean probs", cells, kF64, kForward});
+  }
   for (const GateTensor& tensor : own_tensors(rows)) out.push_back(tensor);
   return out;
+}
+
+/// What counting the balance writes.
+template <class T>
+void TopKGate<T>::add_balance(std::vector<int>& writes) const {
+  writes.insert(writes.end(), {kFraction, kCounts, kMean});
 }
 
 template <class T>
@@ -63,15 +74,20 @@ BalanceInput<T> TopKGate<T>::balance_input(const GateCall<T>& call) const {
   in.lse = call.tensor(kLse);
   in.choice = {call.template tensor<std::int32_t>(kGateChoice), rows, k};
   in.kept = {call.template tensor<std::int32_t>(kGateKept), rows, k};
-  in.fraction = {call.template tensor<double>(kFraction), rows / this->options().group_rows, experts};
+  const auto of_groups = [&](int id) {
+    return Matrix<double>(call.template tensor<double>(id), rows / this->options().group_rows, experts);
+  };
+  in.fraction = of_groups(kFraction);
+  in.mean = of_groups(kMean);
+  in.counts = of_groups(kCounts);
   in.group_tokens = this->options().group_tokens;
   return in;
 }
 
 template <class T>
-void TopKGate<T>::count(GateCall<T>& call, std::vector<std::int64_t> group_counts) const {
+void TopKGate<T>::count(GateCall<T>& call, bool counts_known) const {
   BalanceInput<T> in = balance_input(call);
-  in.counts = std::move(group_counts);
+  in.counted = counts_known;
   count_balance(call, this->moe(), in);
 }
 
@@ -118,15 +134,17 @@ GatePhase<T> TopKGate<T>::share_phase(std::int64_t rows) const {
   return phase;
 }
 
-/// Capacity over whole groups, in order of (choice, position in the group). Returns the groups' counts, [G * E].
+/// Capacity over whole groups, in order of (choice, position in the group); with `counts_here` also the groups' counts.
+/// On the CPU: the order of a group is the host's.
 template <class T>
-std::vector<std::int64_t> TopKGate<T>::drop_shared(GateCall<T>& call) const {
+void TopKGate<T>::drop_shared(GateCall<T>& call, bool counts_here) const {
+  require_host(call.stream, "capacities of shared routing groups");
   const std::int64_t rows = call.x.rows, k = this->moe().top_k, n = this->options().group_tokens;
   const std::int64_t groups = rows / this->options().group_rows, experts = this->moe().experts;
   const std::int32_t* shared = call.template tensor<std::int32_t>(kShared);
   std::int32_t* kept = call.template tensor<std::int32_t>(kGateKept);
+  const Matrix<double> counts = balance_input(call).counts;
   std::vector<std::int32_t> choice(static_cast<std::size_t>(n * k)), left(choice.size());
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(groups * experts));
   for (std::int64_t g = 0; g < groups; ++g) {
     const std::vector<GroupRow> order = rows_of_group(this->options(), call.ids, g);
     for (std::int64_t i = 0; i < n; ++i) {
@@ -135,12 +153,11 @@ std::vector<std::int64_t> TopKGate<T>::drop_shared(GateCall<T>& call) const {
     }
     const Matrix<const std::int32_t> all(choice.data(), n, k);
     kernels::router_drop(call.stream, {left.data(), n, k}, all, experts, n, capacity());
-    kernels::router_count(call.stream, {counts.data() + g * experts, 1, experts}, all);
+    if (counts_here) kernels::router_count(call.stream, counts.row_range(g, 1), all);
     for (std::int64_t i = 0; i < n; ++i)
       if (const GroupRow& at = order[static_cast<std::size_t>(i)]; at.rank == call.ids.sp_rank)
         std::copy_n(left.data() + i * k, k, kept + at.row * k);
   }
-  return counts;
 }
 
 template <class T>
@@ -151,10 +168,11 @@ GatePhase<T> TopKGate<T>::drop_phase(bool counts_here) const {
   phase.reads_hidden = false;
   phase.reads = {kShared, kProbs, kLse, kGateChoice};
   phase.writes = {kGateKept};
-  if (counts_here && balances()) phase.writes.push_back(kFraction);
-  phase.run = [this, counts_here](GateCall<T>& call) {
-    std::vector<std::int64_t> counts = drop_shared(call);
-    if (counts_here) count(call, std::move(counts));
+  const bool balanced = counts_here && balances();
+  if (balanced) add_balance(phase.writes);
+  phase.run = [this, counts_here, balanced](GateCall<T>& call) {
+    drop_shared(call, balanced);
+    if (counts_here) count(call, balanced);
   };
   return phase;
 }
@@ -164,20 +182,18 @@ template <class T>
 GatePhase<T> TopKGate<T>::running_phase() const {
   GatePhase<T> phase;
   phase.label = "running counts";
-  phase.work = {WorkKind::kAllReduce, 2.0 * double(this->moe().experts) * sizeof(std::int64_t)};
+  phase.work = {WorkKind::kAllReduce, 2.0 * double(this->moe().experts) * sizeof(double)};
   phase.group = GateGroup::kWorld;
   phase.reads_hidden = false;
   phase.reads = {kProbs, kLse, kGateChoice, kGateKept};
-  phase.writes = {kFraction};
+  add_balance(phase.writes);
   phase.run = [this](GateCall<T>& call) {
     const auto experts = static_cast<std::int64_t>(this->moe().experts);
-    std::vector<std::int64_t> counts(static_cast<std::size_t>(experts));
-    kernels::router_count(call.stream, {counts.data(), 1, experts}, balance_input(call).choice);
-    const comm::Buffer buffer = comm::as_buffer(counts.data(), experts);
-    call.comms->world().all_reduce(buffer, buffer, comm::ReduceOp::kSum, call.stream);
-    std::vector<double>& running = call.state->running_choices[static_cast<std::size_t>(call.layer)];
-    for (std::size_t e = 0; e < counts.size(); ++e) running[e] += static_cast<double>(counts[e]);
-    count(call, {});
+    const BalanceInput<T> in = balance_input(call);
+    kernels::router_count(call.stream, {in.counts.data, 1, experts}, in.choice);
+    sum_in_place(call.comms->world(), comm::as_buffer(in.counts.data, experts), call.stream);
+    kernels::axpy<double>(call.stream, call.state->statistics.running_choices(call.layer), in.counts.data, experts, 1.0);
+    count(call, false);
   };
   return phase;
 }
@@ -190,12 +206,12 @@ std::vector<GatePhase<T>> TopKGate<T>::forward(std::int64_t rows, bool counted) 
   phase.work = {WorkKind::kGemm, logits_flops(rows)};
   phase.writes = {kLogits, kProbs, kLse, kGateWeight, kGateChoice};
   if (!shared) phase.writes.push_back(kGateKept);
-  if (!shared && counts_here && balances()) phase.writes.push_back(kFraction);
+  if (!shared && counts_here && balances()) add_balance(phase.writes);
   for (const GateTensor& tensor : own_tensors(rows))
     if (tensor.life != GateTensorLife::kBackward) phase.writes.push_back(tensor.id);
   phase.run = [this, counts_here, shared](GateCall<T>& call) {
     route(call, !shared);
-    if (counts_here && !shared) count(call, {});
+    if (counts_here && !shared) count(call, false);
   };
   std::vector<GatePhase<T>> phases{std::move(phase)};
   if (shared) {

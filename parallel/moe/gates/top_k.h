@@ -26,8 +26,8 @@ class TopKGate : public Gate<T> {
 
  protected:
   static constexpr int kProbs = kGateOwn, kLse = kGateOwn + 1, kFraction = kGateOwn + 2, kLogits = kGateOwn + 3,
-                       kDLogits = kGateOwn + 4, kShared = kGateOwn + 5,
-                       kOwn = kGateOwn + 6;  ///< A gate's own tensors begin at kOwn.
+                       kDLogits = kGateOwn + 4, kShared = kGateOwn + 5, kCounts = kGateOwn + 6, kMean = kGateOwn + 7,
+                       kOwn = kGateOwn + 8;  ///< A gate's own tensors begin at kOwn.
   static_assert(kOwn + 8 <= kMaxGateTensors);
   /// kProbability: p of the choice, renormalised over the K or not (MoeConfig::renormalize). kSigmoid: sigmoid(logit).
   enum class Weighting : std::uint8_t { kProbability, kSigmoid };
@@ -48,7 +48,7 @@ class TopKGate : public Gate<T> {
 
  private:
   void route(GateCall<T>& call, bool drops) const;
-  void count(GateCall<T>& call, std::vector<std::int64_t> group_counts) const;
+  void count(GateCall<T>& call, bool counts_known) const;
   void route_backward(GateCall<T>& call) const;
   [[nodiscard]] std::int64_t capacity() const;
   [[nodiscard]] bool counts_running() const {
@@ -59,7 +59,8 @@ class TopKGate : public Gate<T> {
   [[nodiscard]] bool shares(bool counted) const;
   [[nodiscard]] GatePhase<T> share_phase(std::int64_t rows) const;
   [[nodiscard]] GatePhase<T> drop_phase(bool counts_here) const;
-  [[nodiscard]] std::vector<std::int64_t> drop_shared(GateCall<T>& call) const;
+  void drop_shared(GateCall<T>& call, bool counts_here) const;
+  void add_balance(std::vector<int>& writes) const;
   [[nodiscard]] BalanceInput<T> balance_input(const GateCall<T>& call) const;
 };
 

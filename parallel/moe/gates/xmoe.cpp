@@ -1,7 +1,6 @@
 // parallel/moe/gates/xmoe.cpp - cosine routing in a low dimension: logit = cos(Wp x, e_i) / tau, tau learned.
 // Source: X-MoE, arXiv:2204.09179, section 3.2. tau = tau_0 * exp(theta) stays positive; theta is the parameter.
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/gemm.h"
 #include "kernels/reduce.h"
@@ -56,22 +55,19 @@ class XmoeGate final : public TopKGate<T> {
     kernels::normalize_rows<T>(call.stream, v.unit, call.tensor(kUnitNorm),
                                Matrix<const T>(call.parameters[kExperts].weight, z.cols, v.unit.cols));
     kernels::linear_forward<T>(call.stream, v.cosine, v.hidden, v.unit);
-    const T scale = inverse_temperature(call);
-    for (std::int64_t t = 0; t < z.rows; ++t)
-      for (std::int64_t e = 0; e < z.cols; ++e) z.row(t)[e] = scale * v.cosine.row(t)[e];
+    divide_by_temperature(call, z.data, v.cosine.data, z.rows * z.cols);
   }
 
   void logits_backward(GateCall<T>& call, Matrix<const T> dz) const override {
     const View v(call, low_dimension(this->options().model), dz.cols);
-    const T scale = inverse_temperature(call);
     const Matrix<T> d_cosine(call.tensor(kDCosine), dz.rows, dz.cols),
         d_hidden(call.tensor(kDHidden), dz.rows, v.hidden.cols);
     const Matrix<T> d_unit(call.tensor(kDUnit), dz.cols, v.unit.cols);
-    // z = cosine / tau and d tau / d theta = tau, so d theta = -sum dz * z.
-    const T d_theta = -scale * kernels::inner_product<T>(call.stream, dz.data, v.cosine.data, dz.rows * dz.cols);
-    T* theta = call.parameters[kTheta].grad;
-    *theta = call.accumulate == kernels::Accumulate::kAdd ? *theta + d_theta : d_theta;
-    for (std::int64_t i = 0; i < dz.rows * dz.cols; ++i) d_cosine.data[i] = scale * dz.data[i];
+    const std::int64_t count = dz.rows * dz.cols;
+    divide_by_temperature(call, d_cosine.data, dz.data, count);
+    // z = cosine / tau and d tau / d theta = tau, so d theta = -sum dz * z = -sum dz / tau * cosine
+    kernels::inner_product<T>(call.stream, call.parameters[kTheta].grad, d_cosine.data, v.cosine.data, count, T(-1),
+                              call.accumulate);
     kernels::linear_backward_input<T>(call.stream, d_hidden, d_cosine, v.unit, kernels::Accumulate::kOverwrite);
     kernels::linear_backward_weight<T>(call.stream, d_unit, nullptr, d_cosine, v.hidden,
                                        kernels::Accumulate::kOverwrite);
@@ -93,8 +89,10 @@ class XmoeGate final : public TopKGate<T> {
           cosine(call.tensor(kCosine), call.x.rows, experts) {}
     Matrix<T> hidden, unit, cosine;
   };
-  [[nodiscard]] T inverse_temperature(const GateCall<T>& call) const {
-    return T(1.0 / gate_option(this->moe(), "temperature")) * std::exp(-*call.parameters[kTheta].weight);
+  /// z = x / tau: [n].
+  void divide_by_temperature(const GateCall<T>& call, T* z, const T* x, std::int64_t n) const {
+    kernels::router_temperature<T>(call.stream, z, x, n, call.parameters[kTheta].weight,
+                                   1.0 / gate_option(this->moe(), "temperature"));
   }
 };
 

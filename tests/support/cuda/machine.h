@@ -102,6 +102,20 @@ T shuffle_xor(T value, int step) {
   return value;
 }
 
+/// Bit l: what lane l of this thread's warp says.
+inline unsigned ballot(bool value) {
+  std::memcpy(exchange_slot(this_thread_index().x % kWarpLanes), &value, sizeof value);
+  warp_barrier();
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < kWarpLanes; ++lane) {
+    bool there = false;
+    std::memcpy(&there, exchange_slot(lane), sizeof there);
+    if (there) bits |= 1U << lane;
+  }
+  warp_barrier();
+  return bits;
+}
+
 }  // namespace weft::emulation
 
 // read as blockDim.x and gridDim.x in kernels; members of LaunchConfig have the same names, so these cannot be macros

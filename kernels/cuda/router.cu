@@ -1,0 +1,264 @@
+// kernels/cuda/router.cu - a thread per row or entry, a block per expert: choices are few, and sums over rows keep
+// their order.
+#include "kernels/cuda/backend.h"
+#include "kernels/cuda/launch.cuh"
+
+namespace weft::kernels::cuda {
+namespace {
+
+template <class T>
+__global__ void router_weights_kernel(Matrix<T> weight, Matrix<const T> probs, Matrix<const std::int32_t> expert,
+                                      bool renormalize) {
+  const std::int64_t t = global_thread();
+  if (t >= weight.rows) return;
+  T sum = 0;
+  for (std::int64_t k = 0; k < weight.cols; ++k) sum += weight.row(t)[k] = probs.row(t)[expert.row(t)[k]];
+  if (!renormalize) return;
+  const T scale = T(1) / sum;
+  for (std::int64_t k = 0; k < weight.cols; ++k) weight.row(t)[k] *= scale;
+}
+
+/// A block per expert and group goes through the choices in the order of (choice, row).
+__global__ void router_drop_kernel(Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert,
+                                   std::int64_t group_rows, std::int64_t capacity) {
+  const std::int64_t e = blockIdx.x, first_row = blockIdx.y * group_rows, choices = group_rows * expert.cols;
+  std::int64_t used = 0;
+  for (std::int64_t first = 0; first < choices; first += blockDim.x) {
+    const std::int64_t i = first + threadIdx.x, t = first_row + i % group_rows, k = i / group_rows;
+    const bool mine = i < choices && expert.row(t)[k] == e;
+    int total = 0;
+    const int rank = block_rank(mine, total);
+    if (mine) kept.row(t)[k] = used + rank < capacity ? static_cast<std::int32_t>(e) : -1;
+    used += total;
+  }
+}
+
+/// A block per expert and group.
+__global__ void router_count_kernel(Matrix<double> count, Matrix<const std::int32_t> expert, std::int64_t group_rows) {
+  const std::int64_t e = blockIdx.x, first = blockIdx.y * group_rows;
+  std::int64_t sum = 0;
+  for (std::int64_t i = threadIdx.x; i < group_rows * expert.cols; i += blockDim.x)
+    if (expert.row(first + i / expert.cols)[i % expert.cols] == e) ++sum;
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) count.row(blockIdx.y)[e] = static_cast<double>(sum);
+}
+
+/// A block per expert and group.
+template <class T>
+__global__ void router_mean_probs_kernel(Matrix<double> mean, Matrix<const T> probs, std::int64_t group_rows,
+                                         double scale) {
+  const std::int64_t e = blockIdx.x, first = blockIdx.y * group_rows;
+  double sum = 0.0;
+  for (std::int64_t t = first + threadIdx.x; t < first + group_rows; t += blockDim.x)
+    sum += static_cast<double>(probs.row(t)[e]);
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) mean.row(blockIdx.y)[e] = sum / static_cast<double>(group_rows) * scale;
+}
+
+__global__ void router_fractions_kernel(Matrix<double> fraction, Matrix<const double> count, double none) {
+  const double* row = count.row(count.rows == 1 ? 0 : blockIdx.x);
+  double total = 0.0;
+  for (std::int64_t e = threadIdx.x; e < fraction.cols; e += blockDim.x) total += row[e];
+  total = block_sum(total);
+  for (std::int64_t e = threadIdx.x; e < fraction.cols; e += blockDim.x)
+    fraction.row(blockIdx.x)[e] = total > 0.0 ? row[e] / total : none;
+}
+
+/// A block per row; its first thread adds the few choices.
+template <class T>
+__global__ void router_backward_kernel(Matrix<T> dprobs, RouterGradient<T> in, std::int64_t group_rows) {
+  const std::int64_t t = blockIdx.x;
+  T* out = dprobs.row(t);
+  for (std::int64_t e = threadIdx.x; e < dprobs.cols; e += blockDim.x)
+    out[e] = in.fraction.data == nullptr ? T(0) : static_cast<T>(in.scale * in.fraction.row(t / group_rows)[e]);
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  T sum = 0, dot = 0;
+  for (std::int64_t k = 0; k < in.expert.cols; ++k) {
+    sum += in.probs.row(t)[in.expert.row(t)[k]];
+    dot += in.d_weight.row(t)[k] * in.weight.row(t)[k];
+  }
+  for (std::int64_t k = 0; k < in.expert.cols; ++k) {
+    const T dw = in.d_weight.row(t)[k];
+    out[in.expert.row(t)[k]] += in.renormalize ? (dw - dot) / sum : dw;
+  }
+}
+
+template <class T>
+__global__ void router_sigmoid_kernel(Matrix<T> weight, Matrix<const T> logits, Matrix<const std::int32_t> expert) {
+  const std::int64_t i = global_thread();
+  if (i >= weight.rows * weight.cols) return;
+  const std::int64_t t = i / weight.cols, k = i % weight.cols;
+  weight.row(t)[k] = T(1) / (T(1) + std::exp(-logits.row(t)[expert.row(t)[k]]));
+}
+
+/// A thread per row: two of its choices may name one expert.
+template <class T>
+__global__ void router_sigmoid_backward_kernel(Matrix<T> dlogits, Matrix<const T> weight, Matrix<const T> d_weight,
+                                               Matrix<const std::int32_t> expert) {
+  const std::int64_t t = global_thread();
+  if (t >= weight.rows) return;
+  for (std::int64_t k = 0; k < weight.cols; ++k) {
+    const T w = weight.row(t)[k];
+    dlogits.row(t)[expert.row(t)[k]] += d_weight.row(t)[k] * w * (T(1) - w);
+  }
+}
+
+constexpr double kTwoPi = 6.28318530717958647693;
+
+template <class T>
+__global__ void router_draw_kernel(Matrix<T> noise, PhiloxKey key, NoiseRows rows) {
+  const std::int64_t i = global_thread();
+  if (i >= noise.rows * noise.cols) return;
+  const std::int64_t t = i / noise.cols, e = i % noise.cols, row = rows.first_row + t;
+  const std::int64_t sequence = row / rows.rows_per_sequence;
+  const std::int64_t sample = rows.samples != nullptr ? rows.samples[sequence] : sequence;
+  const std::int64_t place = rows.places != nullptr ? rows.places[row] : row % rows.rows_per_sequence;
+  const PhiloxBits b =
+      philox(key, static_cast<std::uint64_t>(sample), static_cast<std::uint64_t>(place * noise.cols + e));
+  noise.row(t)[e] = static_cast<T>(std::sqrt(-2.0 * std::log(unit_interval(b.word[0], b.word[1]))) *
+                                   std::cos(kTwoPi * unit_interval(b.word[2], b.word[3])));  // as Rng::normal
+}
+
+template <class T>
+__global__ void router_noise_kernel(Matrix<T> logits, Matrix<T> noise, Matrix<const T> raw) {
+  const std::int64_t i = global_thread();
+  if (i >= logits.rows * logits.cols) return;
+  const std::int64_t t = i / logits.cols, e = i % logits.cols;
+  const T r = raw.row(t)[e], n = noise.row(t)[e];
+  logits.row(t)[e] += n * ((r > T(0) ? r : T(0)) + std::log1p(std::exp(-std::abs(r))));
+  noise.row(t)[e] = n / (T(1) + std::exp(-r));
+}
+
+template <class T>
+__global__ void normalize_rows_kernel(Matrix<T> y, T* n, Matrix<const T> x) {
+  const std::int64_t t = blockIdx.x;
+  T squares = 0;
+  for (std::int64_t j = threadIdx.x; j < x.cols; j += blockDim.x) squares += x.row(t)[j] * x.row(t)[j];
+  const T root = std::sqrt(block_sum(squares)), norm = root > T(1e-12) ? root : T(1e-12);
+  if (threadIdx.x == 0) n[t] = norm;
+  for (std::int64_t j = threadIdx.x; j < x.cols; j += blockDim.x) y.row(t)[j] = x.row(t)[j] / norm;
+}
+
+template <class T>
+__global__ void normalize_rows_backward_kernel(Matrix<T> dx, Matrix<const T> dy, Matrix<const T> y, const T* n) {
+  const std::int64_t t = blockIdx.x;
+  T dot = 0;
+  for (std::int64_t j = threadIdx.x; j < y.cols; j += blockDim.x) dot += dy.row(t)[j] * y.row(t)[j];
+  dot = block_sum(dot);
+  for (std::int64_t j = threadIdx.x; j < y.cols; j += blockDim.x)
+    dx.row(t)[j] = (dy.row(t)[j] - dot * y.row(t)[j]) / n[t];
+}
+
+template <class T>
+__global__ void multiply_kernel(T* z, const T* x, const T* y, std::int64_t n) {
+  if (const std::int64_t i = global_thread(); i < n) z[i] = x[i] * y[i];
+}
+
+template <class T>
+__global__ void router_temperature_kernel(T* z, const T* x, std::int64_t n, const T* theta, T factor) {
+  if (const std::int64_t i = global_thread(); i < n) z[i] = factor * std::exp(-*theta) * x[i];
+}
+
+template <class T>
+__global__ void router_z_backward_kernel(Matrix<T> dlogits, Matrix<const T> probs, const T* lse, T scale) {
+  const std::int64_t i = global_thread();
+  if (i >= dlogits.rows * dlogits.cols) return;
+  const std::int64_t t = i / dlogits.cols, e = i % dlogits.cols;
+  dlogits.row(t)[e] += scale * lse[t] * probs.row(t)[e];
+}
+
+/// A block per column of a table with one row a group.
+Shape per_column(std::int64_t cols, std::int64_t groups) { return {cols, groups}; }
+
+template <class T>
+void router_weights(Stream& stream, Matrix<T> weight, Matrix<const T> probs, Matrix<const std::int32_t> expert,
+                    bool renormalize) {
+  launch(stream, router_weights_kernel<T>, per_element(weight.rows), weight, probs, expert, renormalize);
+}
+void router_drop(Stream& stream, Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert, std::int64_t num_experts,
+                 std::int64_t group_rows, std::int64_t capacity) {
+  const std::int64_t all = group_rows * expert.cols;
+  launch(stream, router_drop_kernel, per_column(num_experts, expert.rows / group_rows), kept, expert, group_rows,
+         capacity == 0 ? all : capacity);
+}
+void router_count(Stream& stream, Matrix<double> count, Matrix<const std::int32_t> expert) {
+  launch(stream, router_count_kernel, per_column(count.cols, count.rows), count, expert, expert.rows / count.rows);
+}
+template <class T>
+void router_mean_probs(Stream& stream, Matrix<double> mean, Matrix<const T> probs, double scale) {
+  launch(stream, router_mean_probs_kernel<T>, per_column(mean.cols, mean.rows), mean, probs, probs.rows / mean.rows,
+         scale);
+}
+void router_fractions(Stream& stream, Matrix<double> fraction, Matrix<const double> count, double none) {
+  launch(stream, router_fractions_kernel, per_row(fraction.rows, fraction.cols), fraction, count, none);
+}
+template <class T>
+void router_backward(Stream& stream, Matrix<T> dprobs, const RouterGradient<T>& in) {
+  const std::int64_t groups = in.fraction.data == nullptr ? 1 : in.fraction.rows;
+  launch(stream, router_backward_kernel<T>, per_row(dprobs.rows, dprobs.cols), dprobs, in, dprobs.rows / groups);
+}
+template <class T>
+void router_sigmoid(Stream& stream, Matrix<T> weight, Matrix<const T> logits, Matrix<const std::int32_t> expert) {
+  launch(stream, router_sigmoid_kernel<T>, per_element(weight.rows * weight.cols), weight, logits, expert);
+}
+template <class T>
+void router_sigmoid_backward(Stream& stream, Matrix<T> dlogits, Matrix<const T> weight, Matrix<const T> d_weight,
+                             Matrix<const std::int32_t> expert) {
+  launch(stream, router_sigmoid_backward_kernel<T>, per_element(weight.rows), dlogits, weight, d_weight, expert);
+}
+template <class T>
+void router_draw(Stream& stream, Matrix<T> noise, const Rng& rng, const NoiseRows& rows) {
+  launch(stream, router_draw_kernel<T>, per_element(noise.rows * noise.cols), noise, rng.key(), rows);
+}
+template <class T>
+void router_noise(Stream& stream, Matrix<T> logits, Matrix<T> noise, Matrix<const T> raw) {
+  launch(stream, router_noise_kernel<T>, per_element(logits.rows * logits.cols), logits, noise, raw);
+}
+template <class T>
+void normalize_rows(Stream& stream, Matrix<T> y, T* n, Matrix<const T> x) {
+  launch(stream, normalize_rows_kernel<T>, per_row(x.rows, x.cols), y, n, x);
+}
+template <class T>
+void normalize_rows_backward(Stream& stream, Matrix<T> dx, Matrix<const T> dy, Matrix<const T> y, const T* n) {
+  launch(stream, normalize_rows_backward_kernel<T>, per_row(y.rows, y.cols), dx, dy, y, n);
+}
+template <class T>
+void multiply(Stream& stream, T* z, const T* x, const T* y, std::int64_t n) {
+  launch(stream, multiply_kernel<T>, per_element(n), z, x, y, n);
+}
+template <class T>
+void router_temperature(Stream& stream, T* z, const T* x, std::int64_t n, const T* theta, double factor) {
+  launch(stream, router_temperature_kernel<T>, per_element(n), z, x, n, theta, static_cast<T>(factor));
+}
+template <class T>
+void router_z_backward(Stream& stream, Matrix<T> dlogits, Matrix<const T> probs, const T* lse, double scale) {
+  launch(stream, router_z_backward_kernel<T>, per_element(dlogits.rows * dlogits.cols), dlogits, probs, lse,
+         static_cast<T>(scale));
+}
+
+}  // namespace
+
+template <class T>
+void add_router(Backend<T>& table) {
+  table.router_weights = router_weights<T>;
+  table.router_drop = router_drop;
+  table.router_count = router_count;
+  table.router_mean_probs = router_mean_probs<T>;
+  table.router_fractions = router_fractions;
+  table.router_backward = router_backward<T>;
+  table.router_sigmoid = router_sigmoid<T>;
+  table.router_sigmoid_backward = router_sigmoid_backward<T>;
+  table.router_draw = router_draw<T>;
+  table.router_noise = router_noise<T>;
+  table.normalize_rows = normalize_rows<T>;
+  table.normalize_rows_backward = normalize_rows_backward<T>;
+  table.multiply = multiply<T>;
+  table.router_temperature = router_temperature<T>;
+  table.router_z_backward = router_z_backward<T>;
+}
+
+template void add_router(Backend<float>& table);
+template void add_router(Backend<double>& table);
+
+}  // namespace weft::kernels::cuda

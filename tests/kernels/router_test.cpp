@@ -1,0 +1,260 @@
+// What a top-k router does around its softmax, against plain loops.
+#include "kernels/router.h"
+
+#include <algorithm>
+
+#include "kernels/slots.h"
+#include "tests/kernels/device_kernels.h"
+
+using namespace weft;
+using namespace weft::kernels;
+using weft::test::Array;
+using weft::test::difference;
+using weft::test::error_of;
+using weft::test::Grid;
+using weft::test::inline_stream;
+using weft::test::Random;
+using weft::test::says;
+namespace reference = weft::reference;
+
+namespace {
+
+using Ints = std::vector<std::int32_t>;
+
+/// K distinct experts for each row.
+Ints choices_of(Random& random, std::int64_t rows, std::int64_t experts, std::int64_t k) {
+  Ints out;
+  for (std::int64_t t = 0; t < rows; ++t) {
+    const Ints order = random.permutation(experts);
+    out.insert(out.end(), order.begin(), order.begin() + k);
+  }
+  return out;
+}
+
+/// Rows of groups, experts, choices.
+struct Case {
+  explicit Case(std::uint64_t seed)
+      : random(seed),
+        groups(random.pick({1, 2, 3})),
+        group_rows(random.pick({1, 5, 300})),
+        experts(random.pick({2, 3, 8, 40})),
+        k(std::min<std::int64_t>(experts, random.pick({1, 2, 3}))),
+        rows(groups * group_rows),
+        choice(choices_of(random, rows, experts, k)) {}
+  [[nodiscard]] Matrix<const std::int32_t> table() const { return {choice.data(), rows, k}; }
+  [[nodiscard]] std::int32_t at(std::int64_t t, std::int64_t i) const {
+    return choice[static_cast<std::size_t>(t * k + i)];
+  }
+  Random random;
+  std::int64_t groups, group_rows, experts, k, rows;
+  Ints choice;
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("router weights are probabilities of the choices, renormalised or not", "[router]",
+                   WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    Case c(seed);
+    const bool renormalize = seed % 2 == 0;
+    Grid<T> probs(c.rows, c.experts, 1), weight(c.rows, c.k, 2);
+    for (std::int64_t t = 0; t < c.rows; ++t)
+      for (std::int64_t e = 0; e < c.experts; ++e) probs(t, e) = static_cast<T>(c.random.uniform());
+    reference::Dense want(c.rows, c.k);
+    for (std::int64_t t = 0; t < c.rows; ++t) {
+      double sum = 0.0;
+      for (std::int64_t i = 0; i < c.k; ++i) sum += static_cast<double>(probs(t, c.at(t, i)));
+      for (std::int64_t i = 0; i < c.k; ++i)
+        want(t, i) = static_cast<double>(probs(t, c.at(t, i))) / (renormalize ? sum : 1.0);
+    }
+    device.run(kernels::router_weights<T>, weight.view(), Matrix<const T>(probs.view()), c.table(), renormalize);
+    CHECK(difference(weight, want, c.k) == "");
+  }
+}
+
+TEMPLATE_TEST_CASE("capacity drops by (choice, row) in each group, and choices are counted", "[router]",
+                   WEFT_F32_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (std::uint64_t seed = 0; seed < 30; ++seed) {
+    Case c(seed);
+    const std::int64_t capacity = c.random.pick({0, 1, 2, 50});
+    INFO("seed " << seed << ": " << c.groups << " groups of " << c.group_rows << ", E " << c.experts << ", K " << c.k
+                 << ", C " << capacity);
+    Ints want(c.choice.size(), -1), kept(c.choice.size(), -9);
+    std::vector<double> count(static_cast<std::size_t>(c.groups * c.experts), 0.0), got(count.size(), -9.0);
+    for (std::int64_t g = 0; g < c.groups; ++g) {
+      std::vector<std::int64_t> used(static_cast<std::size_t>(c.experts), 0);
+      for (std::int64_t i = 0; i < c.k; ++i)
+        for (std::int64_t t = g * c.group_rows; t < (g + 1) * c.group_rows; ++t) {
+          const std::int32_t e = c.at(t, i);
+          if (capacity > 0 && used[static_cast<std::size_t>(e)] == capacity) continue;
+          ++used[static_cast<std::size_t>(e)];
+          want[static_cast<std::size_t>(t * c.k + i)] = e;
+          count[static_cast<std::size_t>(g * c.experts + e)] += 1.0;
+        }
+    }
+    device.run(kernels::router_drop, Matrix<std::int32_t>(kept.data(), c.rows, c.k), c.table(), c.experts, c.group_rows,
+               capacity);
+    CHECK(kept == want);
+    device.run(kernels::router_count, Matrix<double>(got.data(), c.groups, c.experts),
+               Matrix<const std::int32_t>(kept.data(), c.rows, c.k));
+    CHECK(got == count);
+  }
+}
+
+TEMPLATE_TEST_CASE("mean probabilities and fractions of groups", "[router]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    Case c(seed);
+    const auto probs = Grid<T>::normal(c.random, c.rows, c.experts, 1);
+    Grid<double> mean(c.groups, c.experts, 1), count(seed % 2 == 0 ? c.groups : 1, c.experts),
+        fraction(c.groups, c.experts, 2);
+    reference::Dense want(c.groups, c.experts), want_fraction(c.groups, c.experts);
+    for (std::int64_t t = 0; t < c.rows; ++t)
+      for (std::int64_t e = 0; e < c.experts; ++e)
+        want(t / c.group_rows, e) += 0.5 * static_cast<double>(probs(t, e)) / double(c.group_rows);
+    device.run(kernels::router_mean_probs<T>, mean.view(), Matrix<const T>(probs.view()), 0.5);
+    CHECK(difference(mean, want, c.group_rows) == "");
+    for (std::int64_t g = 0; g < count.rows(); ++g)
+      for (std::int64_t e = 0; e < c.experts; ++e) count(g, e) = g == 1 ? 0.0 : double(c.random.below(9) + 1);
+    for (std::int64_t g = 0; g < c.groups; ++g) {
+      const std::int64_t from = count.rows() == 1 ? 0 : g;
+      double sum = 0.0;
+      for (std::int64_t e = 0; e < c.experts; ++e) sum += count(from, e);
+      for (std::int64_t e = 0; e < c.experts; ++e) want_fraction(g, e) = sum > 0.0 ? count(from, e) / sum : 0.125;
+    }
+    device.run(kernels::router_fractions, fraction.view(), Matrix<const double>(count.view()), 0.125);
+    CHECK(difference(fraction, want_fraction, 1) == "");
+  }
+}
+
+TEMPLATE_TEST_CASE("the gradient of router weights, balance loss and z-loss", "[router]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    Case c(seed);
+    const bool renormalize = seed % 2 == 0, balances = seed % 3 != 0;
+    Grid<T> probs(c.rows, c.experts), weight(c.rows, c.k);
+    for (std::int64_t t = 0; t < c.rows; ++t)
+      for (std::int64_t e = 0; e < c.experts; ++e) probs(t, e) = static_cast<T>(0.1 + c.random.uniform());
+    device.run(kernels::router_weights<T>, weight.view(), Matrix<const T>(probs.view()), c.table(), renormalize);
+    const auto d_weight = Grid<T>::normal(c.random, c.rows, c.k, 1);
+    const auto fraction = Grid<double>::normal(c.random, c.groups, c.experts, 1);
+    Grid<T> got(c.rows, c.experts, 1);
+    const RouterGradient<T> in{
+        probs.view(), c.table(),  weight.view(), d_weight.view(), balances ? fraction.view() : Matrix<const double>(),
+        0.7,          renormalize};
+    device.run(kernels::router_backward<T>, got.view(), in);
+    reference::Dense want(c.rows, c.experts);
+    for (std::int64_t t = 0; t < c.rows; ++t) {
+      double sum = 0.0, dot = 0.0;
+      for (std::int64_t i = 0; i < c.k; ++i) {
+        sum += static_cast<double>(probs(t, c.at(t, i)));
+        dot += static_cast<double>(d_weight(t, i)) * static_cast<double>(weight(t, i));
+      }
+      for (std::int64_t e = 0; e < c.experts && balances; ++e) want(t, e) = 0.7 * fraction(t / c.group_rows, e);
+      for (std::int64_t i = 0; i < c.k; ++i) {
+        const auto dw = static_cast<double>(d_weight(t, i));
+        want(t, c.at(t, i)) += renormalize ? (dw - dot) / sum : dw;
+      }
+    }
+    CHECK(difference(got, want, 8, 1.0) == "");  // with one choice a weight is 1, and its gradient cancels
+
+    const auto lse = c.random.normals<T>(c.rows);
+    auto dz = Grid<T>::normal(c.random, c.rows, c.experts, 1);
+    reference::Dense z(dz.view());
+    for (std::int64_t t = 0; t < c.rows; ++t)
+      for (std::int64_t e = 0; e < c.experts; ++e)
+        z(t, e) += 0.3 * static_cast<double>(lse[static_cast<std::size_t>(t)]) * static_cast<double>(probs(t, e));
+    device.run(kernels::router_z_backward<T>, dz.view(), Matrix<const T>(probs.view()),
+               Array<const T>{lse.data(), c.rows}, 0.3);
+    CHECK(difference(dz, z, 3) == "");
+  }
+}
+
+TEMPLATE_TEST_CASE("noise is the generator's, by sample and place", "[router]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  const Rng rng(7, RngPurpose::kGateNoise, 3, 1);
+  constexpr std::int64_t kRows = 40, kExperts = 5;
+  Grid<T> noise(kRows, kExperts, 1);
+  device.run(kernels::router_draw<T>, noise.view(), rng, NoiseRows{nullptr, nullptr, 12, 8});
+  reference::Dense want(kRows, kExperts);
+  for (std::int64_t t = 0; t < kRows; ++t)
+    for (std::int64_t e = 0; e < kExperts; ++e)
+      want(t, e) =
+          rng.normal(static_cast<std::uint64_t>((12 + t) / 8), static_cast<std::uint64_t>((12 + t) % 8 * kExperts + e));
+  CHECK(difference(noise, want, 4) == "");
+}
+
+TEMPLATE_TEST_CASE("a learned temperature divides, and products are summed", "[router]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (const std::int64_t n : {0, 1, 33, 700}) {
+    Random random(static_cast<std::uint64_t>(n));
+    const auto x = random.normals<T>(n), y = random.normals<T>(n);
+    const T theta = T(0.4);
+    std::vector<T> z(x.size());
+    reference::Reals want;
+    double dot = 0.0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      want.push_back(2.5 * std::exp(-static_cast<double>(theta)) * static_cast<double>(x[i]));
+      dot += static_cast<double>(x[i]) * static_cast<double>(y[i]);
+    }
+    device.run(kernels::router_temperature<T>, Array<T>{z.data(), n}, Array<const T>{x.data(), n}, n,
+               Array<const T>{&theta, 1}, 2.5);
+    CHECK(difference(z, want, 4) == "");
+    T got = T(1.5);
+    inner_product<T>(device, &got, x.data(), y.data(), n, T(-2), Accumulate::kAdd);
+    CHECK(static_cast<double>(got) == Approx(1.5 - 2.0 * dot).margin(std::is_same_v<T, float> ? 1e-4 : 1e-12));
+    inner_product<T>(device, &got, x.data(), y.data(), n, T(1), Accumulate::kOverwrite);
+    CHECK(static_cast<double>(got) == Approx(dot).margin(std::is_same_v<T, float> ? 1e-4 : 1e-12));
+  }
+}
+
+TEMPLATE_TEST_CASE("slots: gradient of the choice, experts kept, logsumexps merged", "[slots]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  const Ints source = {0, 4, 2, 1, 3, 0}, kept = {0, 1, -1, 1, 0, -1};
+  Random random(4);
+  const auto d_weight = Grid<T>::normal(random, 3, 2);
+  Grid<T> d_scores(5, 2, 1);
+  device.run(kernels::expert_choice_backward<T>, d_scores.view(),
+             SlotTable<const T>{{source.data(), 3, 2}, {kept.data(), 3, 2}, d_weight.view()});
+  reference::Dense want(5, 2);
+  for (std::int64_t d = 0; d < 3; ++d)
+    for (std::int64_t e = 0; e < 2; ++e)
+      if (kept[static_cast<std::size_t>(2 * d + e)] >= 0)
+        want(source[static_cast<std::size_t>(2 * d + e)], e) = static_cast<double>(d_weight(d, e));
+  CHECK(difference(d_scores, want, 0) == "");
+
+  Ints table(12, -9);
+  device.run(kernels::keep_experts, Matrix<std::int32_t>(table.data(), 3, 4), std::int64_t{1}, std::int64_t{3});
+  CHECK(table == Ints{-1, 1, 2, -1, -1, 1, 2, -1, -1, 1, 2, -1});
+
+  const auto parts = Grid<T>::normal(random, 3, 70);
+  std::vector<T> lse(70);
+  device.run(kernels::merge_logsumexp<T>, Array<T>{lse.data(), 70}, Matrix<const T>(parts.view()));
+  reference::Reals merged;
+  for (std::int64_t i = 0; i < 70; ++i) {
+    double sum = 0.0;
+    for (std::int64_t r = 0; r < 3; ++r) sum += std::exp(static_cast<double>(parts(r, i)));
+    merged.push_back(std::log(sum));
+  }
+  CHECK(difference(lse, merged, 4) == "");
+}
+
+TEST_CASE("wrong shapes of routers are refused by name", "[router]") {
+  Stream& s = inline_stream();
+  Grid<float> a(4, 2), b(3, 2);
+  Grid<double> counts(3, 2);
+  Grid<std::int32_t> t(4, 2), u(3, 2);
+  CHECK_THAT(error_of([&] { router_weights<float>(s, b.view(), a.view(), t.view(), true); }),
+             says("router_weights", "weight is"));
+  CHECK_THAT(error_of([&] { router_drop(s, u.view(), t.view(), 2, 4, 1); }), says("router_drop", "kept is"));
+  CHECK_THAT(error_of([&] { router_drop(s, t.view(), t.view(), 2, 3, 1); }), says("router_drop", "multiple"));
+  CHECK_THAT(error_of([&] { router_count(s, counts.view(), t.view()); }), says("router_count", "4 rows in 3 groups"));
+  CHECK_THAT(error_of([&] { router_fractions(s, counts.view(), Grid<double>(2, 2).view(), 0.0); }),
+             says("router_fractions", "count is"));
+  CHECK_THAT(error_of([&] { router_sigmoid<float>(s, b.view(), a.view(), t.view()); }),
+             says("router_sigmoid", "weight is"));
+  CHECK_THAT(error_of([&] { normalize_rows<float>(s, b.view(), b.view().data, a.view()); }),
+             says("normalize_rows", "y is"));
+}
