@@ -170,7 +170,10 @@ void Update<T>::emit_norm(BufferId norm) const {
   spec.stage = Stage::kGradNorm;
   spec.phase = Phase::kUpdate;
   spec.work = {WorkKind::kMemory, bytes};
-  spec.resources = {Resource::kCompute, Resource::kIntra, Resource::kInter};
+  if (ctx_.mesh.world_size > 1) {  // alone, it computes and sends nothing
+    spec.resources = group_links(ctx_.mesh, ctx_.mesh.world_size, 1);
+    spec.resources.add(Resource::kCompute);
+  }
   ctx_.out.task(spec, reads, {norm}, [=, rank = ctx_.mesh.world_rank](TaskContext& c) {
     StepState& state = *runtime->state;
     const double squares = owned_squares(*runtime->store, c.stream);
