@@ -18,6 +18,7 @@
 #include "tools/config/loader.h"
 #include "tools/config/schedule_files.h"
 #include "tools/exit_status.h"
+#include "tools/number_checks.h"
 #include "tools/train/environment.h"
 #include "tools/train/text.h"
 
@@ -147,7 +148,7 @@ void add_profile(CLI::App& app, Action& action) {
       ->type_name("PATH=VALUE");
   command->add_option("--time_limit", args->time_limit_s, "Seconds after which no more steps are run")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command
       ->add_option("--comm_timeout", args->comm_timeout_s,
                    "Seconds a collective may wait for its peers before the job ends with status 79; 0: for ever")
