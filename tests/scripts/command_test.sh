@@ -32,6 +32,10 @@ check 'one that is not negative' complains 2 "--top: '-1' is not a number from 0
 check 'one that is a number' complains 2 "'x' is not a number" train x --trace x
 
 tiny=configs/train/tiny.textproto
+cp "$WEFT" "$TMP/weft-alone"
+alone() { (cd / && exits 0 "$TMP/weft-alone" "$@") && cat "$TMP/stdout" && grep -q 'costs from nominal CPU' "$TMP/stdout"; }
+check 'a binary on its own has the nominal costs' alone train "$PWD/$tiny" --dry_run
+check 'and plans with them' alone plan "$PWD/$tiny" --policy sequential
 check 'config print' says 'model_dim: 64' config print "$tiny"
 check 'config print with --set' says 'dtype: F64' config print "$tiny" --set train.dtype=F64 --set model.layers=3
 check 'config print for ranks' says 'expert: 4' config print "$tiny" --set parallel.expert=4 --ranks 8
