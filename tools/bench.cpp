@@ -59,8 +59,10 @@ void add_collective(CLI::App& bench, const char* name, scheduler::WorkKind kind,
                     "A second thread of every rank multiplies matrices meanwhile; shows what is left of its rate");
   command->add_flag("--json", *as_json, "Print one JSON document");
   command->footer(
-      "Run it under mpirun or scripts/vcluster. Links: intra, the ranks of a node; inter, one rank of each node; both, all\n"
-      "ranks. Algorithm MB/s: the buffer's bytes over the time. Bus MB/s: what a rank has to send over the time, to be held\n"
+      "Run it under mpirun or scripts/vcluster. Links: intra, the ranks of a node; inter, one rank of each node; both, "
+      "all\n"
+      "ranks. Algorithm MB/s: the buffer's bytes over the time. Bus MB/s: what a rank has to send over the time, to be "
+      "held\n"
       "against the rate of its link. Cores per rank: CPU time over wall time. Compute rate left (--compute): what the\n"
       "second thread multiplies meanwhile, over what it does alone.");
   command->callback([o, as_json, &action] { action = [o, as_json] { return bench_collective(*o, *as_json); }; });
