@@ -92,6 +92,9 @@ int run_train(const TrainArguments& args) {
   }
   const std::string warning = profile_warning(config, world->size(), topology.local_size);
   if (!warning.empty() && world->rank() == 0) console.on_warning(warning);
+  if (args.trace_step > config.train.steps)
+    console.on_warning(
+        str("--trace ", args.trace_step, ": the run ends at step ", config.train.steps, ", so no step is traced"));
   const parallel::TrainOutcome outcome = parallel::train(config, *world, options, console);
   const comm::TrafficMatrix traffic = comm::gather_traffic(*world, *stream);
   if (world->rank() == 0 && console.num_steps() > 0)

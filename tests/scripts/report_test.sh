@@ -138,7 +138,9 @@ check 'metrics of another schema are refused' exits 2 "$WEFT" report "$plain"
 check 'with what was found and what is known' grep -q "^error: $plain/metrics.jsonl: schema 9, this weft knows schema 1" "$TMP/stderr"
 
 # Replanning: from a plan of eight chunks, each with the start-up of its own, to a better one.
-train --run_dir "$TMP/chunks" --set train.steps=1 --set schedule.policy=MANUAL --set schedule.forward_chunks=8 --set schedule.backward_chunks=8 > /dev/null
+check 'a step past the end' exits 0 train --run_dir "$TMP/chunks" --set train.steps=1 --set schedule.policy=MANUAL --set schedule.forward_chunks=8 \
+  --set schedule.backward_chunks=8 --trace 9
+check 'is not traced, which is said' grep -q '^warning: --trace 9: the run ends at step 1,' "$TMP/stderr"
 run=$TMP/replanned
 check 'a run that replans' train --run_dir "$run" --set schedule.plan="$TMP/chunks/plan.textproto" --set schedule.policy=SEQUENTIAL \
   --set schedule.replan=3 --set train.steps=60 --set train.validate_every=1
