@@ -244,14 +244,15 @@ void Training<T>::bind_step() {
 
 template <class T>
 void Training<T>::replan(std::int64_t step) {
-  const std::size_t known = replanner_->log().size();
-  std::optional<RunPlan> next = replanner_->consider(step, plan_);
-  if (replanner_->log().size() > known) observer_.on_note("replan: " + replanner_->log().back());
-  if (!next) return;
-  plan_ = std::move(*next);
-  require_same_plan();
-  bind_step();
-  observer_.on_replan(plan_);
+  const std::optional<Replan> look = replanner_->consider(step, plan_);
+  if (!look) return;
+  observer_.on_note("replan: " + look->entry);
+  plan_ = look->plan;
+  if (look->changes) {
+    require_same_plan();
+    bind_step();
+  }
+  observer_.on_replan(*look);
 }
 
 /// This rank's rows of its micro-batches. Ranks that share sequences read all of them and keep their part.
