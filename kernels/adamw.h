@@ -14,11 +14,12 @@ struct AdamWOptions {
   double beta2 = 0.95;
   double eps = 1e-8;
   double weight_decay = 0.0;
-  std::int64_t step = 1;    ///< Number of this update, from 1: the bias correction's exponent.
+  std::int64_t step = 1;  ///< Number of this update, from 1: the bias correction's exponent.
 };
 
-/// What global-norm clipping multiplies the gradient by: *factor = clip_norm / |g| where |g| is larger, else 1; NaN when
-/// the loss or |g| is not finite. clip_norm 0: no clipping. loss, squares (|g|^2), factor: [1], on the stream's device.
+/// What global-norm clipping multiplies the gradient by: *factor = clip_norm / |g| where |g| is larger, else 1; NaN
+/// when the loss or |g| is not finite. clip_norm 0: no clipping. loss, squares (|g|^2), factor: [1], on the stream's
+/// device.
 void clip_factor(Stream& stream, double* factor, const double* loss, const double* squares, double clip_norm);
 
 /// n elements: m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr * (m_hat / (sqrt(v_hat) + eps) + decay * w), where

@@ -9,8 +9,8 @@ void count_rows(Stream& stream, const RowCounts& counts, Matrix<const std::int32
                 std::span<const std::int64_t> cuts) {
   check_matrix("count_rows", "expert", expert, expert.rows, expert.cols);
   check_array("count_rows", "counts", counts.data, counts.num_experts);
-  WEFT_CHECK(counts.num_local_experts > 0 && counts.num_experts % counts.num_local_experts == 0, "count_rows: ",
-             counts.num_experts, " experts in ranks of ", counts.num_local_experts);
+  WEFT_CHECK(counts.num_local_experts > 0 && counts.num_experts % counts.num_local_experts == 0,
+             "count_rows: ", counts.num_experts, " experts in ranks of ", counts.num_local_experts);
   WEFT_CHECK(!cuts.empty() && cuts.front() == 0 && cuts.back() == expert.rows, "count_rows: cuts of ", expert.rows,
              " rows");
   backend<float>(stream).count_rows(stream, counts, expert, cuts);
@@ -20,8 +20,8 @@ void place_rows(Stream& stream, const RowPlaces& out, Matrix<const std::int32_t>
                 Matrix<const std::int32_t> source, std::int64_t num_experts) {
   check_matrix("place_rows", "row", out.row, out.row.rows, out.row.cols);
   if (expert.data != nullptr) check_matrix("place_rows", "expert", expert, out.row.rows, out.row.cols);
-  WEFT_CHECK(expert.data != nullptr || out.row.rows == 0 || out.row.cols == num_experts, "place_rows: ", out.row.cols, " columns for ",
-             num_experts, " experts");
+  WEFT_CHECK(expert.data != nullptr || out.row.rows == 0 || out.row.cols == num_experts, "place_rows: ", out.row.cols,
+             " columns for ", num_experts, " experts");
   if (source.data != nullptr) check_matrix("place_rows", "source", source, out.row.rows, out.row.cols);
   backend<float>(stream).place_rows(stream, out, expert, source, num_experts);
 }

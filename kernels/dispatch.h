@@ -21,8 +21,8 @@ struct RowCounts {
 void count_rows(Stream& stream, const RowCounts& counts, Matrix<const std::int32_t> expert,
                 std::span<const std::int64_t> cuts);
 
-/// The entries of a chunk sorted by (expert, row, choice). row[t, k] = place of entry (t, k), -1 where its expert is -1;
-/// token[place] = source[t, k], or first_token + t without sources. row, expert, source: [D, K] (source.data may be
+/// The entries of a chunk sorted by (expert, row, choice). row[t, k] = place of entry (t, k), -1 where its expert is
+/// -1; token[place] = source[t, k], or first_token + t without sources. row, expert, source: [D, K] (source.data may be
 /// nullptr; expert.data == nullptr: entry (t, k) names expert k); token: as long as entries have places.
 struct RowPlaces {
   Matrix<std::int32_t> row;

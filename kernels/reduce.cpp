@@ -54,13 +54,13 @@ void copy_rows(Stream& stream, Matrix<T> y, Matrix<const T> x, Accumulate accumu
   backend<T>(stream).copy_rows(stream, y, x, accumulate);
 }
 
-#define WEFT_INSTANTIATE(T)                         \
-  template decltype(sum_squares<T>) sum_squares<T>; \
+#define WEFT_INSTANTIATE(T)                             \
+  template decltype(sum_squares<T>) sum_squares<T>;     \
   template decltype(inner_product<T>) inner_product<T>; \
-  template decltype(sum_rows<T>) sum_rows<T>; \
-  template decltype(fill<T>) fill<T>;               \
-  template decltype(axpy<T>) axpy<T>;               \
-  template decltype(copy<T>) copy<T>;               \
+  template decltype(sum_rows<T>) sum_rows<T>;           \
+  template decltype(fill<T>) fill<T>;                   \
+  template decltype(axpy<T>) axpy<T>;                   \
+  template decltype(copy<T>) copy<T>;                   \
   template decltype(copy_rows<T>) copy_rows<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)

@@ -14,7 +14,8 @@ void count_rows(Stream&, const RowCounts& counts, Matrix<const std::int32_t> exp
   for (std::int64_t p = 0; p < pieces; ++p)
     for (std::int64_t t = cuts[static_cast<std::size_t>(p)]; t < cuts[static_cast<std::size_t>(p) + 1]; ++t)
       for (std::int64_t k = 0; k < expert.cols; ++k)
-        if (const std::int32_t e = expert.row(t)[k]; e >= 0) ++counts.data[(e / local * pieces + p) * local + e % local];
+        if (const std::int32_t e = expert.row(t)[k]; e >= 0)
+          ++counts.data[(e / local * pieces + p) * local + e % local];
 }
 
 void place_rows(Stream&, const RowPlaces& out, Matrix<const std::int32_t> expert, Matrix<const std::int32_t> source,

@@ -18,7 +18,7 @@ constexpr std::int64_t kTileKeys = 1024;  // sorted in shared memory by half as 
 /// Compares the p-th pair of elements `distance` apart (a power of two), and puts it in the order of its run of `run`
 /// elements: runs ascend and descend in turn. `first`: the number of keys[0] in the whole array.
 __device__ inline void order_pair(std::uint64_t* keys, std::int64_t p, std::int64_t distance, std::int64_t run,
-                           std::int64_t first) {
+                                  std::int64_t first) {
   const std::int64_t i = ((p & ~(distance - 1)) << 1) | (p & (distance - 1)), j = i + distance;
   const std::uint64_t a = keys[i], b = keys[j];
   const bool ascending = ((first + i) & run) == 0;
@@ -29,13 +29,13 @@ __device__ inline void order_pair(std::uint64_t* keys, std::int64_t p, std::int6
 }
 
 static __global__ void order_pairs_kernel(std::uint64_t* keys, std::int64_t num_pairs, std::int64_t distance,
-                                   std::int64_t run) {
+                                          std::int64_t run) {
   if (const std::int64_t p = global_thread(); p < num_pairs) order_pair(keys, p, distance, run, 0);
 }
 
 /// The steps with distances inside a tile, for runs of first_run, 2 first_run, ... last_run elements.
 static __global__ void order_tiles_kernel(std::uint64_t* keys, std::int64_t size, std::int64_t first_run,
-                                   std::int64_t last_run) {
+                                          std::int64_t last_run) {
   __shared__ std::uint64_t tile[kTileKeys];
   const std::int64_t first = blockIdx.x * kTileKeys, count = size < kTileKeys ? size : kTileKeys;
   for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) tile[i] = keys[first + i];

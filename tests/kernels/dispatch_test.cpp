@@ -56,8 +56,8 @@ TEMPLATE_TEST_CASE("entries of a table are counted by piece and expert", "[dispa
     Random random(seed);
     const std::int64_t rows = random.pick({0, 1, 7, 300}), k = random.pick({1, 2, 3}), local = random.pick({1, 2, 5});
     const std::int64_t ranks = random.pick({1, 3}), experts = ranks * local;
-    const std::vector<std::int64_t> cuts = seed % 2 == 0 ? std::vector<std::int64_t>{0, rows}
-                                                         : std::vector<std::int64_t>{0, rows / 3, rows / 2, rows};
+    const std::vector<std::int64_t> cuts =
+        seed % 2 == 0 ? std::vector<std::int64_t>{0, rows} : std::vector<std::int64_t>{0, rows / 3, rows / 2, rows};
     INFO("seed " << seed << ": [" << rows << ", " << k << "], " << ranks << " x " << local << " experts");
     const auto pieces = static_cast<std::int64_t>(cuts.size()) - 1;
     const std::vector<std::int32_t> table = table_of(random, rows * k, experts);
@@ -160,12 +160,20 @@ TEST_CASE("tables and blocks that do not fit are refused", "[dispatch]") {
   CHECK_THAT(move({1, 0, 4}), says("copy_blocks", "4 rows from 0 of 5 to 1 of 4"));
   CHECK_THAT(move({0, 2, 4}), says("copy_blocks", "4 rows from 2 of 5 to 0 of 4"));
   CHECK_THAT(move({0, -1, 1}), says("copy_blocks", "1 rows from -1"));
-  CHECK_THAT(error_of([&] { count_rows(s, {counts.data(), 3, 2}, {table.data(), 4, 2}, cuts); }),
+  CHECK_THAT(error_of([&] {
+               count_rows(s, {counts.data(), 3, 2}, {table.data(), 4, 2}, cuts);
+             }),
              says("count_rows", "3 experts in ranks of 2"));
-  CHECK_THAT(error_of([&] { count_rows(s, {counts.data(), 2, 2}, {table.data(), 4, 2}, short_cuts); }),
+  CHECK_THAT(error_of([&] {
+               count_rows(s, {counts.data(), 2, 2}, {table.data(), 4, 2}, short_cuts);
+             }),
              says("count_rows", "cuts of 4 rows"));
-  CHECK_THAT(error_of([&] { place_rows(s, {{table.data(), 4, 2}, token.data(), 0}, {}, {}, 3); }),
+  CHECK_THAT(error_of([&] {
+               place_rows(s, {{table.data(), 4, 2}, token.data(), 0}, {}, {}, 3);
+             }),
              says("place_rows", "2 columns for 3 experts"));
-  CHECK_THAT(error_of([&] { place_rows(s, {{table.data(), 4, 2}, token.data(), 0}, {table.data(), 3, 2}, {}, 3); }),
+  CHECK_THAT(error_of([&] {
+               place_rows(s, {{table.data(), 4, 2}, token.data(), 0}, {table.data(), 3, 2}, {}, 3);
+             }),
              says("place_rows", "expert is"));
 }

@@ -141,8 +141,9 @@ TEMPLATE_TEST_CASE("the gradient of router weights, balance loss and z-loss", "[
     const auto d_weight = Grid<T>::normal(c.random, c.rows, c.k, 1);
     const auto fraction = Grid<double>::normal(c.random, c.groups, c.experts, 1);
     Grid<T> got(c.rows, c.experts, 1);
-    const RouterGradient<T> in{probs.view(), c.table(), weight.view(), d_weight.view(),
-                               balances ? fraction.view() : Matrix<const double>(), 0.7, renormalize};
+    const RouterGradient<T> in{
+        probs.view(), c.table(),  weight.view(), d_weight.view(), balances ? fraction.view() : Matrix<const double>(),
+        0.7,          renormalize};
     device.run(kernels::router_backward<T>, got.view(), in);
     reference::Dense want(c.rows, c.experts);
     for (std::int64_t t = 0; t < c.rows; ++t) {
@@ -180,8 +181,8 @@ TEMPLATE_TEST_CASE("noise is the generator's, by sample and place", "[router]", 
   reference::Dense want(kRows, kExperts);
   for (std::int64_t t = 0; t < kRows; ++t)
     for (std::int64_t e = 0; e < kExperts; ++e)
-      want(t, e) = rng.normal(static_cast<std::uint64_t>((12 + t) / 8),
-                              static_cast<std::uint64_t>((12 + t) % 8 * kExperts + e));
+      want(t, e) =
+          rng.normal(static_cast<std::uint64_t>((12 + t) / 8), static_cast<std::uint64_t>((12 + t) % 8 * kExperts + e));
   CHECK(difference(noise, want, 4) == "");
 }
 

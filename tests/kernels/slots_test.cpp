@@ -61,7 +61,8 @@ TEMPLATE_TEST_CASE("expert choice sorts by (score, row) and leaves rows in order
   }
 }
 
-TEMPLATE_TEST_CASE("expert choice takes scores for equal that differ by rounding alone", "[slots]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("expert choice takes scores for equal that differ by rounding alone", "[slots]",
+                   WEFT_KERNEL_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   Grid<T> scores(3, 1), weight(1, 1);
   const T one = T(0.3);
@@ -105,7 +106,8 @@ TEMPLATE_TEST_CASE("the softmax down columns and its gradient", "[slots][gradche
   CHECK(check(z, dz, loss) == "");
 }
 
-TEMPLATE_TEST_CASE("rows of slots are scattered to their tokens, with gradients", "[slots][gradcheck]", WEFT_F64_DEVICES) {
+TEMPLATE_TEST_CASE("rows of slots are scattered to their tokens, with gradients", "[slots][gradcheck]",
+                   WEFT_F64_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   Random random(7);
   constexpr std::int32_t kRow[] = {2, -1, 0, 1, 4, 3}, kSource[] = {1, 1, 0, 1, 2, 1};  // a token in several slots
@@ -121,9 +123,8 @@ TEMPLATE_TEST_CASE("rows of slots are scattered to their tokens, with gradients"
   loss();
   for (int j = 0; j < 3; ++j)
     CHECK(out(1, j) == Approx(weight(0, 0) * rows(2, j) + weight(1, 1) * rows(1, j) + weight(2, 1) * rows(3, j)));
-  device.run(kernels::slots_scatter_backward<double>,
-             SlotsGradient<double>{d_rows.view(), d_weight.view(), slots.row}, constant(dout), constant(rows), slots,
-             constant(weight));
+  device.run(kernels::slots_scatter_backward<double>, SlotsGradient<double>{d_rows.view(), d_weight.view(), slots.row},
+             constant(dout), constant(rows), slots, constant(weight));
   CHECK(check(rows, d_rows, loss) == "");
   CHECK(check(weight, d_weight, loss) == "");
   Grid<double> dx(3, 3);
@@ -153,7 +154,8 @@ TEMPLATE_TEST_CASE("normalised rows have length 1, and their gradient", "[router
   CHECK(y(0, 0) == 0.0);  // no direction, no NaN
 }
 
-TEMPLATE_TEST_CASE("noise on logits is scaled by softplus, and leaves its slope", "[router][gradcheck]", WEFT_F64_DEVICES) {
+TEMPLATE_TEST_CASE("noise on logits is scaled by softplus, and leaves its slope", "[router][gradcheck]",
+                   WEFT_F64_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   Random random(6);
   auto raw = Grid<double>::normal(random, 3, 4);

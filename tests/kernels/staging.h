@@ -114,8 +114,9 @@ class Staging {
   }
   template <class T>
   [[nodiscard]] kernels::RouterGradient<T> on_device(const kernels::RouterGradient<T>& in) const {
-    return {on_device(in.probs),    on_device(in.expert), on_device(in.weight), on_device(in.d_weight),
-            on_device(in.fraction), in.scale,             in.renormalize};
+    return {on_device(in.probs),    on_device(in.expert),   on_device(in.weight),
+            on_device(in.d_weight), on_device(in.fraction), in.scale,
+            in.renormalize};
   }
   template <class T>
   [[nodiscard]] kernels::SlotTable<T> on_device(const kernels::SlotTable<T>& table) const {
