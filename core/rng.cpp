@@ -35,7 +35,8 @@ double Rng::uniform(std::uint64_t counter, std::uint64_t sub_counter) const noex
 
 double Rng::normal(std::uint64_t counter, std::uint64_t sub_counter) const noexcept {  // Box-Muller
   const auto b = bits(counter, sub_counter);
-  return std::sqrt(-2.0 * std::log(unit_interval(b[0], b[1]))) * std::cos(2.0 * std::numbers::pi * unit_interval(b[2], b[3]));
+  return std::sqrt(-2.0 * std::log(unit_interval(b[0], b[1]))) *
+         std::cos(2.0 * std::numbers::pi * unit_interval(b[2], b[3]));
 }
 
 std::uint64_t Rng::below(std::uint64_t bound, std::uint64_t counter) const noexcept {

@@ -16,6 +16,19 @@ constexpr bool follows_load(Stage stage) {
 }
 static_assert(!follows_load(Stage::kOrder) && follows_load(Stage::kExpert) && follows_load(Stage::kCombine));
 
+/// One sample for those of the same operations and amount: their mean time.
+std::vector<Sample> one_a_size(const std::vector<Sample>& samples) {
+  std::map<std::pair<double, double>, std::pair<double, int>> sums;
+  for (const Sample& s : samples) {
+    auto& [time_us, count] = sums[{s.operations, s.amount}];
+    time_us += s.time_us;
+    ++count;
+  }
+  std::vector<Sample> out;
+  for (const auto& [size, sum] : sums) out.push_back({size.first, size.second, sum.first / sum.second});
+  return out;
+}
+
 }  // namespace
 
 std::string_view to_string(LinkClass link) noexcept {
@@ -137,10 +150,10 @@ CostModel refit(const CostModel& prior, const Graph& graph, const Timeline& time
     if (seen.simulated_us > 0.0) {
       const double ratio = seen.measured_us / seen.simulated_us;
       fit.cost = {seen.cost.alpha_us * ratio, seen.cost.beta_us * ratio};
-      fit.samples = std::move(seen.samples);
     } else {
       fit = fit_linear(seen.samples);
     }
+    fit.samples = one_a_size(seen.samples);  // a large step has thousands of tasks of a family
     out.add(Family{key, std::move(fit)});
   }
   return out;

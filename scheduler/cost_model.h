@@ -118,7 +118,8 @@ struct CostModel {
 /// `prior` with the families of `graph` brought to measured times: both constants of a family are multiplied by the
 /// time its tasks took over the time they took on the simulated `timeline` (so that what contention added there is not
 /// counted twice). A step has few sizes of a family, so its measured tasks say how fast, not how alpha and beta share
-/// the time; a family that cost nothing so far is fitted anew. measured_us: [tasks].
+/// the time; a family that cost nothing so far is fitted anew. Of tasks of one size the fit keeps one sample, their
+/// mean. measured_us: [tasks].
 [[nodiscard]] CostModel refit(const CostModel& prior, const Graph& graph, const Timeline& timeline,
                               const std::vector<double>& measured_us);
 

@@ -4,6 +4,7 @@
 
 set -euo pipefail
 export LC_ALL=C.UTF-8  # decimal points and English messages, whatever the user's locale
+[[ $0 == /* ]] && SCRIPT=$0 || SCRIPT=$PWD/$0  # before the folder changes, for usage
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$ROOT"
 
@@ -17,7 +18,7 @@ die() {
 }
 
 # usage: prints the comment block at the top of the calling script.
-usage() { sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; }
+usage() { sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$SCRIPT"; }
 
 num_cores() { nproc 2> /dev/null || getconf _NPROCESSORS_ONLN; }
 

@@ -8,6 +8,7 @@
 #include "tools/bench/bench_schedule.h"
 #include "tools/bench/bench_train.h"
 #include "tools/command.h"
+#include "tools/number_checks.h"
 
 namespace weft::tools {
 namespace {
@@ -33,10 +34,8 @@ void add_executors(CLI::App& bench, Action& action) {
   };
   CLI::App* command = bench.add_subcommand("executors", "What executing a task costs beyond its work");
   auto o = std::make_shared<Arguments>();
-  command->add_option("--tasks", o->tasks, "Tasks of the step")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--runs", o->runs, "Runs to take the median of")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+  command->add_option("--tasks", o->tasks, "Tasks of the step")->capture_default_str()->check(positive());
+  command->add_option("--runs", o->runs, "Runs to take the median of")->capture_default_str()->check(positive());
   command->add_flag("--json", o->json, "Print one JSON document");
   command->callback([o, &action] { action = [o] { return bench_executors(o->tasks, o->runs, o->json); }; });
 }
@@ -49,16 +48,23 @@ void add_collective(CLI::App& bench, const char* name, scheduler::WorkKind kind,
   o->kind = kind;
   command->add_option("--min_bytes", o->min_bytes, "Smallest buffer of a rank; sizes grow by 4")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command->add_option("--max_bytes", o->max_bytes, "Largest buffer of a rank")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command->add_option("--repeats", o->repeats, "Runs of each size; the median is shown")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command->add_flag("--compute", o->compute,
                     "A second thread of every rank multiplies matrices meanwhile; shows what is left of its rate");
   command->add_flag("--json", *as_json, "Print one JSON document");
+  command->footer(
+      "Run it under mpirun or scripts/vcluster. Links: intra, the ranks of a node; inter, one rank of each node; both, "
+      "all\n"
+      "ranks. Algorithm MB/s: the buffer's bytes over the time. Bus MB/s: what a rank has to send over the time, to be "
+      "held\n"
+      "against the rate of its link. Cores per rank: CPU time over wall time. Compute rate left (--compute): what the\n"
+      "second thread multiplies meanwhile, over what it does alone.");
   command->callback([o, as_json, &action] { action = [o, as_json] { return bench_collective(*o, *as_json); }; });
 }
 
@@ -71,12 +77,8 @@ void add_policies(CLI::App& bench, Action& action) {
   command->add_option("config", o->config, "Config file (protobuf text format)")->required();
   command->add_option("--set", o->sets, "Override a field: path.to.field=value (repeatable)")->type_name("PATH=VALUE");
   command->add_option("--policy", o->policy, "Policies, with commas between, or all")->capture_default_str();
-  command->add_option("--rounds", o->rounds, "Measured steps of each policy")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_option("--warmup", o->warmup, "Steps of each before them")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+  command->add_option("--rounds", o->rounds, "Measured steps of each policy")->capture_default_str()->check(positive());
+  command->add_option("--warmup", o->warmup, "Steps of each before them")->capture_default_str()->check(not_negative());
   command->add_option("--profile", o->profile,
                       "Costs to plan with; default: schedule.profile, or measured on these ranks first");
   command->add_option("--profile_out", o->profile_out, "Keep the measured costs here (configs/cluster.proto)");
@@ -94,9 +96,7 @@ void add_observability(CLI::App& bench, Action& action) {
   command->add_option("config", o->config, "Config file (protobuf text format)")->required();
   command->add_option("--set", o->sets, "Override a field: path.to.field=value (repeatable)")->type_name("PATH=VALUE");
   command->add_option("--run_dir", o->run_dir, "What is written stays here; emptied first")->capture_default_str();
-  command->add_option("--rounds", o->rounds, "Measured steps of each kind")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+  command->add_option("--rounds", o->rounds, "Measured steps of each kind")->capture_default_str()->check(positive());
   command->add_flag("--json", *as_json, "Print one JSON document");
   command->footer("Run it as training is run: mpirun -n 4 weft bench observability CONFIG.");
   command->callback([o, as_json, &action] { action = [o, as_json] { return bench_observability(*o, *as_json); }; });
@@ -106,21 +106,21 @@ void add_train_bench(CLI::App& bench, Action& action) {
   CLI::App* command = bench.add_subcommand("train", "A whole training step against the machine's own SGEMM rate");
   auto o = std::make_shared<BenchTrainOptions>();
   auto as_json = std::make_shared<bool>(false);
-  command->add_option("--layers", o->layers, "Layers, all MoE")->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("--layers", o->layers, "Layers, all MoE")->capture_default_str()->check(positive());
   command->add_option("--model_dim", o->model_dim, "Model width, a multiple of 64")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command->add_option("--expert_hidden_dim", o->expert_hidden_dim, "Expert hidden width")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_option("--experts", o->experts, "Experts per layer")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--top_k", o->top_k, "Choices per token")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--vocab_size", o->vocab_size, "Vocabulary")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--batch", o->batch, "Sequences of a step")->capture_default_str()->check(CLI::PositiveNumber);
+      ->check(positive());
+  command->add_option("--experts", o->experts, "Experts per layer")->capture_default_str()->check(positive());
+  command->add_option("--top_k", o->top_k, "Choices per token")->capture_default_str()->check(positive());
+  command->add_option("--vocab_size", o->vocab_size, "Vocabulary")->capture_default_str()->check(positive());
+  command->add_option("--batch", o->batch, "Sequences of a step")->capture_default_str()->check(positive());
   command->add_option("--sequence_length", o->sequence_length, "Tokens of a sequence")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_option("--steps", o->steps, "Measured steps")->capture_default_str()->check(CLI::PositiveNumber);
+      ->check(positive());
+  command->add_option("--steps", o->steps, "Measured steps")->capture_default_str()->check(positive());
   command->add_flag("--json", *as_json, "Print one JSON document");
   command->callback([o, as_json, &action] { action = [o, as_json] { return bench_train(*o, *as_json); }; });
 }

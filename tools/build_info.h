@@ -16,4 +16,7 @@ struct BuildInfo {
 /// The text of configs/weft.proto, comments included.
 [[nodiscard]] const char* schema_text();
 
+/// The text of configs/clusters/nominal_cpu.textproto.
+[[nodiscard]] const char* nominal_costs_text();
+
 }  // namespace weft::tools

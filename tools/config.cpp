@@ -10,6 +10,7 @@
 #include "tools/command.h"
 #include "tools/config/loader.h"
 #include "tools/config/schema.h"
+#include "tools/number_checks.h"
 
 namespace weft::tools {
 namespace {
@@ -79,7 +80,7 @@ void add_config(CLI::App& app, Action& action) {
       ->expected(1)
       ->take_all();
   print->add_option("--ranks", options->ranks, "Also check that it can run on this many ranks")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->type_name("N");
   print->callback([options, &action] { action = [options] { return print_config(*options); }; });
 

@@ -15,6 +15,7 @@
 #include "tools/command.h"
 #include "tools/data/byte_tokenizer.h"
 #include "tools/data/token_stats.h"
+#include "tools/number_checks.h"
 
 namespace weft::tools {
 namespace {
@@ -155,7 +156,7 @@ void add_inspect(CLI::App& data, Action& action) {
   auto options = std::make_shared<InspectCommand>();
   command->add_option("files", options->files, "llm.c .bin, or Megatron .bin with .idx")->required()->type_name("FILE");
   command->add_option("--top", options->top, "How many of the most frequent tokens to list (default 10)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative())
       ->type_name("N");
   command
       ->add_option("--entropy", options->options.entropy_order,
@@ -165,7 +166,7 @@ void add_inspect(CLI::App& data, Action& action) {
   command
       ->add_option("--end_of_text", options->options.end_of_text,
                    "Token that begins a document in llm.c files (default: a file's first token)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative())
       ->type_name("ID");
   command->add_flag("--json", options->as_json, "Print one JSON document");
   command->callback([options, &action] { action = [options] { return inspect(*options); }; });

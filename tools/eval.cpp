@@ -10,6 +10,7 @@
 #include "tools/command.h"
 #include "tools/config/loader.h"
 #include "tools/eval/evaluate.h"
+#include "tools/number_checks.h"
 
 namespace weft::tools {
 namespace {
@@ -61,12 +62,12 @@ void add_eval(CLI::App& app, Action& action) {
       ->required()
       ->type_name("FILE.bin");
   command->add_option("--sequences", request.sequences, "Only the first N sequences of the file (default: all)")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->type_name("N");
   command
       ->add_option("--sequence_length", args->sequence_length,
                    "Tokens of a sequence (default: train.sequence_length of the checkpoint's config)")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->type_name("S");
   command->add_option("--logits", request.logits, "Write logits [B, S, V] there")->type_name("OUT.safetensors");
   command

@@ -10,6 +10,7 @@
 #include "tools/command.h"
 #include "tools/config/loader.h"
 #include "tools/exit_status.h"
+#include "tools/number_checks.h"
 
 namespace weft::tools {
 namespace {
@@ -72,18 +73,16 @@ void add_generate(CLI::App& app, Action& action) {
   auto args = std::make_shared<GenerateArguments>();
   command->add_option("--checkpoint", args->checkpoint, "Checkpoint folder")->required();
   command->add_option("--prompt", args->prompt, "Text to go on from");
-  command->add_option("--tokens", args->tokens, "Bytes to generate at most")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+  command->add_option("--tokens", args->tokens, "Bytes to generate at most")->capture_default_str()->check(positive());
   command->add_option("--context", args->context, "Bytes that the model looks back")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command->add_option("--temperature", args->sample.temperature, "0: the most likely byte each time")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   command->add_option("--top_k", args->sample.top_k, "Sample among the k most likely; 0: all")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   command->add_option("--seed", args->sample.seed, "Seed of the sampling")->capture_default_str();
   command->add_flag("--json", args->json, "Print one JSON document");
   command->callback([args, &action] { action = [args] { return run_generate(*args); }; });

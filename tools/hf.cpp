@@ -8,6 +8,7 @@
 #include "tools/command.h"
 #include "tools/hf/export.h"
 #include "tools/hf/import.h"
+#include "tools/number_checks.h"
 #include "tools/train/text.h"
 
 namespace weft::tools {
@@ -118,7 +119,7 @@ void add_export(CLI::App& app, Action& action) {
       ->add_option("--max_file_size", args->max_file_bytes,
                    "Cut the weights into files of at most this size, e.g. 500MB (default 5GB)")
       ->transform(CLI::AsSizeValue(true))
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command->add_flag("--force", args->force, "Replace the model that is there");
   command->add_flag("--json", args->json, "Print one JSON document");
   command->callback([args, &action] { action = [args] { return run_export(*args); }; });

@@ -18,6 +18,7 @@
 #include "tools/config/loader.h"
 #include "tools/config/schedule_files.h"
 #include "tools/exit_status.h"
+#include "tools/number_checks.h"
 #include "tools/train/environment.h"
 #include "tools/train/text.h"
 
@@ -90,20 +91,18 @@ void print_table(const nlohmann::ordered_json& facts) {
   std::cout << "\nwall over CPU time of computation " << fixed(facts["stretch"], 2) << ", waiting at a collective "
             << fixed(facts["wait_us"], 0) << " us, issuing a task " << fixed(facts["issue_us"], 2)
             << " us, median load of the busiest rank " << fixed(facts["median_rank_load"], 3) << " of the mean\n"
-            << facts["runs"] << " steps on " << facts["ranks"] << " ranks in " << fixed(facts["seconds"], 1) << " s\n";
+            << facts["runs"] << " steps on " << counted(facts["ranks"], "rank") << " in " << fixed(facts["seconds"], 1)
+            << " s\n";
 }
 
-/// Warns of families that load_costs would refuse.
-void warn_of_poor_fits(const CostModel& cost) {
-  const auto check = [](const std::string& name, const Fit& fit) {
-    if (fit.r_squared && *fit.r_squared < kMinRSquared)
-      std::cerr << "warning: " << name << ": R squared is " << fixed(*fit.r_squared, 3)
-                << "; loading this profile refuses it unless schedule.profile_min_r_squared is lower. Measure again on "
-                   "a quiet machine.\n";
-  };
-  for (const Family& f : cost.families()) check(name_of(f.key), f.fit);
-  for (const KindFit& k : cost.kinds())
-    if (!k.pooled) check(std::string(to_string(k.work)), k.fit);
+/// Says which fits planning will refuse, with `min_r_squared` as its limit, and what to do.
+void warn_of_poor_fits(const CostModel& cost, double min_r_squared) {
+  const std::vector<PoorFit> poor = poor_fits(cost, min_r_squared);
+  if (poor.empty()) return;
+  for (const PoorFit& fit : poor)
+    std::cerr << str("warning: ", fit.name, ": R squared is ", fit.r_squared, ", under the limit of ", min_r_squared,
+                     ": weft train and weft plan will refuse this profile\n");
+  std::cerr << "hint: " << hint_for(poor) << "\n";
 }
 
 int run_profile(const ProfileArguments& args) {
@@ -122,10 +121,10 @@ int run_profile(const ProfileArguments& args) {
                              world->size(),        topology.local_size, profile.stretch,
                              profile.num_runs};
   if (!speaks) return kExitDone;
-  profile.cost.source = str("profile of ", measured.ranks, " ranks on ", measured.hosts.front(),
+  profile.cost.source = str("profile of ", counted(measured.ranks, "rank"), " on ", measured.hosts.front(),
                             measured.hosts.size() > 1 ? " and others" : "", ", ", measured.date);
   write_file(args.out, costs_to_text(profile.cost, profile.rank_loads, measured));
-  warn_of_poor_fits(profile.cost);
+  warn_of_poor_fits(profile.cost, config.schedule.profile_min_r_squared);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const nlohmann::ordered_json facts = to_json(profile.cost, profile, measured, seconds);
   if (args.json)
@@ -147,7 +146,7 @@ void add_profile(CLI::App& app, Action& action) {
       ->type_name("PATH=VALUE");
   command->add_option("--time_limit", args->time_limit_s, "Seconds after which no more steps are run")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command
       ->add_option("--comm_timeout", args->comm_timeout_s,
                    "Seconds a collective may wait for its peers before the job ends with status 79; 0: for ever")

@@ -18,11 +18,17 @@ struct ReportArguments {
   bool json = false;
 };
 
-/// The page may replace a page, and nothing else of the run.
-void require_own(const std::filesystem::path& page, const std::filesystem::path& run_dir) {
+/// Refuses, before anything is written, a page that cannot be written, and one that would replace another file of the
+/// run than a page.
+void require_place(const std::filesystem::path& page, const std::filesystem::path& run_dir) {
+  const std::filesystem::path folder = page.parent_path().empty() ? "." : page.parent_path();
   std::error_code error;
-  const bool inside =
-      std::filesystem::equivalent(page.parent_path().empty() ? "." : page.parent_path(), run_dir, error);
+  if (!std::filesystem::is_directory(folder, error))
+    throw Error(ErrorCode::kIo, str("--out ", page.string(), ": there is no folder ", folder.string()),
+                "make it first");
+  if (std::filesystem::is_directory(page, error))
+    throw Error(ErrorCode::kIo, str("--out ", page.string(), " is a folder"), "name the page in it");
+  const bool inside = std::filesystem::equivalent(folder, run_dir, error);
   if (inside && page.extension() != ".html" && std::filesystem::exists(page, error))
     throw Error(ErrorCode::kInvalidArgument, str("--out ", page.string(), " is a file of the run"),
                 "give the page a name that ends in .html");
@@ -32,9 +38,9 @@ int run_report(const ReportArguments& args) {
   const std::filesystem::path run_dir = args.run_dir;
   const nlohmann::ordered_json report = make_report(run_dir);
   const std::filesystem::path page = args.out.empty() ? run_dir / "report.html" : std::filesystem::path(args.out);
-  require_own(page, run_dir);
+  require_place(page, run_dir);
+  write_file(page, html_page(report));  // first: where it fails, the report.json of an earlier report stays
   write_file(run_dir / "report.json", report.dump() + "\n");
-  write_file(page, html_page(report));
   if (args.json) {
     std::cout << report.dump(2) << "\n";
     return kExitDone;

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "tools/command.h"
+#include "tools/number_checks.h"
 #include "tools/simulate/cluster.h"
 #include "tools/simulate/grid.h"
 #include "tools/simulate/stages.h"
@@ -80,8 +81,7 @@ void add_simulate(CLI::App& app, Action& action) {
   command->add_flag("--gradients", a->gradients, "With --grid: a gradient all-reduce runs in the backward");
   command->add_flag("--unequal", a->unequal,
                     "With --grid: report apart what chunks of unequal sizes gain over weft's plan");
-  command->add_option("--case", a->only_case, "With --grid: only this case, counted from 0")
-      ->check(CLI::NonNegativeNumber);
+  command->add_option("--case", a->only_case, "With --grid: only this case, counted from 0")->check(not_negative());
   command->add_option("--schedule_out", a->schedule_out,
                       "Write the schedule (of weft, with all) as JSON: every task with its start and end in "
                       "milliseconds. --grid needs --case with it");

@@ -16,6 +16,7 @@
 #include "tools/config/loader.h"
 #include "tools/config/schedule_files.h"
 #include "tools/exit_status.h"
+#include "tools/number_checks.h"
 #include "tools/train/console.h"
 #include "tools/train/dry_run.h"
 #include "tools/train/environment.h"
@@ -90,6 +91,9 @@ int run_train(const TrainArguments& args) {
   }
   const std::string warning = profile_warning(config, world->size(), topology.local_size);
   if (!warning.empty() && world->rank() == 0) console.on_warning(warning);
+  if (args.trace_step > config.train.steps)
+    console.on_warning(
+        str("--trace ", args.trace_step, ": the run ends at step ", config.train.steps, ", so no step is traced"));
   const parallel::TrainOutcome outcome = parallel::train(config, *world, options, console);
   const comm::TrafficMatrix traffic = comm::gather_traffic(*world, *stream);
   if (world->rank() == 0 && console.num_steps() > 0)
@@ -118,7 +122,7 @@ void add_train(CLI::App& app, Action& action) {
                       "Take the weights of this checkpoint, with fresh optimizer and schedule");
   command->add_option("--log_every", args->log_every, "Steps between printed lines")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command->add_option("--progress", args->progress, "Live line on a terminal")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "always", "never"}));
@@ -130,7 +134,7 @@ void add_train(CLI::App& app, Action& action) {
   command
       ->add_option("--trace", args->trace_step,
                    "Write the tasks of this step, measured and simulated, to trace.json in the run folder")
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command->add_flag("--dry_run", args->dry_run, "Print layout, memory and predicted time, and train nothing");
   command->add_option("--ranks", args->ranks, "With --dry_run: ranks to plan for; default: those of the launcher")
       ->check(CLI::Range(1, 1 << 20));

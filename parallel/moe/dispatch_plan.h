@@ -33,16 +33,16 @@ namespace weft::parallel {
 
 /// Rows of one chunk on their way.
 struct ChunkRows {
-  std::int64_t num_order = 0;                ///< Rows that Order fills: num_send, or every entry with place_all.
-  std::int64_t num_send = 0;                 ///< Rows that this rank's tokens send.
-  std::int64_t num_recv = 0;                 ///< Rows that arrive at this rank.
-  std::int64_t num_rows = 0;                 ///< Rows that its experts compute: those that arrive at any ESP peer.
-  std::vector<std::int64_t> send_rows;       ///< [P] rows to each rank.
-  std::vector<std::int64_t> recv_rows;       ///< [P] rows from each rank.
-  std::vector<std::int64_t> shard_rows;      ///< [ESP] rows that arrive at each ESP peer.
-  std::vector<std::int64_t> pair_rows;       ///< [P, P] rows from rank to rank of the EP group; with pair counts only.
-  std::vector<std::int64_t> expert_offsets;  ///< [L + 1] in expert order.
-  std::vector<kernels::RowBlock> to_experts;    ///< From gathered to expert order: a block per source and local expert.
+  std::int64_t num_order = 0;                 ///< Rows that Order fills: num_send, or every entry with place_all.
+  std::int64_t num_send = 0;                  ///< Rows that this rank's tokens send.
+  std::int64_t num_recv = 0;                  ///< Rows that arrive at this rank.
+  std::int64_t num_rows = 0;                  ///< Rows that its experts compute: those that arrive at any ESP peer.
+  std::vector<std::int64_t> send_rows;        ///< [P] rows to each rank.
+  std::vector<std::int64_t> recv_rows;        ///< [P] rows from each rank.
+  std::vector<std::int64_t> shard_rows;       ///< [ESP] rows that arrive at each ESP peer.
+  std::vector<std::int64_t> pair_rows;        ///< [P, P] rows from rank to rank of the EP group; with pair counts only.
+  std::vector<std::int64_t> expert_offsets;   ///< [L + 1] in expert order.
+  std::vector<kernels::RowBlock> to_experts;  ///< From gathered to expert order: a block per source and local expert.
   std::vector<kernels::RowBlock> from_experts;  ///< The way back.
 };
 

@@ -51,8 +51,8 @@ struct GateTensor {
   GateTensorLife life = GateTensorLife::kSaved;
 };
 
-/// Which sequence each row belongs to, where in it it stands, and its token: the same on every layout. The arrays lie on
-/// the step's device: token(), sample() and position() are for the CPU.
+/// Which sequence each row belongs to, where in it it stands, and its token: the same on every layout. The arrays lie
+/// on the step's device: token(), sample() and position() are for the CPU.
 struct RowIds {
   const std::int32_t* tokens = nullptr;   ///< [micro_batch_rows], as MicroBatch::tokens.
   const std::int64_t* samples = nullptr;  ///< [B] of the micro-batch; null: numbered from 0.
@@ -99,9 +99,9 @@ struct GateCall {
   StepState* state = nullptr;
   int layer = 0;
   RowIds ids = {};
-  const MeshComms* comms = nullptr;        ///< For collective phases.
-  RouterFigures statistics = {};           ///< Where counts and losses of the unit go; null: they are not counted.
-  PooledBalance* pooled = nullptr;         ///< Of the unit, over the layers so far.
+  const MeshComms* comms = nullptr;  ///< For collective phases.
+  RouterFigures statistics = {};     ///< Where counts and losses of the unit go; null: they are not counted.
+  PooledBalance* pooled = nullptr;   ///< Of the unit, over the layers so far.
   // Backward:
   Matrix<T> dx = {};  ///< [T, M]
   kernels::Accumulate dx_accumulate = kernels::Accumulate::kOverwrite;

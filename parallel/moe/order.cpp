@@ -98,7 +98,8 @@ void for_each_block(const RoutingView<T>& view, const F& visit) {
   for (std::int64_t d = view.begin; d < view.end;) {
     const std::int64_t group = d / slots, slot = d % slots, count = std::min(view.end - d, slots - slot);
     for (std::int64_t e = 0; e < view.shape.width; ++e)
-      visit(d, e, SlotBlock{slot_row(view.chunk, d, e), count, e * slots + slot, group * view.group_rows, view.group_rows});
+      visit(d, e,
+            SlotBlock{slot_row(view.chunk, d, e), count, e * slots + slot, group * view.group_rows, view.group_rows});
     d += count;
   }
 }

@@ -13,10 +13,9 @@ template <class T>
 void regroup(TaskContext& ctx, const DispatchPlan& plan, int b, const std::vector<int>& sources,
              const std::vector<BufferId>& from, Matrix<T> to) {
   for (std::size_t i = 0; i < sources.size(); ++i)
-    kernels::copy_blocks<T>(
-        ctx.stream, to,
-        Matrix<const T>(ctx.arena.get<T>(from[i]), plan.chunk(false, sources[i]).num_rows, to.cols),
-        plan.forward_to_backward(sources[i], b));
+    kernels::copy_blocks<T>(ctx.stream, to,
+                            Matrix<const T>(ctx.arena.get<T>(from[i]), plan.chunk(false, sources[i]).num_rows, to.cols),
+                            plan.forward_to_backward(sources[i], b));
 }
 
 }  // namespace

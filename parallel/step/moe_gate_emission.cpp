@@ -70,8 +70,7 @@ auto GateEmission<T>::count_entries(const Unit& unit, const std::shared_ptr<Disp
   const bool alone = ctx_.mesh.ep_size * ctx_.mesh.esp_size == 1;
   return {{[=](GateCall<T>& call) {
             if (!plan) return;
-            plan->count_choices(call.stream,
-                                {call.template tensor<std::int32_t>(kGateKept), shape.rows, shape.width});
+            plan->count_choices(call.stream, {call.template tensor<std::int32_t>(kGateKept), shape.rows, shape.width});
             if (!alone) return;
             plan->keep_counts(call.stream);
             plan->fetch_counts(call.stream);

@@ -103,9 +103,7 @@ class StepStatistics {
 
  private:
   [[nodiscard]] double* at(int unit, std::int64_t place) const { return device_.as<double>() + unit * width_ + place; }
-  [[nodiscard]] const double* on_host() const {
-    return (host_.data() != nullptr ? host_ : device_).as<double>();
-  }
+  [[nodiscard]] const double* on_host() const { return (host_.data() != nullptr ? host_ : device_).as<double>(); }
   [[nodiscard]] std::int64_t first_sum() const { return num_units_ * width_; }
   [[nodiscard]] double* choices_of(int step, int layer) const;
 
@@ -114,7 +112,8 @@ class StepStatistics {
   std::vector<double> received_rows_;
   /// [units, width], sums, clip factor, choices of the last step and of this one, [2, layers, E].
   Memory device_;
-  Memory host_;  ///< Pinned: the figures on their way to the host, the choices on theirs to the device; none on the CPU.
+  Memory
+      host_;  ///< Pinned: the figures on their way to the host, the choices on theirs to the device; none on the CPU.
 };
 
 /// A step's figures over all ranks.

@@ -169,7 +169,10 @@ void Update<T>::emit_norm(BufferId norm) const {
   spec.stage = Stage::kGradNorm;
   spec.phase = Phase::kUpdate;
   spec.work = {WorkKind::kMemory, bytes};
-  spec.resources = {Resource::kCompute, Resource::kIntra, Resource::kInter};
+  if (ctx_.mesh.world_size > 1) {  // alone, it computes and sends nothing
+    spec.resources = group_links(ctx_.mesh, ctx_.mesh.world_size, 1);
+    spec.resources.add(Resource::kCompute);
+  }
   const auto buckets = static_cast<std::int64_t>(ctx_.table.buckets().size());
   const BufferId parts = ctx_.template buffer<double>("squares of buckets", buckets, MemoryClass::kWorkspace);
   ctx_.out.task(spec, reads, {norm, parts}, [=, rank = ctx_.mesh.world_rank](TaskContext& c) {

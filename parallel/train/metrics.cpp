@@ -18,11 +18,11 @@
 namespace weft::parallel {
 namespace {
 
-constexpr const char* kSchemaLine = "{\"schema\": 1, \"format\": \"weft.metrics\"}\n";
+std::string schema_line() { return str("{\"schema\": ", kMetricsSchema, ", \"format\": \"weft.metrics\"}\n"); }
 
 /// The lines of an earlier run that still hold: the schema and every step up to `last_step`.
 std::string kept_lines(const std::string& path, std::int64_t last_step) {
-  std::string kept = kSchemaLine;
+  std::string kept = schema_line();
   std::ifstream in(path);
   std::string line;
   while (last_step >= 0 && std::getline(in, line)) {

@@ -18,6 +18,8 @@
 
 namespace weft::parallel {
 
+inline constexpr int kMetricsSchema = 1;  ///< Of metrics.jsonl: grows when a key changes its meaning.
+
 /// One line: keys in the order they were added. Numbers are written with 17 significant digits, so that they read back
 /// as the same bits; what is not finite becomes null.
 class MetricsLine {

@@ -30,6 +30,11 @@ StepSpec training_spec(const RunConfig& config, const Mesh& mesh, const schedule
           machine.host_apart};
 }
 
+scheduler::CostModel costs_on(Device device, scheduler::CostModel cost) {
+  if (device.kind != DeviceKind::kCpu) cost.machine.host_apart = true;
+  return cost;
+}
+
 StepSpec validation_spec(const RunConfig& config, const Mesh& mesh, const scheduler::Machine& machine) {
   StepSpec spec = training_spec(config, mesh, machine);
   spec.geometry.num_micro_batches = 1;

@@ -25,6 +25,8 @@ Json entry(std::int64_t step, const char* action, std::string reason, double mea
   return {{"step", step}, {"action", action}, {"reason", std::move(reason)}, {"measured_ms", measured_ms}};
 }
 
+Json before_and_after(double before_ms, double after_ms) { return {{"before", before_ms}, {"after", after_ms}}; }
+
 std::string percent(double share) {
   char text[32];
   std::snprintf(text, sizeof text, "%.1f%%", 100.0 * share);
@@ -35,7 +37,7 @@ std::string percent(double share) {
 
 Replanner::Replanner(const RunConfig& config, comm::Communicator& world, const scheduler::CostModel& cost,
                      std::vector<std::string> log)
-    : config_(config), world_(world), cost_(cost), log_(std::move(log)) {
+    : config_(config), world_(world), cost_(cost), first_source_(cost.source), log_(std::move(log)) {
   for (const std::string& line : log_) {
     const Json known = Json::parse(line, nullptr, false);
     if (known.is_object() && known.value("action", "") == "give_up")
@@ -84,14 +86,14 @@ std::string Replanner::shared(const std::string& text) const {
   return out;
 }
 
-Replanner::Decision Replanner::look(std::int64_t step, const RunPlan& current, double measured_ms) {
+/// `current` is priced with the refitted costs.
+Replanner::Decision Replanner::look(std::int64_t step, const RunPlan& current, double measured_ms) const {
   const auto start = std::chrono::steady_clock::now();
-  const RunPlan before = take_plan(config_, current.mesh, cost_, current.plan);
   const RunPlan next = take_plan(config_, current.mesh, cost_, make_plan(config_, current.mesh, cost_));
   const double planning_ms =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   const std::uint64_t digest = scheduler::digest(next.plan);
-  const double gain = 1.0 - next.predicted_ms / before.predicted_ms;
+  const double gain = 1.0 - next.predicted_ms / current.predicted_ms;
   const double saved_ms = gain * measured_ms * static_cast<double>(config_.train.steps - step);
   std::string keep;
   if (digest == scheduler::digest(current.plan))
@@ -104,37 +106,65 @@ Replanner::Decision Replanner::look(std::int64_t step, const RunPlan& current, d
     keep = str("the steps that are left would save ", saved_ms, " ms, less than a change costs");
   Json line = entry(step, keep.empty() ? "try" : "keep", keep.empty() ? str("predicted to gain ", percent(gain)) : keep,
                     measured_ms);
-  line["predicted_ms"] = {{"before", before.predicted_ms}, {"after", next.predicted_ms}};
+  line["predicted_ms"] = before_and_after(current.predicted_ms, next.predicted_ms);
   line["policy"] = next.plan.policy;
   line["digest"] = hex(digest);
   if (!keep.empty()) return {std::nullopt, line.dump()};
   return {next.plan, line.dump()};
 }
 
-Replanner::Decision Replanner::judge_trial(std::int64_t step, const RunPlan& current, double measured_ms) {
+Replanner::Decision Replanner::judge_trial(std::int64_t step, const RunPlan& current, double measured_ms) const {
   const double gain = 1.0 - measured_ms / incumbent_ms_;
   const bool faster = gain > kTrialGain;
+  const double after_ms =
+      faster ? current.predicted_ms : take_plan(config_, current.mesh, cost_, *incumbent_).predicted_ms;
   Json line = entry(step, faster ? "accept" : "give_up", str("measured to gain ", percent(gain)), measured_ms);
   line["measured_before_ms"] = incumbent_ms_;
+  line["predicted_ms"] = before_and_after(current.predicted_ms, after_ms);
+  line["policy"] = (faster ? current.plan : *incumbent_).policy;
   line["digest"] = hex(scheduler::digest(current.plan));
   return {faster ? std::nullopt : incumbent_, line.dump()};
 }
 
-std::optional<RunPlan> Replanner::consider(std::int64_t step, const RunPlan& current) {
+/// Nothing on ranks other than 0.
+Replanner::Decision Replanner::decide(std::int64_t step, const RunPlan& current, double measured_ms) const {
+  if (world_.rank() != 0) return {};
+  try {
+    return incumbent_ ? judge_trial(step, current, measured_ms) : look(step, current, measured_ms);
+  } catch (const Error& e) {  // the run goes well as it is
+    Json line = entry(step, "keep", "planning failed: " + e.message(), measured_ms);
+    line["predicted_ms"] = before_and_after(current.predicted_ms, current.predicted_ms);
+    return {std::nullopt, line.dump()};
+  }
+}
+
+/// Puts rank 0's `plan` into force, unless a rank has no memory for it.
+void Replanner::change_plan(const scheduler::Plan& plan, Replan& out) {
+  RunPlan next = take_plan(config_, out.plan.mesh, cost_, agree_on_plan(world_, [&] { return plan; }));
+  try {
+    require_memory(config_, peak_memory(world_, next), next.plan);
+  } catch (const Error& e) {  // on every rank: planned within rank 0's memory, but another's is fuller
+    incumbent_.reset();
+    given_up_.push_back(scheduler::digest(next.plan));
+    Json line = Json::parse(log_.back());
+    line["action"] = "keep";
+    line["reason"] = e.message();
+    log_.back() = line.dump();
+    return;
+  }
+  out.plan = std::move(next);
+  out.changes = true;
+  skipped_ = 0;
+}
+
+std::optional<Replan> Replanner::consider(std::int64_t step, const RunPlan& current) {
   if (static_cast<int>(step_ms_.size()) < config_.schedule.replan || step >= config_.train.steps) return std::nullopt;
   const double measured_ms = agreed_step_ms();
-  // What the costs in force say of the plan: a prediction with older costs would be corrected again and again.
-  const scheduler::Timeline predicted = take_plan(config_, current.mesh, cost_, current.plan).predicted;
-  cost_ = scheduler::refit(cost_, *graph_, predicted, agreed_task_us());
+  cost_ = scheduler::refit(cost_, *graph_, current.predicted, agreed_task_us());
+  cost_.source = str("measured steps of this run up to step ", step, "; at its start ", first_source_);
+  Replan out{step, {}, false, take_plan(config_, current.mesh, cost_, current.plan), cost_};
   const bool trial = incumbent_.has_value();
-  Decision decision;
-  if (world_.rank() == 0) {
-    try {
-      decision = trial ? judge_trial(step, current, measured_ms) : look(step, current, measured_ms);
-    } catch (const Error& e) {  // the run goes well as it is
-      decision = {std::nullopt, entry(step, "keep", "planning failed: " + e.message(), measured_ms).dump()};
-    }
-  }
+  const Decision decision = decide(step, out.plan, measured_ms);
   std::int64_t changes = decision.plan ? 1 : 0;
   world_.broadcast(comm::as_buffer(&changes, 1), 0, *make_inline_stream());
   log_.push_back(shared(decision.entry));
@@ -147,18 +177,9 @@ std::optional<RunPlan> Replanner::consider(std::int64_t step, const RunPlan& cur
     incumbent_ = current.plan;
     incumbent_ms_ = measured_ms;
   }
-  if (changes == 0) return std::nullopt;
-  skipped_ = 0;
-  RunPlan next = take_plan(config_, current.mesh, cost_, agree_on_plan(world_, [&] { return *decision.plan; }));
-  try {
-    require_memory(config_, peak_memory(world_, next), next.plan);
-  } catch (const Error& e) {  // on every rank: planned within rank 0's memory, but another's is fuller
-    incumbent_.reset();
-    given_up_.push_back(scheduler::digest(next.plan));
-    log_.push_back(entry(step, "keep", e.message(), measured_ms).dump());
-    return std::nullopt;
-  }
-  return next;
+  if (changes != 0) change_plan(decision.plan.value_or(scheduler::Plan{}), out);
+  out.entry = log_.back();
+  return out;
 }
 
 }  // namespace weft::parallel

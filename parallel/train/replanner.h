@@ -24,9 +24,12 @@ class Replanner {
             std::vector<std::string> log);
   /// After each step of the plan in force, on every rank.
   void observe(const scheduler::Graph& graph, const scheduler::Timeline& timeline, double step_ms);
-  /// Collective, between steps. The plan to go on with, if it is to change. `current`: what observe() saw.
-  [[nodiscard]] std::optional<RunPlan> consider(std::int64_t step, const RunPlan& current);
-  /// One JSON object per look: step, action ("keep", "try", "accept", "give_up"), reason, predicted and measured ms.
+  /// Collective, between steps. Nothing when no look is due. `current`: what observe() saw, priced with the costs in
+  /// force, which are those of the last look, at first the constructor's.
+  [[nodiscard]] std::optional<Replan> consider(std::int64_t step, const RunPlan& current);
+  /// One JSON object per look: {"step", "action": "keep", "try", "accept" or "give_up", "reason", "measured_ms",
+  /// "predicted_ms": {"before", "after"}, ...}; predicted on the costs refitted by this look, of the plan before and of
+  /// the one it was held against ("keep", "try") or that the run goes on with ("accept", "give_up").
   [[nodiscard]] const std::vector<std::string>& log() const noexcept { return log_; }
 
  private:
@@ -36,13 +39,16 @@ class Replanner {
   };
   [[nodiscard]] std::vector<double> agreed_task_us() const;
   [[nodiscard]] double agreed_step_ms() const;
-  [[nodiscard]] Decision look(std::int64_t step, const RunPlan& current, double measured_ms);
-  [[nodiscard]] Decision judge_trial(std::int64_t step, const RunPlan& current, double measured_ms);
+  [[nodiscard]] Decision decide(std::int64_t step, const RunPlan& current, double measured_ms) const;
+  [[nodiscard]] Decision look(std::int64_t step, const RunPlan& current, double measured_ms) const;
+  [[nodiscard]] Decision judge_trial(std::int64_t step, const RunPlan& current, double measured_ms) const;
+  void change_plan(const scheduler::Plan& plan, Replan& out);
   [[nodiscard]] std::string shared(const std::string& text) const;
 
   const RunConfig& config_;
   comm::Communicator& world_;
   scheduler::CostModel cost_;
+  std::string first_source_;  // of the costs that the run started with
   std::vector<std::string> log_;
   const scheduler::Graph* graph_ = nullptr;
   std::vector<std::vector<double>> task_us_;  // [steps][tasks] of the plan in force

@@ -10,6 +10,8 @@ namespace weft::parallel {
 [[nodiscard]] MeshOptions mesh_options(const RunConfig& config, int ranks_per_node);
 /// machine: what the step runs on; its host may be apart from the streams.
 [[nodiscard]] StepSpec training_spec(const RunConfig& config, const Mesh& mesh, const scheduler::Machine& machine);
+/// Beside a GPU the host is apart from the streams, whatever the costs were measured on.
+[[nodiscard]] scheduler::CostModel costs_on(Device device, scheduler::CostModel cost);
 /// One micro-batch, forward alone.
 [[nodiscard]] StepSpec validation_spec(const RunConfig& config, const Mesh& mesh, const scheduler::Machine& machine);
 [[nodiscard]] scheduler::Shape training_shape(const RunConfig& config);  ///< Of SchedulePolicy::kManual.

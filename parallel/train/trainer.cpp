@@ -48,13 +48,6 @@ std::string changed_lines(const std::string& before, const std::string& now) {
   return out;
 }
 
-/// The run's costs. Beside a GPU the host is apart from the streams, whatever they were measured on.
-scheduler::CostModel cost_on(const TrainOptions& options) {
-  scheduler::CostModel cost = options.cost;
-  cost.machine.host_apart = cost.machine.host_apart || options.device.kind != DeviceKind::kCpu;
-  return cost;
-}
-
 template <class T>
 class Training final : public TrainingRun {
  public:
@@ -107,7 +100,7 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
       options_(options),
       observer_(observer),
       data_(dataset_options(config, config.data.train)),
-      cost_(cost_on(options)),
+      cost_(costs_on(options.device, options.cost)),
       order_(config.train.seed, data_.num_samples()),
       mesh_(make_mesh(world.size(), world.rank(), mesh_options(config, options.ranks_per_node))),
       comms_(world, mesh_, options.device),
@@ -115,8 +108,8 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
   start_from_checkpoint();  // before the parameters take memory: a wrong one costs nothing
   make_plan();
   if (!config.data.val.empty())
-    validator_ = std::make_unique<Validator<T>>(config, comms_, validation_spec(config, mesh_, cost_.machine), plan_.plan.shape,
-                                                options.device);
+    validator_ = std::make_unique<Validator<T>>(config, comms_, validation_spec(config, mesh_, cost_.machine),
+                                                plan_.plan.shape, options.device);
   bind();
   next_step_ = first_step_;
   if (world.rank() == 0 && !options.run_dir.empty()) {
@@ -220,8 +213,7 @@ void Training<T>::bind() {
     initialize_weights(*store_, config_.model, config_.train.seed);
   }
   bind_step();
-  if (config_.schedule.replan > 0)
-    replanner_ = std::make_unique<Replanner>(config_, world_, cost_, std::move(replans));
+  if (config_.schedule.replan > 0) replanner_ = std::make_unique<Replanner>(config_, world_, cost_, std::move(replans));
   state_.seed = config_.train.seed;
   state_.gate_noise = true;
   state_.clip_norm = config_.train.optimizer.clip_norm;
@@ -244,14 +236,15 @@ void Training<T>::bind_step() {
 
 template <class T>
 void Training<T>::replan(std::int64_t step) {
-  const std::size_t known = replanner_->log().size();
-  std::optional<RunPlan> next = replanner_->consider(step, plan_);
-  if (replanner_->log().size() > known) observer_.on_note("replan: " + replanner_->log().back());
-  if (!next) return;
-  plan_ = std::move(*next);
-  require_same_plan();
-  bind_step();
-  observer_.on_replan(plan_);
+  const std::optional<Replan> look = replanner_->consider(step, plan_);
+  if (!look) return;
+  observer_.on_note("replan: " + look->entry);
+  plan_ = look->plan;
+  if (look->changes) {
+    require_same_plan();
+    bind_step();
+  }
+  observer_.on_replan(*look);
 }
 
 /// This rank's rows of its micro-batches. Ranks that share sequences read all of them and keep their part.

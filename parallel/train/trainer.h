@@ -56,6 +56,15 @@ struct RunPlan {
 [[nodiscard]] RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost,
                                 scheduler::Plan plan);
 
+/// What a look for a faster plan has found (schedule.replan).
+struct Replan {
+  std::int64_t step = 0;      ///< After which it was made.
+  std::string entry;          ///< One JSON object, see Replanner::log.
+  bool changes = false;       ///< The run goes on with another plan.
+  RunPlan plan;               ///< To go on with, priced with `cost`.
+  scheduler::CostModel cost;  ///< In force from now on: refitted to measured steps.
+};
+
 /// `decide` runs on rank 0 alone; every rank gets its plan, or throws its error. Collective.
 [[nodiscard]] scheduler::Plan agree_on_plan(comm::Communicator& world, const std::function<scheduler::Plan()>& decide);
 
@@ -80,8 +89,8 @@ class TrainObserver {
   virtual void on_start(const RunPlan& /*plan*/, std::int64_t /*first_step*/) {}
   virtual void on_step(const StepReport& /*report*/, const scheduler::Graph& /*graph*/,
                        const scheduler::Timeline& /*measured*/) {}
-  /// The run goes on with another plan from the next step on (schedule.replan).
-  virtual void on_replan(const RunPlan& /*plan*/) {}
+  /// A look for a faster plan is done; from the next step on its costs and its plan hold (schedule.replan).
+  virtual void on_replan(const Replan& /*replan*/) {}
   virtual void on_validation(std::int64_t /*step*/, double /*loss*/) {}
   /// Something worth a line: resumed from where, a checkpoint saved or refused, a buffer that grew.
   virtual void on_note(const std::string& /*text*/) {}

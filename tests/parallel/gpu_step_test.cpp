@@ -105,9 +105,7 @@ TEST_CASE("A step on a GPU: ranks that share it, every dispatcher", "[gpu]") {
     c.sharded = false;
     c.model.moe.capacity_factor = 1.0;
   }
-  SECTION("EP 2 x ESP 2") {
-    c.ep_size = c.esp_size = 2;
-  }
+  SECTION("EP 2 x ESP 2") { c.ep_size = c.esp_size = 2; }
   SECTION("through leaders") {
     c.ep_size = 4;
     c.ranks_per_node = 2;

@@ -1,8 +1,8 @@
 // Whole runs on a GPU: the numbers of the CPU, and checkpoints that either reads.
 #include <cmath>
 
-#include "parallel/train/run_device.h"
 #include "comm/factory.h"
+#include "parallel/train/run_device.h"
 #include "tests/support/catch.h"
 #include "tests/support/devices.h"
 #include "tests/support/errors.h"

@@ -51,10 +51,10 @@ struct Routing {
     plan.finish();
     for (const bool b : {false, true})
       for (int c = 0; c < plan.num_chunks(b); ++c)
-        plan.place(
-            *stream, b, c, table(kept), form == RoutingForm::kSlotList ? table(source) : Matrix<const std::int32_t>(),
-            {{(b ? back_row : row).data(), shape.rows, shape.width},
-             (b ? back_token : token).data() + plan.cuts(b)[c] * shape.width});
+        plan.place(*stream, b, c, table(kept),
+                   form == RoutingForm::kSlotList ? table(source) : Matrix<const std::int32_t>(),
+                   {{(b ? back_row : row).data(), shape.rows, shape.width},
+                    (b ? back_token : token).data() + plan.cuts(b)[c] * shape.width});
   }
   [[nodiscard]] Matrix<const std::int32_t> table(const std::vector<std::int32_t>& v) const {
     return {v.data(), shape.rows, shape.width};
@@ -174,11 +174,13 @@ TEST_CASE("I-Order: chunks change nothing, and its backward is its gradient", "[
       std::tie(v.begin, v.end) = chunk_overlap(cut.plan.cuts(false), f, cut.plan.cuts(true), c);
       if (v.begin == v.end) continue;
       std::vector<double> forward = chunk_rows(cut, false, f, rows);
-      i_order->backward(
-          *stream, v,
-          {rows_in(d, cut.plan.chunk(true, c).num_send), cut.weights(d_weight.data()), cut.table(cut.back_row),
-           {cut.plan.cuts(true)[c], cut.plan.cuts(true)[c + 1] - cut.plan.cuts(true)[c]}},
-          Matrix<const double>(dout.data(), kRows, kWidth), rows_in(forward, cut.plan.chunk(false, f).num_send));
+      i_order->backward(*stream, v,
+                        {rows_in(d, cut.plan.chunk(true, c).num_send),
+                         cut.weights(d_weight.data()),
+                         cut.table(cut.back_row),
+                         {cut.plan.cuts(true)[c], cut.plan.cuts(true)[c + 1] - cut.plan.cuts(true)[c]}},
+                        Matrix<const double>(dout.data(), kRows, kWidth),
+                        rows_in(forward, cut.plan.chunk(false, f).num_send));
     }
     const RoutingView<double> v = cut.view(true, c);
     for (std::int64_t e = v.begin * cut.shape.width; e < v.end * cut.shape.width; ++e)

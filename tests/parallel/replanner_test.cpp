@@ -15,18 +15,30 @@ using namespace weft::parallel;
 
 namespace {
 
-/// Lets the replanner see steps in which every task takes `slow` times what was predicted, each of `step_ms`.
-std::optional<RunPlan> after_steps(Replanner& replanner, const RunConfig& config, const RunPlan& plan,
-                                   std::int64_t step, double slow, double step_ms) {
-  const scheduler::Graph graph = emit_step(training_spec(config, plan.mesh, {}), plan.plan.shape, config.train.dtype);
+/// The plan's simulated step with every task `factor` times as long.
+scheduler::Timeline slowed(const RunPlan& plan, double factor) {
   scheduler::Timeline time = plan.predicted;
   for (std::size_t t = 0; t < time.end_us.size(); ++t)
-    time.end_us[t] = time.start_us[t] + slow * (time.end_us[t] - time.start_us[t]);
-  for (int i = 0; i <= config.schedule.replan; ++i) replanner.observe(graph, time, i == 0 ? 1e6 : step_ms);
-  return replanner.consider(step, plan);
+    time.end_us[t] = time.start_us[t] + factor * (time.end_us[t] - time.start_us[t]);
+  return time;
 }
 
-std::string action(const Replanner& replanner) { return nlohmann::json::parse(replanner.log().back())["action"]; }
+/// The look after as many steps of `plan` as it takes, each with the tasks of `time` and of `step_ms`.
+Replan after_steps(Replanner& replanner, const RunConfig& config, const RunPlan& plan, std::int64_t step,
+                   const scheduler::Timeline& time, double step_ms) {
+  const scheduler::Graph graph = emit_step(training_spec(config, plan.mesh, {}), plan.plan.shape, config.train.dtype);
+  for (int i = 0; i <= config.schedule.replan; ++i) replanner.observe(graph, time, i == 0 ? 1e6 : step_ms);
+  const std::optional<Replan> look = replanner.consider(step, plan);
+  REQUIRE(look);
+  CHECK(look->entry == replanner.log().back());
+  return *look;
+}
+
+nlohmann::json last_entry(const Replanner& replanner) { return nlohmann::json::parse(replanner.log().back()); }
+std::string action(const Replanner& replanner) { return last_entry(replanner)["action"]; }
+double predicted_ms(const Replanner& replanner, const char* when) {
+  return last_entry(replanner)["predicted_ms"][when];
+}
 
 }  // namespace
 
@@ -46,30 +58,40 @@ TEST_CASE("A plan that is predicted to be faster is tried, and kept only if it i
     CHECK(!replanner.consider(1, slow));  // nothing was measured
     CHECK(replanner.log().empty());
 
-    const std::optional<RunPlan> trial = after_steps(replanner, coarse, slow, 10, 2.0, 50.0);
-    REQUIRE(trial);
+    const Replan trial = after_steps(replanner, coarse, slow, 10, slowed(slow, 2.0), 50.0);
+    REQUIRE(trial.changes);
     CHECK(action(replanner) == "try");
-    CHECK(trial->plan.shape == fast.plan.shape);
-    CHECK(trial->predicted_ms ==
+    CHECK(trial.plan.plan.shape == fast.plan.shape);
+    CHECK(trial.plan.predicted_ms ==
           Approx(2.0 * fast.predicted_ms).epsilon(0.01));  // the refit: everything takes twice as long
+    CHECK(predicted_ms(replanner, "before") == Approx(2.0 * slow.predicted_ms).epsilon(0.01));
+    CHECK(predicted_ms(replanner, "after") == Approx(trial.plan.predicted_ms).epsilon(0.01));
+    CHECK_THAT(trial.cost.source, Catch::Contains("up to step 10; at its start " + cost.source));
+    CHECK(trial.plan.cost_source == trial.cost.source);
 
     Replanner other(coarse, world, cost, replanner.log());
-    CHECK(!after_steps(replanner, coarse, *trial, 20, 1.0, 40.0));
+    const Replan accepted = after_steps(replanner, coarse, trial.plan, 20, slowed(trial.plan, 1.0), 40.0);
+    CHECK(!accepted.changes);
     CHECK(action(replanner) == "accept");
-    CHECK(!after_steps(replanner, coarse, *trial, 30, 1.0, 40.0));
+    CHECK(predicted_ms(replanner, "before") == predicted_ms(replanner, "after"));
+    const Replan kept = after_steps(replanner, coarse, accepted.plan, 30, slowed(trial.plan, 3.0), 40.0);
+    CHECK(!kept.changes);
     CHECK(action(replanner) == "keep");
+    CHECK(kept.plan.predicted_ms == Approx(3.0 * trial.plan.predicted_ms).epsilon(0.01));  // of the same plan, anew
+    CHECK_THAT(kept.plan.cost_source, Catch::Contains("up to step 30; at its start " + cost.source));
 
-    const std::optional<RunPlan> again = after_steps(other, coarse, slow, 10, 1.0, 50.0);
-    REQUIRE(again);
-    const std::optional<RunPlan> back = after_steps(other, coarse, *again, 20, 1.0, 60.0);
-    REQUIRE(back);
+    const Replan again = after_steps(other, coarse, slow, 10, slowed(slow, 1.0), 50.0);
+    REQUIRE(again.changes);
+    const Replan back = after_steps(other, coarse, again.plan, 20, slowed(again.plan, 1.0), 60.0);
+    REQUIRE(back.changes);
     CHECK(action(other) == "give_up");
-    CHECK(scheduler::digest(back->plan) == scheduler::digest(slow.plan));
-    CHECK(!after_steps(other, coarse, *back, 30, 1.0, 50.0));  // never again
+    CHECK(scheduler::digest(back.plan.plan) == scheduler::digest(slow.plan));
+    CHECK(predicted_ms(other, "after") == Approx(slow.predicted_ms).epsilon(0.01));
+    CHECK(!after_steps(other, coarse, back.plan, 30, slowed(slow, 1.0), 50.0).changes);  // never again
     CHECK(action(other) == "keep");
 
     Replanner resumed(coarse, world, cost, other.log());  // nor after resuming
-    CHECK(!after_steps(resumed, coarse, slow, 40, 1.0, 50.0));
+    CHECK(!after_steps(resumed, coarse, slow, 40, slowed(slow, 1.0), 50.0).changes);
   });
 }
 
@@ -80,12 +102,14 @@ TEST_CASE("Costs that are refitted again and again settle at what was measured",
   config.schedule.replan = 2;
   comm::run_local_ranks(1, [&](comm::Communicator& world) {
     const scheduler::CostModel cost = tools::nominal_costs();
-    const RunPlan plan = plan_run(config, 1, 0, 1, cost);
+    const RunPlan first = plan_run(config, 1, 0, 1, cost);
+    RunPlan plan = first;
     Replanner replanner(config, world, cost, {});
     for (int look = 1; look <= 4; ++look) {
-      CHECK(!after_steps(replanner, config, plan, 10 * look, 2.0, 50.0));
-      const double predicted = nlohmann::json::parse(replanner.log().back())["predicted_ms"]["before"];
-      CHECK(predicted == Approx(2.0 * plan.predicted_ms).epsilon(0.01));
+      const Replan kept = after_steps(replanner, config, plan, 10 * look, slowed(first, 2.0), 50.0);
+      CHECK(!kept.changes);
+      CHECK(predicted_ms(replanner, "before") == Approx(2.0 * first.predicted_ms).epsilon(0.01));
+      plan = kept.plan;
     }
   });
 }
@@ -101,7 +125,7 @@ TEST_CASE("A change that the rest of the run cannot pay for is left alone", "[re
     const scheduler::CostModel cost = tools::nominal_costs();
     const RunPlan slow = plan_run(fine, 1, 0, 1, cost);
     Replanner replanner(config, world, cost, {});
-    CHECK(!after_steps(replanner, config, slow, 10, 1.0, 1e-6));
+    CHECK(!after_steps(replanner, config, slow, 10, slowed(slow, 1.0), 1e-6).changes);
     CHECK_THAT(replanner.log().back(), Catch::Contains("less than a change costs"));
   });
 }

@@ -122,3 +122,24 @@ TEST_CASE("A step says what it is, line by line", "[plan]") {
   CHECK(differs([](StepSpec& s) { s.host_apart = !s.host_apart; }));
   CHECK(describe(spec, DType::kF64) != lines);
 }
+
+TEST_CASE("On one node no task takes links between nodes, on two the gradient norm does", "[plan]") {
+  const Rng rng(13, RngPurpose::kTest);
+  int num_one_node = 0;
+  for (std::uint64_t seed = 0; seed < 12; ++seed) {
+    const StepSpec spec = spec_of(seed, rng);
+    const bool one_node = spec.mesh.world_size <= spec.mesh.ranks_per_node;
+    num_one_node += one_node ? 1 : 0;
+    INFO("seed " << seed << ", world " << spec.mesh.world_size << ", a node " << spec.mesh.ranks_per_node);
+    const Graph graph = emit_step(spec, uniform_shape(spec.model.layers, {}), DType::kF64);
+    for (const Task& task : graph.tasks) {
+      if (one_node) CHECK(!task.resources.has(Resource::kInter));
+      if (task.stage != Stage::kGradNorm) continue;
+      CHECK(task.resources.has(Resource::kCompute));
+      CHECK(task.resources.has(Resource::kIntra) == (spec.mesh.world_size > 1 && spec.mesh.ranks_per_node > 1));
+      CHECK(task.resources.has(Resource::kInter) == !one_node);
+    }
+  }
+  CHECK(num_one_node > 1);
+  CHECK(num_one_node < 11);
+}

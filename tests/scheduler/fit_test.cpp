@@ -215,3 +215,23 @@ TEST_CASE("What a model lacks for a graph is named", "[cost_model]") {
   model.inter[static_cast<std::size_t>(WorkKind::kAllToAll)] = {0.0, 1.0};
   CHECK(unpriced(graph, model).empty());
 }
+
+TEST_CASE("A refit multiplies a family's constants, and keeps one sample a size", "[cost_model]") {
+  GraphBuilder b;
+  for (const double amount : {5.0, 5.0, 8.0})
+    b.add_task(task(Stage::kNorm, Phase::kForward, WorkKind::kMemory, amount), {}, {});
+  b.add_task(task(Stage::kOrder, Phase::kForward, WorkKind::kMemory, 5.0), {}, {});
+  const Graph graph = b.take();
+  CostModel prior;
+  prior.intra[static_cast<std::size_t>(WorkKind::kMemory)] = {1.0, 2.0};
+  const Timeline simulated{{0.0, 11.0, 22.0, 39.0}, {11.0, 22.0, 39.0, 50.0}, 50.0};
+  const CostModel out = refit(prior, graph, simulated, {20.0, 24.0, 34.0, 11.0});  // norm: 78 us, not 39
+  REQUIRE(out.families().size() == 2);
+  for (const Family& family : out.families())
+    if (family.key.stage == Stage::kNorm) {
+      CHECK(family.fit.cost == LinearCost{2.0, 4.0});
+      CHECK(family.fit.samples == std::vector<Sample>{{1.0, 5.0, 22.0}, {1.0, 8.0, 34.0}});
+    } else {
+      CHECK(family.fit.cost == LinearCost{1.0, 2.0});
+    }
+}

@@ -27,7 +27,15 @@ check 'an unknown subcommand' complains 2 "no command 'verson'" verson
 check 'the nearest subcommand is named' grep -q 'did you mean weft version' "$TMP/stderr"
 check 'an unknown option' complains 2 '--jsn' version --jsn
 
+check 'a number that must be above 0' complains 2 "--trace: '0' is not a number above 0" train x --trace 0
+check 'one that is not negative' complains 2 "--top: '-1' is not a number from 0 on" data inspect x --top -1
+check 'one that is a number' complains 2 "'x' is not a number" train x --trace x
+
 tiny=configs/train/tiny.textproto
+cp "$WEFT" "$TMP/weft-alone"
+alone() { (cd / && exits 0 "$TMP/weft-alone" "$@") && cat "$TMP/stdout" && grep -q 'costs from nominal CPU' "$TMP/stdout"; }
+check 'a binary on its own has the nominal costs' alone train "$PWD/$tiny" --dry_run
+check 'and plans with them' alone plan "$PWD/$tiny" --policy sequential
 check 'config print' says 'model_dim: 64' config print "$tiny"
 check 'config print with --set' says 'dtype: F64' config print "$tiny" --set train.dtype=F64 --set model.layers=3
 check 'config print for ranks' says 'expert: 4' config print "$tiny" --set parallel.expert=4 --ranks 8

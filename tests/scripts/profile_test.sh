@@ -10,6 +10,15 @@ any=(--set schedule.profile_min_r_squared=-1e9) # a busy machine must not fail t
 check 'weft profile on one rank' exits 0 "$WEFT" profile "$tiny" --out "$TMP/one.textproto" --time_limit 1 --json
 check 'its table is one JSON document with points' grep -q '"time_us"' "$TMP/stdout"
 check 'and with the number of sizes' grep -q '"sizes"' "$TMP/stdout"
+check 'fits that explain less than is asked for are named at once' exits 0 "$WEFT" profile "$tiny" --out "$TMP/poor.textproto" --time_limit 1 \
+  --set schedule.profile_min_r_squared=1
+check 'with R squared and the limit' grep -Eq '^warning: [a-z_]+\([a-z]+\).*, [a-z_]+: R squared is [-0-9.e]+, under the limit of 1: weft train and' "$TMP/stderr"
+follow=$(sed -nE 's/^hint: .* (--set schedule.profile_min_r_squared=[-0-9.]+)$/\1/p' "$TMP/stderr")
+check 'training refuses that profile' exits 2 "$WEFT" train "$tiny" --dry_run --set schedule.profile="$TMP/poor.textproto" \
+  --set schedule.profile_min_r_squared=1
+check 'with the same hint' grep -qF -- "$follow" "$TMP/stderr"
+# shellcheck disable=SC2086  # two words
+check 'which, followed, is enough' exits 0 "$WEFT" train "$tiny" --dry_run --set schedule.profile="$TMP/poor.textproto" ${follow:-no hint}
 check 'training plans with it' exits 0 "$WEFT" train "$tiny" --run_dir "$TMP/run" "${short[@]}" "${any[@]}" --trace 2 \
   --set schedule.profile="$TMP/one.textproto"
 check 'it prints predicted next to measured' grep -Eq '^step +[0-9.]+ +[0-9.]+ +[-+][0-9.]+%' "$TMP/stdout"
@@ -17,7 +26,7 @@ check 'and stores them' grep -q '"measured_ms"' "$TMP/run/prediction.json"
 check 'and the profile' cmp "$TMP/one.textproto" "$TMP/run/profile.textproto"
 check 'and the trace' grep -q '"simulated"' "$TMP/run/trace.json"
 check 'a dry run predicts from it' exits 0 "$WEFT" train "$tiny" --dry_run "${any[@]}" --set schedule.profile="$TMP/one.textproto"
-check 'and says so' grep -q 'profile of 1 ranks' "$TMP/stdout"
+check 'and says so' grep -q 'profile of 1 rank on' "$TMP/stdout"
 
 refused() { exits "$1" "$WEFT" train "$tiny" --dry_run "${@:3}" && cat "$TMP/stderr" && grep -q "^error: .*$2" "$TMP/stderr"; }
 sed '0,/beta_us: /s/beta_us: /beta_us: -/' "$TMP/one.textproto" > "$TMP/negative.textproto"

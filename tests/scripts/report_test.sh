@@ -73,6 +73,9 @@ if command -v chromium > /dev/null; then
   check 'a path for each curve' same 13 "$(drawn '<path class="series"')"
   cells=$((4 * 8 + 4 * 8 * 3 + (ranks > 1 ? ranks * ranks : 1)))
   check 'a cell for each expert, record and pair of ranks' same "$cells" "$(drawn '<rect class="cell"')"
+  check 'each curve says that steps go across' same "$(drawn '<svg class="lines"')" "$(drawn '<text class="unit"[^>]*>step<')"
+  check 'a mark for each validation' same "$(figures val_loss | wc -l)" "$(drawn '<circle [^>]*r="3.5"')"
+  check 'the shades of the timeline are explained' same 3 "$(drawn 'opacity:[0-9.]+"></i>[a-z ]+: (forward|backward|update)<')"
   check 'and the sections' same 9 "$(drawn '<section id=')"
   { cat "$run/report.html" && echo '<script>const plot = document.getElementById("timeline-plot"), box = plot.getBoundingClientRect();
     for (let i = 0; i < 12; i += 1) plot.dispatchEvent(new WheelEvent("wheel", { deltaY: -100, clientX: box.right - 4, clientY: box.top + 40, cancelable: true }));</script>'; } > "$TMP/zoom.html"
@@ -97,9 +100,11 @@ check 'it writes no files of other systems' test ! -e "$plain/tb" -a ! -e "$plai
 rm "$plain/prediction.json" "$plain/traffic.json" "$plain/plan.textproto"
 check 'the report of a run that was killed' exits 0 "$WEFT" report "$plain"
 check 'says what is missing' grep -q '^not recorded: bytes sent' "$TMP/stdout"
-echo '{"ranks": 4' > "$plain/traffic.json"
-check 'a damaged file is refused by name' exits 2 "$WEFT" report "$plain"
-check 'with its path' grep -q '^error: .*traffic.json' "$TMP/stderr"
+for damage in '{"ranks": 4' '{"ranks": 4}' '[]'; do
+  echo "$damage" > "$plain/traffic.json"
+  check "traffic.json of $damage is refused" exits 2 "$WEFT" report "$plain"
+  check 'by its path' grep -q "^error: $plain/traffic.json" "$TMP/stderr"
+done
 rm "$plain/traffic.json"
 for damage in 'prediction.json {}' 'prediction.json []' 'env.json {"ranks": 0}' 'env.json {"ranks": "4"}'; do
   file=${damage%% *}
@@ -113,6 +118,68 @@ done
 cp "$plain/metrics.jsonl" "$TMP/metrics"
 check 'a page does not replace a file of the run' exits 2 "$WEFT" report "$plain" --out "$plain/metrics.jsonl"
 check 'which stays as it was' cmp "$TMP/metrics" "$plain/metrics.jsonl"
+echo 'an earlier report' > "$plain/report.json"
+check 'a page in a folder that is not there is an I/O error' exits 74 "$WEFT" report "$plain" --out "$TMP/nowhere/page.html"
+check 'by the name of the folder' grep -q "^error: .*there is no folder $TMP/nowhere" "$TMP/stderr"
+check 'and nothing is written' same 'an earlier report' "$(cat "$plain/report.json")"
+for lines in 0 1; do
+  head -n $lines "$TMP/metrics" > "$plain/metrics.jsonl"
+  check "a report of $lines lines of metrics" exits 0 "$WEFT" report "$plain"
+  check 'says that there are no steps' grep -q '^no steps yet' "$TMP/stdout"
+done
+if command -v chromium > /dev/null; then
+  browse "$plain/report.html" > "$TMP/dom.html"
+  check 'so does the page, which is drawn to its end' same '1 1' "$(drawn 'id="no-steps"') $(drawn 'Made by weft report')"
+else
+  skip 'the page of a run without steps' 'there is no chromium'
+fi
+sed '1s/"schema": 1/"schema": 9/' "$TMP/metrics" > "$plain/metrics.jsonl"
+check 'metrics of another schema are refused' exits 2 "$WEFT" report "$plain"
+check 'with what was found and what is known' grep -q "^error: $plain/metrics.jsonl: schema 9, this weft knows schema 1" "$TMP/stderr"
+
+# Replanning: from a plan of eight chunks, each with the start-up of its own, to a better one.
+check 'a step past the end' exits 0 train --run_dir "$TMP/chunks" --set train.steps=1 --set schedule.policy=MANUAL --set schedule.forward_chunks=8 \
+  --set schedule.backward_chunks=8 --trace 9
+check 'is not traced, which is said' grep -q '^warning: --trace 9: the run ends at step 1,' "$TMP/stderr"
+run=$TMP/replanned
+check 'a run that replans' train --run_dir "$run" --set schedule.plan="$TMP/chunks/plan.textproto" --set schedule.policy=SEQUENTIAL \
+  --set schedule.replan=3 --set train.steps=60 --set train.validate_every=1
+check 'tries another plan' grep -q '"action":"try"' "$run/replans.jsonl"
+changes=$(grep -cE '"action":"(try|give_up)"' "$run/replans.jsonl")
+check 'keeps costs and plan of each change' same "$changes $changes" \
+  "$(find "$run/replans" -name '*.costs.textproto' | wc -l) $(find "$run/replans" -name '*.plan.textproto' | wc -l)"
+check 'and has the last one in force' cmp "$run/plan.textproto" "$(find "$run/replans" -name '*.plan.textproto' | sort | tail -1)"
+check 'its report' exits 0 "$WEFT" report "$run"
+check 'says what it saw' grep -qE "^replanning: $(grep -c . "$run/replans.jsonl") looks?, $changes changes? of plan" "$TMP/stdout"
+look=$(tail -1 "$run/replans.jsonl")
+step=$(grep -oE '"step":[0-9]+' <<< "$look" | cut -d: -f2)
+when=after
+[[ $look != *'"action":"keep"'* ]] || when=before
+source_of() { grep -oE "$1: ?\"measured steps of this run up to step [0-9]+; at its start nominal CPU" "$2" | grep -oE 'step [0-9]+' | head -1; }
+check 'names the costs in force and where they are from' same "step $step" "$(source_of '"source"' "$run/report.json")"
+check 'as do its figures of the stages' same "step $step" "$(source_of '"cost_source"' "$run/prediction.json")"
+check 'with the points they stand on' grep -qE '"source":"measured steps of this run[^]]*"points":\[\[' "$run/report.json"
+grep -oE "\"$when\":[0-9.e+-]+" <<< "$look" | cut -d: -f2 > "$TMP/a.txt"
+sed -nE 's/.*"plan":\{"policy":[^{]*"predicted_ms":([0-9.e+-]+).*/\1/p' "$run/report.json" > "$TMP/b.txt"
+check 'predicts what the last look did' equal "$TMP/a.txt" "$TMP/b.txt"
+grep -m1 -oE '"predicted_ms": [0-9.e+-]+' "$run/prediction.json" | cut -d' ' -f2 > "$TMP/b.txt"
+check 'as does the summary of the run' equal "$TMP/a.txt" "$TMP/b.txt"
+figures predicted_ms | tail -1 > "$TMP/b.txt"
+check 'and the last step' equal "$TMP/a.txt" "$TMP/b.txt"
+check 'these costs plan another run' exits 0 "${launch[@]}" "$WEFT" train configs/train/tiny.textproto --dry_run --set parallel.expert=$ranks \
+  --set schedule.profile="$run/costs.textproto"
+check 'and say where they are from' grep -q 'costs from measured steps of this run' "$TMP/stdout"
+if command -v chromium > /dev/null; then
+  browse "$run/report.html" > "$TMP/dom.html"
+  check 'the page has a row for each look' same "$(grep -c . "$run/replans.jsonl")" \
+    "$(tr -d '\n' < "$TMP/dom.html" | grep -oE '<table id="replans">.*</table>' | sed 's/<\/table>.*//' | grep -oE '<tr><td' | wc -l)"
+  check 'many validations are a line without marks' same '0' "$(drawn '<circle [^>]*r="3.5"')"
+else
+  skip 'the page of a run that replanned' 'there is no chromium'
+fi
+check 'a run that starts over without replanning' train --run_dir "$run" --resume none --set train.steps=2
+check 'leaves nothing of it' test ! -e "$run/replans.jsonl" -a ! -e "$run/costs.textproto" -a ! -e "$run/replans"
+run=$TMP/run
 check 'a run that starts over in a folder' train --run_dir "$run" --resume none --set train.steps=2
 check 'leaves nothing of the one before' test ! -e "$run/trace.json" -a ! -e "$run/report.json"
 check 'a folder without a run is an I/O error' exits 74 "$WEFT" report "$TMP/none"

@@ -112,6 +112,7 @@ check 'data that is missing' refused 74 'none.bin' --set data.train="$TMP/none.b
 check 'data that is truncated' refused 74 'cut.bin' --set data.train="$TMP/cut.bin"
 check 'data outside the vocabulary' refused '2' 'vocab' --set model.vocab_size=100 --set data.end_of_text=-1
 check 'a global batch that does not divide' refused 2 'train.global_batch' --set train.global_batch=15
+check 'a GPU for what no GPU does yet' refused 1 'parallel.device = CUDA' --set parallel.device=CUDA --set schedule.replan=5
 check 'a missing config' exits 74 "$WEFT" train "$TMP/none.textproto"
 check 'a missing checkpoint to start from' refused 74 'none' --init_from "$TMP/none"
 

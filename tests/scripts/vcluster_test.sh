@@ -19,7 +19,15 @@ gone() { # gone PID: its namespaces go within ten seconds
 check 'no command is refused' exits 2 scripts/vcluster --nodes 2 --ranks_per_node 2 --intra 1gbit --inter 1gbit
 check 'a rate that is none is refused' exits 2 scripts/vcluster --nodes 2 --ranks_per_node 2 --intra fast --inter 1gbit -- true
 check 'by its name' grep -q "'fast' is no rate" "$TMP/stderr"
-check '--help is the head of the script' grep -q -- '--ranks_per_node R' <(scripts/vcluster --help)
+for rate in 0gbit 0.0mbit .bit 1.2.3mbit 999bit; do
+  check "so is $rate" exits 2 scripts/vcluster --nodes 2 --ranks_per_node 2 --intra 1gbit --inter $rate -- true
+  check 'by its name' grep -q "'$rate' is no rate" "$TMP/stderr"
+done
+check 'a delay that is none is refused' exits 2 scripts/vcluster --nodes 2 --ranks_per_node 2 --intra 1gbit --inter 1gbit --delay . -- true
+help_from() { (cd "$1" && "$2" "${@:3}") > "$TMP/stdout" && grep -q -- '--ranks_per_node R' "$TMP/stdout"; }
+check '--help is the head of the script' help_from . scripts/vcluster --help
+check 'wherever it is called from' help_from "$(dirname "$PWD")" "$(basename "$PWD")/scripts/vcluster" --help
+check 'and whatever stands before it' help_from . scripts/vcluster --nodes --help -- true
 
 reason=
 ((EUID == 0)) || reason='needs root'
@@ -39,6 +47,8 @@ check 'each rank has an address of its own' same "$(printf '0 of 2 at 10.213.0.1
 vcluster=$PWD/scripts/vcluster
 check 'it runs where the caller is' same "$TMP" "$(cd "$TMP" && "$vcluster" --nodes 1 --ranks_per_node 1 --intra 1gbit --inter 1gbit -- pwd 2> /dev/null)"
 check "the command's status is the script's" exits 7 cluster sh -c 'exit 7'
+check '--help behind -- is the command'"'"'s' same 'weft train' "$(scripts/vcluster --nodes 1 --ranks_per_node 1 --intra 1gbit --inter 1gbit -- \
+  "$WEFT" train --help 2> /dev/null | grep -oE '^Usage: weft train' | cut -d' ' -f2-)"
 
 scripts/vcluster "${shape[@]}" -- sleep 60 > /dev/null 2>&1 &
 first=$!

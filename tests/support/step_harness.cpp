@@ -104,7 +104,8 @@ class Run {
       valid += static_cast<double>(count_valid_targets(b.targets));
     }
     const auto stream = make_inline_stream();
-    comms_.host_world().all_reduce(comm::as_buffer(&valid, 1), comm::as_buffer(&valid, 1), comm::ReduceOp::kSum, *stream);
+    comms_.host_world().all_reduce(comm::as_buffer(&valid, 1), comm::as_buffer(&valid, 1), comm::ReduceOp::kSum,
+                                   *stream);
     state_.num_valid_tokens = valid;
     state_.step = number;
     step_->run();

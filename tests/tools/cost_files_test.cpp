@@ -1,3 +1,5 @@
+#include <cmath>
+#include <optional>
 #include <string>
 
 #include "core/error.h"
@@ -31,7 +33,8 @@ CostModel profile() {
 }
 
 std::string text() {
-  return costs_to_text(profile(), {1.0, 1.5, 1.25}, {"0.1", "2026-01-01T00:00:00Z", {"a", "b"}, 8, 4, 2.0, 3});
+  return costs_to_text(profile(), {1.0, 1.5, 1.25},
+                       Measurement{"0.1", "2026-01-01T00:00:00Z", {"a", "b"}, 8, 4, 2.0, 3});
 }
 
 std::string replaced(std::string s, const std::string& from, const std::string& to) {
@@ -113,4 +116,42 @@ TEST_CASE("Imbalance is a quantile of the observed loads over their median", "[c
   CHECK(costs_from_text("measured {} imbalance: 1.75", "p").imbalance == 1.75);
   CHECK_THAT(refusal(text() + "imbalance: 2 imbalance_quantile: 1"), Catch::Contains("imbalance_quantile"));
   CHECK_THAT(refusal("measured {} imbalance_quantile: 1"), Catch::Contains("rank_load"));
+}
+
+TEST_CASE("Fits that planning refuses are named, the worst first, with a limit low enough for all", "[costs]") {
+  const std::string poor =
+      replaced(replaced(text(), "r_squared: 0.999", "r_squared: -0.316"), "r_squared: 0.98", "r_squared: 0.42");
+  const CostModel model = costs_from_text(poor, "p", -1.0);
+  const std::vector<PoorFit> found = poor_fits(model, 0.5);
+  REQUIRE(found.size() == 2);  // not the pooled one
+  CHECK(found[0].name == "expert(backward), grouped_gemm");
+  CHECK(found[0].r_squared == -0.316);
+  CHECK(found[1].name == "all_to_all intra");
+  CHECK(poor_fits(model, 0.42).size() == 1);
+  const std::string hint = hint_for(found), option = "schedule.profile_min_r_squared=";
+  const std::size_t at = hint.find(option);
+  REQUIRE(at != std::string::npos);
+  const double limit = std::stod(hint.substr(at + option.size()));
+  CHECK(limit == Approx(-0.32));
+  CHECK(poor_fits(costs_from_text(poor, "p", limit), limit).empty());
+  CHECK_THAT(refusal(poor), Catch::Contains("R squared is -0.316, under 0.5 (and 1 more)"));
+  CHECK_THAT(hint_for({{"a", std::nan("")}}), !Catch::Contains(option));
+}
+
+TEST_CASE("Refitted costs read back, from a profile and from nominal costs", "[costs]") {
+  CostModel model = profile();
+  model.imbalance = 1.25;
+  const CostModel again = costs_from_text(costs_to_text(model, {}, Measurement{}), "p");
+  CHECK(again.measured);
+  CHECK(again.imbalance == 1.25);
+  CostModel nominal = nominal_costs();
+  nominal.source = "measured steps of this run up to step 20";
+  nominal.add(model.families().front());
+  const CostModel back = costs_from_text(costs_to_text(nominal, {}, std::nullopt), "p");
+  CHECK(!back.measured);
+  CHECK(back.source == nominal.source);
+  CHECK(back.intra == nominal.intra);
+  CHECK(back.inter == nominal.inter);
+  REQUIRE(back.families().size() == 1);
+  CHECK(back.families().front().fit.cost == model.families().front().fit.cost);
 }

@@ -45,3 +45,14 @@ TEST_CASE("Predicted is compared with the median of the steps after the first", 
   REQUIRE(table.size() == 4);
   CHECK_THAT(table.back(), Catch::Contains("11.00") && Catch::Contains("10.00") && Catch::Contains("+10.0%"));
 }
+
+TEST_CASE("An error that rounds to zero has a plus", "[prediction]") {
+  parallel::RunPlan plan;
+  plan.predicted_ms = 9.9999;
+  Prediction prediction;
+  prediction.start(plan);
+  parallel::StepReport report;
+  report.step_ms = 10.0;
+  prediction.add(report, two_stages(), {{0.0, 0.0}, {0.0, 0.0}, 0.0});
+  CHECK_THAT(prediction.table().back(), Catch::Contains(" +0.0%"));
+}

@@ -78,6 +78,20 @@ TEST_CASE("What is no metrics.jsonl is refused by line", "[report]") {
   test::check_error(ErrorCode::kIo, "metrics.jsonl", [&] { (void)make_report(folder.path()); });
 }
 
+TEST_CASE("A metrics.jsonl of another schema is refused with both, an empty one has no steps", "[report]") {
+  const test::TempFolder folder;
+  for (const std::string schema : {"9", "\"1\"", "null"}) {
+    put_bytes(folder / "m", "{\"schema\": " + schema + ", \"format\": \"weft.metrics\"}\n");
+    test::check_error(ErrorCode::kInvalidArgument,
+                      (folder / "m").string() + ": schema " + schema + ", this weft knows schema 1",
+                      [&] { (void)read_metrics(folder / "m"); });
+  }
+  put_bytes(folder / "m", "{\"schema\": 1, \"format\": 3}\n");
+  test::check_error(ErrorCode::kInvalidArgument, "weft.metrics", [&] { (void)read_metrics(folder / "m"); });
+  put_bytes(folder / "m", "");
+  CHECK(read_metrics(folder / "m").step.empty());
+}
+
 TEST_CASE("A long run keeps its ends and its extremes", "[report]") {
   std::string lines;
   for (int step = 1; step <= 5000; ++step)
@@ -167,15 +181,16 @@ TEST_CASE("Bytes of many ranks are added up by neighbours", "[report]") {
   ordered_json traffic{
       {"steps", 2},       {"node_of_rank", {0, 0, 1}}, {"sent_bytes", {{0, 1, 2}, {4, 0, 8}, {16, 32, 0}}},
       {"intra_bytes", 5}, {"inter_bytes", 58},         {"by_collective", {{"all_to_all", 63}}}};
-  const ordered_json all = traffic_json(traffic);
+  const ordered_json all = traffic_json(traffic, "t");
   CHECK(all["group_ranks"] == 1);
   CHECK(all["nodes"] == 2);
   CHECK(all["sent_bytes"] == traffic["sent_bytes"]);
-  const ordered_json pairs = traffic_json(traffic, 2);
+  const ordered_json pairs = traffic_json(traffic, "t", 2);
   CHECK(pairs["group_ranks"] == 2);
   CHECK(pairs["sent_bytes"] == ordered_json::array({{5, 10}, {48, 0}}));
   traffic["sent_bytes"][1] = {4};
-  test::check_error(ErrorCode::kInvalidArgument, "no traffic.json", [&] { (void)traffic_json(traffic); });
+  test::check_error(ErrorCode::kInvalidArgument, "runs/a/traffic.json is not",
+                    [&] { (void)traffic_json(traffic, "runs/a/traffic.json"); });
 }
 
 TEST_CASE("The page of the longest run and the largest step stays under 2 MiB", "[report]") {

@@ -243,7 +243,7 @@ TEST_CASE("Recorded routing prices each layer by the load of its busiest rank") 
   // Four ranks with two of eight experts each; busiest over mean by hand: 1, 4, 3, 2, then 3, 4, 3, 2.
   write_file(
       routing,
-      "{\"schema\": 1}\n"
+      "{\"schema\": 1, \"format\": \"weft.metrics\"}\n"
       "{\"step\": 1, \"rank_imbalance\": 4.0}\n"
       "{\"step\": 2, \"expert_tokens\": [[1,1,1,1,1,1,1,1],[6,2,0,0,0,0,0,0],[0,0,3,3,1,0,1,0],[4,0,0,0,2,2,0,0]]}\n"
       "{\"step\": 4, \"expert_tokens\": [[3,3,1,1,0,0,0,0],[0,0,0,0,0,0,1,7],[0,0,3,3,1,0,1,0],[4,0,0,0,2,2,0,0]]}\n");
@@ -304,7 +304,8 @@ TEST_CASE("Routing of another run is refused") {
         {"{\"expert_tokens\": [[1,1,1,1,1,1,1,1]]}", "counts of 1 MoE layers, the config has 4"},
         {"{\"expert_tokens\": [[1],[1],[1],[1]]}", "counts of 1 experts, the config has 8"},
         {"{\"expert_tokens\": [[1,1,1,1,1,1,1,-1],[],[],[]]}", "negative"},
-        {"{\"expert_tokens\": 3}", "line 1: expert_tokens is not a list"}}) {
+        {"{\"expert_tokens\": 3}", "line 1: expert_tokens is not a list"},
+        {"{\"schema\": 9, \"format\": \"weft.metrics\"}", "metrics.jsonl: schema 9, this weft knows schema 1"}}) {
     write_file(routing, record + "\n");
     const test::CommandResult result = weft_command(line + routing);
     INFO(result.errors);

@@ -20,6 +20,7 @@
 #include "tools/config/schedule_files.h"
 #include "tools/exit_status.h"
 #include "tools/train/console.h"
+#include "tools/train/text.h"
 
 namespace weft::tools {
 namespace {
@@ -77,8 +78,8 @@ void print(const nlohmann::ordered_json& facts) {
     std::printf("%-12s %10.2f   %+.2f %% (%+.2f .. %+.2f)\n", name.c_str(), row["median_ms"].get<double>(),
                 100.0 * row["cost"].get<double>(), 100.0 * row["cost_interval"][0].get<double>(),
                 100.0 * row["cost_interval"][1].get<double>());
-  std::printf("%d rounds on %d ranks; intervals: bootstrap over rounds\n", facts["rounds"].get<int>(),
-              facts["ranks"].get<int>());
+  std::printf("%s on %s; intervals: bootstrap over rounds\n", counted(facts["rounds"], "round").c_str(),
+              counted(facts["ranks"], "rank").c_str());
 }
 
 }  // namespace

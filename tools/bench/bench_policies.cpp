@@ -25,6 +25,7 @@
 #include "tools/exit_status.h"
 #include "tools/simulate/policies.h"
 #include "tools/train/prediction.h"
+#include "tools/train/text.h"
 
 namespace weft::tools {
 namespace {
@@ -102,8 +103,9 @@ scheduler::CostModel find_costs(const parallel::RunConfig& config, comm::Communi
   profile.cost.source = "measured before the runs";
   profile.cost.measured = true;
   if (!out.empty() && world.rank() == 0)
-    write_file(out, costs_to_text(profile.cost, profile.rank_loads,
-                                  {"", "", {}, world.size(), ranks_per_node, profile.stretch, profile.num_runs}));
+    write_file(out,
+               costs_to_text(profile.cost, profile.rank_loads,
+                             Measurement{"", "", {}, world.size(), ranks_per_node, profile.stretch, profile.num_runs}));
   return profile.cost;
 }
 
@@ -160,9 +162,9 @@ void print(const nlohmann::ordered_json& facts) {
                 overlap["compute_intra"].get<double>(), overlap["compute_inter"].get<double>(),
                 overlap["intra_inter"].get<double>());
   }
-  std::printf("%d rounds on %d ranks of %d nodes; intervals: 95 %%, bootstrap over rounds; losses equal to %.1e\n",
-              facts["rounds"].get<int>(), facts["ranks"].get<int>(), facts["nodes"].get<int>(),
-              facts["loss_difference"].get<double>());
+  std::printf("%s on %s of %s; intervals: 95 %%, bootstrap over rounds; losses equal to %.1e\n",
+              counted(facts["rounds"], "round").c_str(), counted(facts["ranks"], "rank").c_str(),
+              counted(facts["nodes"], "node").c_str(), facts["loss_difference"].get<double>());
 }
 
 }  // namespace

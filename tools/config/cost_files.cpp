@@ -1,27 +1,23 @@
 // tools/config/cost_files.cpp - cluster costs and profiles: configs/cluster.proto to and from scheduler::CostModel.
 #include <google/protobuf/text_format.h>
 
-#include <filesystem>
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
 #include <set>
 
 #include "configs/cluster.pb.h"
 #include "core/atomic_file.h"
 #include "core/error.h"
+#include "tools/build_info.h"
 #include "tools/config/loader.h"
 #include "tools/config/schedule_files.h"
+#include "tools/train/text.h"
 
 namespace weft::tools {
 namespace {
 
-namespace fs = std::filesystem;
 using namespace scheduler;
-
-constexpr const char* kNominal = "configs/clusters/nominal_cpu.textproto";
-
-fs::path executable_folder() {
-  std::error_code error;
-  return fs::read_symlink("/proc/self/exe", error).parent_path();
-}
 
 [[noreturn]] void refuse(const std::string& origin, const std::string& what, const std::string& hint) {
   throw Error(ErrorCode::kInvalidArgument, str(origin, ": ", what), hint);
@@ -37,7 +33,7 @@ E named(const std::string& name, int count, const std::string& origin, const cha
 
 /// Constants, points and R squared of a Cost or Family; `name` is for messages.
 template <class Entry>
-Fit fit_of(const Entry& entry, const std::string& origin, const std::string& name, double min_r_squared) {
+Fit fit_of(const Entry& entry, const std::string& origin, const std::string& name) {
   Fit fit;
   fit.cost = {entry.alpha_us(), entry.beta_us()};
   if (!(fit.cost.beta_us >= 0.0) || !(fit.cost.alpha_us >= 0.0))
@@ -45,12 +41,7 @@ Fit fit_of(const Entry& entry, const std::string& origin, const std::string& nam
            str(name, ": ", fit.cost.beta_us >= 0.0 ? "alpha_us" : "beta_us", " is ",
                fit.cost.beta_us >= 0.0 ? fit.cost.alpha_us : fit.cost.beta_us, ", a negative cost"),
            "measure again with weft profile");
-  if (entry.has_r_squared()) {
-    fit.r_squared = entry.r_squared();
-    if (!(entry.r_squared() >= min_r_squared))
-      refuse(origin, str(name, ": R squared is ", entry.r_squared(), ", under ", min_r_squared),
-             "measure again on a quiet machine, or allow less with schedule.profile_min_r_squared");
-  }
+  if (entry.has_r_squared()) fit.r_squared = entry.r_squared();
   for (const auto& p : entry.point()) fit.samples.push_back({p.operations(), p.amount(), p.time_us()});
   return fit;
 }
@@ -68,6 +59,16 @@ void put_fit(Entry& out, const Fit& fit) {
   }
 }
 
+void put_measurement(config::ClusterCosts::Measurement& out, const Measurement& measured) {
+  out.set_version(measured.version);
+  out.set_date(measured.date);
+  for (const std::string& host : measured.hosts) out.add_host(host);
+  out.set_ranks(measured.ranks);
+  out.set_ranks_per_node(measured.ranks_per_node);
+  out.set_stretch(measured.stretch);
+  out.set_runs(measured.runs);
+}
+
 WorkKind work_of(config::ClusterCosts::Work work, const std::string& origin) {
   if (work == config::ClusterCosts::WORK_UNSET) refuse(origin, "a cost without its kind of work", "set work: ...");
   return static_cast<WorkKind>(work);
@@ -77,14 +78,14 @@ std::string kind_name(WorkKind work, LinkClass link) {
   return is_collective(work) ? str(to_string(work), " ", to_string(link)) : std::string(to_string(work));
 }
 
-void read_kinds(const config::ClusterCosts& message, const std::string& origin, double min_r_squared, CostModel& out) {
+void read_kinds(const config::ClusterCosts& message, const std::string& origin, CostModel& out) {
   std::set<std::pair<WorkKind, LinkClass>> seen;
   for (const auto& entry : message.cost()) {
     const WorkKind work = work_of(entry.work(), origin);
     const auto link = static_cast<LinkClass>(entry.link());
     const std::string name = kind_name(work, link);
     if (!seen.insert({work, link}).second) refuse(origin, str("two costs for ", name), "keep one of them");
-    out.add(KindFit{work, link, entry.pooled(), fit_of(entry, origin, name, entry.pooled() ? -1e300 : min_r_squared)});
+    out.add(KindFit{work, link, entry.pooled(), fit_of(entry, origin, name)});
     if (link == LinkClass::kIntra && !is_collective(work))
       out.inter[static_cast<std::size_t>(work)] = out.intra[static_cast<std::size_t>(work)];
   }
@@ -97,8 +98,7 @@ void read_kinds(const config::ClusterCosts& message, const std::string& origin, 
     }
 }
 
-void read_families(const config::ClusterCosts& message, const std::string& origin, double min_r_squared,
-                   CostModel& out) {
+void read_families(const config::ClusterCosts& message, const std::string& origin, CostModel& out) {
   std::set<FamilyKey> seen;
   for (const auto& entry : message.family()) {
     FamilyKey key{work_of(entry.work(), origin), static_cast<LinkClass>(entry.link()),
@@ -106,7 +106,7 @@ void read_families(const config::ClusterCosts& message, const std::string& origi
                   named<Phase>(entry.phase(), kNumPhases, origin, "phase"), entry.label()};
     const std::string name = name_of(key);
     if (!seen.insert(key).second) refuse(origin, str("two entries for the family ", name), "keep one of them");
-    Fit fit = fit_of(entry, origin, name, min_r_squared);
+    Fit fit = fit_of(entry, origin, name);
     out.add(Family{std::move(key), std::move(fit)});
   }
 }
@@ -138,7 +138,37 @@ void read_machine(const config::ClusterCosts& message, const std::string& origin
   if (!(out.imbalance > 0.0)) refuse(origin, "imbalance is not positive", "1 is: balanced");
 }
 
+void refuse_poor_fits(const CostModel& costs, const std::string& origin, double min_r_squared) {
+  const std::vector<PoorFit> poor = poor_fits(costs, min_r_squared);
+  if (poor.empty()) return;
+  refuse(origin,
+         str(poor.front().name, ": R squared is ", poor.front().r_squared, ", under ", min_r_squared,
+             poor.size() > 1 ? str(" (and ", poor.size() - 1, " more)") : std::string()),
+         hint_for(poor));
+}
+
 }  // namespace
+
+std::vector<PoorFit> poor_fits(const CostModel& costs, double min_r_squared) {
+  std::vector<PoorFit> out;
+  const auto judge = [&](const std::string& name, const Fit& fit) {
+    if (fit.r_squared && !(*fit.r_squared >= min_r_squared)) out.push_back({name, *fit.r_squared});
+  };
+  for (const Family& family : costs.families()) judge(name_of(family.key), family.fit);
+  for (const KindFit& kind : costs.kinds())
+    if (!kind.pooled) judge(kind_name(kind.work, kind.link), kind.fit);
+  const auto badness = [](const PoorFit& fit) { return std::isnan(fit.r_squared) ? -HUGE_VAL : fit.r_squared; };
+  std::ranges::stable_sort(out, {}, badness);
+  return out;
+}
+
+std::string hint_for(const std::vector<PoorFit>& poor) {
+  const std::string again = "measure again while nothing else runs (weft profile)";
+  if (!std::isfinite(poor.front().r_squared)) return again;
+  char limit[32];
+  std::snprintf(limit, sizeof limit, "%.2f", std::floor(100.0 * poor.front().r_squared) / 100.0);
+  return again + str(", or use the profile as it is with --set schedule.profile_min_r_squared=", limit);
+}
 
 CostModel costs_from_text(const std::string& text, const std::string& origin, double min_r_squared) {
   config::ClusterCosts message;
@@ -146,9 +176,10 @@ CostModel costs_from_text(const std::string& text, const std::string& origin, do
   CostModel out;
   out.source = message.has_source() ? message.source() : origin;
   out.measured = message.has_measured();
-  read_kinds(message, origin, min_r_squared, out);
-  read_families(message, origin, min_r_squared, out);
+  read_kinds(message, origin, out);
+  read_families(message, origin, out);
   read_machine(message, origin, out);
+  refuse_poor_fits(out, origin, min_r_squared);
   return out;
 }
 
@@ -156,7 +187,7 @@ CostModel load_costs(const std::string& path, double min_r_squared) {
   return costs_from_text(read_file(path), path, min_r_squared);
 }
 
-CostModel nominal_costs() { return load_costs(find_data_file(kNominal, (executable_folder() / "weft").string())); }
+CostModel nominal_costs() { return costs_from_text(nominal_costs_text(), "configs/clusters/nominal_cpu.textproto"); }
 
 std::string profile_warning(const parallel::RunConfig& config, int ranks, int ranks_per_node) {
   const std::string& path = config.schedule.profile;
@@ -166,8 +197,8 @@ std::string profile_warning(const parallel::RunConfig& config, int ranks, int ra
   if (!message.has_measured()) return {};
   const auto& m = message.measured();
   if (m.ranks() == ranks && m.ranks_per_node() == ranks_per_node) return {};
-  return str(path, " was measured on ", m.ranks(), " ranks, ", m.ranks_per_node(), " a node; here are ", ranks, ", ",
-             ranks_per_node, " a node, whose costs may be others: measure again with weft profile");
+  return str(path, " was measured on ", counted(m.ranks(), "rank"), ", ", m.ranks_per_node(), " a node; here are ",
+             ranks, ", ", ranks_per_node, " a node, whose costs may be others: measure again with weft profile");
 }
 
 CostModel costs_of(const parallel::RunConfig& config) {
@@ -175,7 +206,8 @@ CostModel costs_of(const parallel::RunConfig& config) {
   return s.profile.empty() ? nominal_costs() : load_costs(s.profile, s.profile_min_r_squared);
 }
 
-std::string costs_to_text(const CostModel& costs, const std::vector<double>& rank_loads, const Measurement& measured) {
+std::string costs_to_text(const CostModel& costs, const std::vector<double>& rank_loads,
+                          const std::optional<Measurement>& measured) {
   config::ClusterCosts message;
   message.set_source(costs.source);
   for (const KindFit& kind : costs.kinds()) {
@@ -207,14 +239,8 @@ std::string costs_to_text(const CostModel& costs, const std::vector<double>& ran
   message.set_cores_per_rank(costs.machine.cores_per_rank);
   message.set_ranks_per_core(costs.machine.ranks_per_core);
   message.mutable_rank_load()->Assign(rank_loads.begin(), rank_loads.end());
-  config::ClusterCosts::Measurement& m = *message.mutable_measured();
-  m.set_version(measured.version);
-  m.set_date(measured.date);
-  for (const std::string& host : measured.hosts) m.add_host(host);
-  m.set_ranks(measured.ranks);
-  m.set_ranks_per_node(measured.ranks_per_node);
-  m.set_stretch(measured.stretch);
-  m.set_runs(measured.runs);
+  if (costs.imbalance != 1.0) message.set_imbalance(costs.imbalance);
+  if (measured) put_measurement(*message.mutable_measured(), *measured);
   google::protobuf::TextFormat::Printer printer;
   printer.SetUseShortRepeatedPrimitives(true);
   std::string text;

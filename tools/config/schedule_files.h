@@ -19,17 +19,28 @@ struct Measurement {
   double stretch = 1.0;
   int runs = 0;
 };
-/// A profile as text (configs/cluster.proto).
+/// Costs as text (configs/cluster.proto). `measured`: of a profile; nothing: costs that price every kind of work.
+/// layer_imbalance, which is of a simulation, is left out.
 [[nodiscard]] std::string costs_to_text(const scheduler::CostModel& costs, const std::vector<double>& rank_loads,
-                                        const Measurement& measured);
+                                        const std::optional<Measurement>& measured);
+
+/// A fit that explains too little of what was measured to plan with.
+struct PoorFit {
+  std::string name;  ///< Of the family or kind of work.
+  double r_squared = 0.0;
+};
+/// Those under `min_r_squared`, the worst first. Lines through tasks that do different things are not judged.
+[[nodiscard]] std::vector<PoorFit> poor_fits(const scheduler::CostModel& costs, double min_r_squared);
+/// What to do about them: a --set that is low enough for all.
+[[nodiscard]] std::string hint_for(const std::vector<PoorFit>& poor);
 
 /// Costs of configs/cluster.proto. Throws Error{kIo} for a missing file; Error{kInvalidArgument}, naming the family,
-/// for bad text, a negative cost, an R squared under `min_r_squared`, a family or kind of work given twice, and, in a
-/// file that was not measured, a kind of work that is missing.
+/// for bad text, a negative cost, poor_fits, a family or kind of work given twice, and, in a file that was not
+/// measured, a kind of work that is missing.
 [[nodiscard]] scheduler::CostModel load_costs(const std::string& path, double min_r_squared = scheduler::kMinRSquared);
 [[nodiscard]] scheduler::CostModel costs_from_text(const std::string& text, const std::string& origin,
                                                    double min_r_squared = scheduler::kMinRSquared);
-/// configs/clusters/nominal_cpu.textproto: from the current folder, else from the folders above the executable.
+/// configs/clusters/nominal_cpu.textproto, as it was when weft was built.
 [[nodiscard]] scheduler::CostModel nominal_costs();
 
 /// What `config` is planned with: schedule.profile, or nominal_costs().

@@ -135,8 +135,10 @@ std::vector<std::string> reasons(const Comparison& c, const ComparedPlan& best) 
     out.push_back(str("the host waits ", best.run.num_host_waits,
                       " times for the counts of routed rows; with issuing, ", "that adds ",
                       fixed(best.run.exposed_host_ms, 2), " ms"));
-  out.push_back(str("no plan can take less than ", fixed(c.bound_ms, 2), " ms on these costs: at most ",
-                    fixed(100.0 * (best.run.predicted_ms / c.bound_ms - 1.0), 1), " % could still be gained"));
+  const double factor = best.run.predicted_ms / c.bound_ms;
+  out.push_back(str("no plan can take less than ", fixed(c.bound_ms, 2), " ms on these costs",
+                    factor < 1.01 ? ", and this one is within 1 % of it"
+                                  : str(": a faster one is at most ", fixed(factor, 2), " times as fast")));
   return out;
 }
 
@@ -174,7 +176,7 @@ void print_table(const nlohmann::ordered_json& facts) {
   const auto right = [](const std::string& text, std::size_t width) {
     return std::string(width - std::min(width, text.size()), ' ') + text;
   };
-  std::cout << facts["ranks"] << " ranks, " << facts["ranks_per_node"] << " a node; costs from "
+  std::cout << counted(facts["ranks"], "rank") << ", " << facts["ranks_per_node"] << " a node; costs from "
             << facts["cost_source"].get<std::string>() << "\n"
             << "policy          predicted ms   over sequential   over fsmoe   gap to bound   peak memory   exposed ms  "
                " host waits   host ms\n";

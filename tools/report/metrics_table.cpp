@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "parallel/train/metrics.h"
 
 namespace weft::tools {
 namespace {
@@ -77,6 +78,18 @@ ordered_json validation_json(const MetricsTable& table, const std::vector<double
 
 }  // namespace
 
+void check_metrics_head(const json& line, const std::string& origin) {
+  const auto format = line.is_object() ? line.find("format") : line.end();
+  if (format == line.end() || *format != "weft.metrics")
+    throw Error(ErrorCode::kInvalidArgument, origin + ": the first line does not say weft.metrics",
+                "give the folder of a run, as weft train made it");
+  const json schema = line.contains("schema") ? line["schema"] : json();
+  if (schema != parallel::kMetricsSchema)
+    throw Error(ErrorCode::kInvalidArgument,
+                str(origin, ": schema ", schema.dump(), ", this weft knows schema ", parallel::kMetricsSchema),
+                "read it with the weft that wrote it");
+}
+
 MetricsTable read_metrics(const std::filesystem::path& path) {
   std::ifstream in(path);
   if (!in)
@@ -86,9 +99,7 @@ MetricsTable read_metrics(const std::filesystem::path& path) {
   for (std::int64_t number = 1; std::getline(in, line); ++number) {
     const json entry = json::parse(line, nullptr, false);
     if (number == 1) {
-      if (!entry.is_object() || entry.value("format", "") != "weft.metrics")
-        throw Error(ErrorCode::kInvalidArgument, str(path.string(), ": the first line does not say weft.metrics"),
-                    "give the folder of a run, as weft train made it");
+      check_metrics_head(entry, path.string());
       continue;
     }
     if (entry.is_discarded() && in.peek() == std::ifstream::traits_type::eof()) break;  // the run was killed in a write

@@ -22,8 +22,12 @@ struct MetricsTable {
   std::vector<RouterRecord> router;
 };
 
+/// line: the first of a metrics.jsonl. Throws Error{kInvalidArgument}, with `origin`, for another format, or with the
+/// schema found and the one known (parallel::kMetricsSchema).
+void check_metrics_head(const nlohmann::json& line, const std::string& origin);
+
 /// A last line that was cut off by the end of the run is left out. Throws Error{kIo} for a missing file,
-/// Error{kInvalidArgument} for one that is no metrics.jsonl.
+/// Error{kInvalidArgument} for one that is no metrics.jsonl. An empty file has no steps.
 [[nodiscard]] MetricsTable read_metrics(const std::filesystem::path& path);
 
 /// The curves: {"steps", "shown", "step": [...], "column": {"loss": [...], ...}, "validation": {"step", "loss"}}. Of a

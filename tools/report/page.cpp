@@ -1,4 +1,6 @@
 // The page is a frame, a style sheet and scripts (tools/report/assets), with report.json inside.
+#include <algorithm>
+
 #include "core/error.h"
 #include "tools/report/assets.h"
 #include "tools/report/report.h"
@@ -62,6 +64,7 @@ std::vector<std::string> summary_lines(const ordered_json& report) {
   out.push_back(str(run["name"].get<std::string>(), ": ", human_count(run["parameters"].get<double>()), " parameters, ",
                     human_count(run["active_parameters"].get<double>()), " active, ", curves["steps"].dump(), " of ",
                     run["steps"].dump(), " steps"));
+  if (curves["steps"] == 0) out.push_back("no steps yet: metrics.jsonl has none");
   if (curves["column"].contains("loss")) {
     const ordered_json& loss = curves["column"]["loss"];
     std::string line = str("loss ", fixed(loss.front().get<double>(), 4), " -> ", fixed(last(loss), 4));
@@ -81,6 +84,14 @@ std::vector<std::string> summary_lines(const ordered_json& report) {
         out.push_back(str(step["name"].get<std::string>(), ": ", pair["a"].get<std::string>(), " and ",
                           pair["b"].get<std::string>(), " at once for ", fixed(pair["ms"].get<double>(), 2), " ms, ",
                           fixed(100.0 * pair["share"].get<double>(), 0), " % of the less used"));
+  if (!report["replans"].empty()) {
+    const auto changed = [](const ordered_json& look) {
+      return look["action"] == "try" || look["action"] == "give_up";
+    };
+    out.push_back(str("replanning: ", counted(std::ssize(report["replans"]), "look"), ", ",
+                      counted(std::count_if(report["replans"].begin(), report["replans"].end(), changed), "change"),
+                      " of plan, the last look at step ", report["replans"].back()["step"].dump()));
+  }
   if (!report["plan"].is_null())
     for (const ordered_json& words : report["plan"]["words"]) out.push_back("plan: " + words.get<std::string>());
   for (const ordered_json& missing : report["missing"])

@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <optional>
-#include <sstream>
+#include <utility>
 
 #include "core/atomic_file.h"
 #include "core/error.h"
@@ -16,6 +15,7 @@
 #include "tools/report/router_view.h"
 #include "tools/report/step_view.h"
 #include "tools/report/traffic_view.h"
+#include "tools/train/replan_files.h"
 
 namespace weft::tools {
 namespace {
@@ -159,30 +159,24 @@ void add_steps(Draft& draft, std::vector<StepView> simulated) {
   for (const StepView& step : steps) draft.report["timeline"].push_back(step_json(step));
 }
 
-/// The costs that the run was planned with; nothing when they are nowhere to be found.
-std::optional<scheduler::CostModel> add_costs(Draft& draft) {
+/// The costs in force: as the last replanning refitted them, else those that the run was planned with.
+scheduler::CostModel add_costs(Draft& draft) {
   constexpr double kAny = -std::numeric_limits<double>::infinity();  // it was accepted when the run began
-  std::optional<scheduler::CostModel> cost;
-  if (draft.has("profile.textproto")) {
-    cost = costs_from_text(draft.read("profile.textproto"), draft.name("profile.textproto"), kAny);
-  } else {
+  const char* file = draft.has("costs.textproto") ? "costs.textproto" : "profile.textproto";
+  const bool measured = draft.has(file);
+  if (!measured)
     draft.miss("measured costs", "weft profile CONFIG --out FILE, then weft train --set schedule.profile=FILE");
-    try {
-      cost = nominal_costs();
-    } catch (const Error& e) {  // a binary on its own, without the repository
-      draft.miss("nominal costs", e.message());
-    }
-  }
-  if (cost) draft.report["costs"] = costs_json(*cost);
+  scheduler::CostModel cost = measured ? costs_from_text(draft.read(file), draft.name(file), kAny) : nominal_costs();
+  draft.report["costs"] = costs_json(cost);
+  draft.report["costs"]["refitted"] = draft.has("costs.textproto");
   return cost;
 }
 
 /// What can be worked out anew from what the folder keeps. The plan's simulated step is returned.
 std::vector<StepView> add_plan(Draft& draft, const parallel::RunConfig& config, const ordered_json& environment) {
-  const std::optional<scheduler::CostModel> cost = add_costs(draft);
-  if (!cost || !draft.has("plan.textproto") || environment.is_null()) {
-    draft.miss("the plan in words",
-               "costs, and a run folder with plan.textproto and env.json, which weft train writes");
+  const scheduler::CostModel cost = add_costs(draft);
+  if (!draft.has("plan.textproto") || environment.is_null()) {
+    draft.miss("the plan in words", "a run folder with plan.textproto and env.json, which weft train writes");
     return {};
   }
   const int ranks = environment["ranks"].get<int>();
@@ -190,9 +184,9 @@ std::vector<StepView> add_plan(Draft& draft, const parallel::RunConfig& config, 
   std::vector<StepView> steps;
   try {
     scheduler::Plan plan = plan_from_text(draft.read("plan.textproto"), draft.name("plan.textproto"));
-    const Comparison comparison = compare_plan(config, ranks, ranks_per_node, *cost, std::move(plan));
+    const Comparison comparison = compare_plan(config, ranks, ranks_per_node, cost, std::move(plan));
     draft.report["plan"] = plan_json(comparison);
-    steps.push_back(simulated_step(config, comparison.plans.front().run, cost->machine));
+    steps.push_back(simulated_step(config, comparison.plans.front().run, cost.machine));
   } catch (const Error& e) {
     draft.miss("the plan in words", e.message());
   }
@@ -204,20 +198,7 @@ void add_traffic(Draft& draft) {
   if (traffic.is_null())
     draft.miss("bytes sent from rank to rank", "weft train writes them when a run ends or is stopped on request");
   else
-    draft.report["traffic"] = traffic_json(traffic);
-}
-
-/// The log's "replan: {...}" lines.
-void add_replans(Draft& draft) {
-  draft.report["replans"] = ordered_json::array();
-  if (!draft.has("log.txt")) return;
-  std::istringstream log(draft.read("log.txt"));
-  const std::string head = "replan: ";
-  for (std::string line; std::getline(log, line);) {
-    if (!line.starts_with(head)) continue;
-    ordered_json entry = ordered_json::parse(line.substr(head.size()), nullptr, false);
-    if (entry.is_object()) draft.report["replans"].push_back(std::move(entry));
-  }
+    draft.report["traffic"] = traffic_json(traffic, draft.name("traffic.json"));
 }
 
 }  // namespace
@@ -240,7 +221,7 @@ ordered_json make_report(const fs::path& run_dir) {
   add_metrics(draft, config);
   add_steps(draft, add_plan(draft, config, draft.report["environment"]));
   add_traffic(draft);
-  add_replans(draft);
+  draft.report["replans"] = read_replans(run_dir);
   return std::move(draft.report);
 }
 

@@ -10,7 +10,7 @@ namespace weft::tools {
 
 using nlohmann::ordered_json;
 
-ordered_json traffic_json(const ordered_json& traffic, int most) {
+ordered_json traffic_json(const ordered_json& traffic, const std::string& origin, int most) {
   try {
     const auto sent = traffic.at("sent_bytes").get<std::vector<std::vector<std::int64_t>>>();
     const auto nodes = traffic.at("node_of_rank").get<std::vector<int>>();
@@ -30,7 +30,7 @@ ordered_json traffic_json(const ordered_json& traffic, int most) {
             {"inter_bytes", traffic.at("inter_bytes")},
             {"by_collective", traffic.at("by_collective")}};
   } catch (const std::exception& e) {
-    throw Error(ErrorCode::kInvalidArgument, str("this is no traffic.json: ", e.what()),
+    throw Error(ErrorCode::kInvalidArgument, str(origin, " is not what weft train writes: ", e.what()),
                 "remove it, or let the run write it again");
   }
 }

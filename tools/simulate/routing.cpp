@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "scheduler/fit.h"
+#include "tools/report/metrics_table.h"
 
 namespace weft::tools {
 namespace {
@@ -72,6 +73,7 @@ RankLoads recorded_loads(const std::string& path, const parallel::RunConfig& con
   for (std::string line; std::getline(file, line);) {
     ++number;
     const nlohmann::json step = nlohmann::json::parse(line, nullptr, false);
+    if (number == 1 && step.is_object() && step.contains("schema")) check_metrics_head(step, path);
     if (!step.is_object() || !step.contains("expert_tokens")) continue;
     const Counts counts =
         counts_of(step["expert_tokens"], str(path, " line ", number), moe_layers.size(), config.model.moe.experts);

@@ -14,6 +14,7 @@
 #include "tools/config/schedule_files.h"
 #include "tools/launcher.h"
 #include "tools/train/process.h"
+#include "tools/train/replan_files.h"
 #include "tools/train/text.h"
 
 namespace weft::tools {
@@ -83,6 +84,7 @@ void Console::on_start(const parallel::RunPlan& plan, std::int64_t first_step) {
     if (first_step == 1)  // of another run that had this folder
       for (const char* file : {"prediction.json", "trace.json", "traffic.json", "report.json", "report.html"})
         fs::remove(run_dir_ / file, none);
+    start_replan_files(run_dir_, first_step);
     write_file(run_dir_ / "plan.textproto", plan_to_text(plan.plan));
   }
   first_step_ = first_step;
@@ -92,13 +94,17 @@ void Console::on_start(const parallel::RunPlan& plan, std::int64_t first_step) {
   print(str("model: ", human_count(double(count.total)), " parameters, ", human_count(double(count.active)),
             " active per token; ", config_.model.layers, " layers, ", config_.model.moe.experts, " experts, top-",
             config_.model.moe.top_k));
-  print(str("layout: ", plan.mesh.world_size, " ranks, DP ", plan.mesh.dp_size(), ", EP ", plan.mesh.ep_size, " x ESP ",
-            plan.mesh.esp_size, " x EDP ", plan.mesh.edp_size(), sequence_text(plan.mesh), ", ZeRO-1 ",
+  print(str("layout: ", counted(plan.mesh.world_size, "rank"), ", DP ", plan.mesh.dp_size(), ", EP ", plan.mesh.ep_size,
+            " x ESP ", plan.mesh.esp_size, " x EDP ", plan.mesh.edp_size(), sequence_text(plan.mesh), ", ZeRO-1 ",
             config_.parallel.zero ? "on" : "off", "; ", t.global_batch, " x ", t.sequence_length, " tokens a step in ",
             t.global_batch / (plan.mesh.dp_size() * t.micro_batch), " micro-batches of ", t.micro_batch));
   print(memory_line(plan.memory, plan.validation_bytes));
-  print(str("schedule: ", plan.plan.policy, ", ", plan.num_tasks, " tasks, ", fixed(plan.predicted_ms, 1),
-            " ms a step predicted from ", plan.cost_source));
+  print(schedule_line());
+}
+
+std::string Console::schedule_line() const {
+  return str("schedule: ", plan_.plan.policy, ", ", plan_.num_tasks, " tasks, ", fixed(plan_.predicted_ms, 1),
+             " ms a step predicted from ", plan_.cost_source);
 }
 
 std::string Console::step_line(const StepReport& report) const {
@@ -150,12 +156,16 @@ void Console::on_step(const StepReport& report, const scheduler::Graph& graph, c
   loss_square_ = kKeep * loss_square_ + (1 - kKeep) * report.result.loss * report.result.loss;
 }
 
-void Console::on_replan(const parallel::RunPlan& plan) {
-  plan_ = plan;
-  prediction_.start(plan);
-  if (!run_dir_.empty()) write_file(run_dir_ / "plan.textproto", plan_to_text(plan.plan));
-  print(str("schedule: ", plan.plan.policy, ", ", plan.num_tasks, " tasks, ", fixed(plan.predicted_ms, 1),
-            " ms a step predicted from measured steps"));
+void Console::on_replan(const parallel::Replan& replan) {
+  plan_ = replan.plan;
+  prediction_.start(plan_);
+  if (replan.changes) print(schedule_line());
+  if (run_dir_.empty()) return;
+  try {
+    write_replan_files(run_dir_, replan);
+  } catch (const Error& e) {  // a full disk must not end a run that computes well
+    on_warning(str("step ", replan.step, ": what replanning stood on is lost: ", e.message()));
+  }
 }
 
 void Console::on_validation(std::int64_t step, double loss) {

@@ -35,7 +35,7 @@ class Console final : public parallel::TrainObserver {
   void on_start(const parallel::RunPlan& plan, std::int64_t first_step) override;
   void on_step(const parallel::StepReport& report, const scheduler::Graph& graph,
                const scheduler::Timeline& timeline) override;
-  void on_replan(const parallel::RunPlan& plan) override;
+  void on_replan(const parallel::Replan& replan) override;
   void on_validation(std::int64_t step, double loss) override;
   void on_note(const std::string& text) override;
   void on_warning(const std::string& text) override;
@@ -47,6 +47,7 @@ class Console final : public parallel::TrainObserver {
     void operator()(std::FILE* file) const noexcept { std::fclose(file); }
   };
   void print(const std::string& line) const;
+  [[nodiscard]] std::string schedule_line() const;
   [[nodiscard]] std::string step_line(const parallel::StepReport& report) const;
 
   parallel::RunConfig config_;

@@ -71,7 +71,7 @@ void print_table(const nlohmann::ordered_json& facts) {
             << "step             " << facts["tokens_per_step"] << " tokens, "
             << human_count(facts["flops_per_token"].get<double>() * facts["tokens_per_step"].get<double>())
             << " model FLOPs, " << facts["tasks"] << " tasks a rank\n"
-            << "memory per rank  (" << facts["ranks"] << " ranks)\n";
+            << "memory per rank  (" << counted(facts["ranks"], "rank") << ")\n";
   for (const auto& [name, bytes] : facts["memory_bytes"].items())
     std::cout << "  " << name << std::string(15 - name.size(), ' ') << human_bytes(bytes.get<double>()) << "\n";
   std::cout << "predicted step   " << fixed(facts["predicted_ms"].get<double>(), 1) << " ms, policy "

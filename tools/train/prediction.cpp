@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "scheduler/fit.h"
 #include "scheduler/trace.h"
+#include "tools/train/text.h"
 
 namespace weft::tools {
 namespace {
@@ -64,10 +65,11 @@ std::vector<std::string> Prediction::table() const {
   std::snprintf(text, sizeof text, "%-18s %12s %12s %8s", "", "predicted ms", "measured ms", "error");
   std::vector<std::string> lines{text};
   const auto add = [&](const std::string& name, const nlohmann::ordered_json& of) {
-    char error[16] = "-";
-    if (!of["error"].is_null()) std::snprintf(error, sizeof error, "%+.1f%%", 100.0 * of["error"].get<double>());
+    std::string error = "-";
+    if (!of["error"].is_null()) error = fixed(100.0 * of["error"].get<double>(), 1) + "%";
+    if (error.front() != '-') error.insert(0, "+");
     std::snprintf(text, sizeof text, "%-18s %12.2f %12.2f %8s", name.c_str(), of["predicted_ms"].get<double>(),
-                  of["measured_ms"].get<double>(), error);
+                  of["measured_ms"].get<double>(), error.c_str());
     lines.emplace_back(text);
   };
   for (const auto& stage : facts["stages"]) add("  " + stage["stage"].get<std::string>(), stage);

@@ -3,13 +3,18 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 
 namespace weft::tools {
 
 std::string fixed(double value, int digits) {
   char text[64];
   std::snprintf(text, sizeof text, "%.*f", digits, value);
-  return text;
+  return text[0] == '-' && std::strpbrk(text, "123456789in") == nullptr ? text + 1 : text;
+}
+
+std::string counted(std::int64_t count, const std::string& word) {
+  return std::to_string(count) + " " + word + (count == 1 ? "" : "s");
 }
 
 std::string human_bytes(double bytes) {

@@ -32,8 +32,8 @@ class GShardGate final : public TopKGate<T> {
     if (!call.state->gate_noise) return kernels::fill<T>(call.stream, noise.data, z.rows * z.cols, T(0));
     linear_logits<T>(call, 1, raw);
     kernels::router_draw<T>(call.stream, noise,
-                            Rng(call.state->seed, RngPurpose::kGateNoise,
-                                static_cast<std::uint64_t>(call.state->step), static_cast<std::uint64_t>(call.layer)),
+                            Rng(call.state->seed, RngPurpose::kGateNoise, static_cast<std::uint64_t>(call.state->step),
+                                static_cast<std::uint64_t>(call.layer)),
                             call.ids.noise_rows());
     kernels::router_noise<T>(call.stream, z, noise, raw);
   }

@@ -157,7 +157,8 @@ class SoftMoeGate final : public Gate<T> {
     const Matrix<T> lse = per_group(call, kLse, rows);
     const int ranks = this->options().layout.sequence_ranks;
     if (shared())  // in the order of ranks: the same bits on all of them
-      kernels::merge_logsumexp<T>(call.stream, lse.data, Matrix<const T>(call.tensor(kAllLse), ranks, lse.rows * lse.cols));
+      kernels::merge_logsumexp<T>(call.stream, lse.data,
+                                  Matrix<const T>(call.tensor(kAllLse), ranks, lse.rows * lse.cols));
     kernels::column_softmax_forward<T>(call.stream, matrix(call, kGateMix, rows), matrix(call, kLogits, rows), lse,
                                        this->options().group_rows);
     // Of slots that ranks share, each sends those of its own experts (dispatchers/shared_slots.cpp).

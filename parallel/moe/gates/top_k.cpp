@@ -192,7 +192,8 @@ GatePhase<T> TopKGate<T>::running_phase() const {
     const BalanceInput<T> in = balance_input(call);
     kernels::router_count(call.stream, {in.counts.data, 1, experts}, in.choice);
     sum_in_place(call.comms->world(), comm::as_buffer(in.counts.data, experts), call.stream);
-    kernels::axpy<double>(call.stream, call.state->statistics.running_choices(call.layer), in.counts.data, experts, 1.0);
+    kernels::axpy<double>(call.stream, call.state->statistics.running_choices(call.layer), in.counts.data, experts,
+                          1.0);
     count(call, false);
   };
   return phase;

@@ -1,6 +1,8 @@
 // Lines over steps, and fits through points.
 
-// series: [{name, y: [values or null], color, points}]; x: [steps] of all, or each with an x of its own.
+// series: [{name, y: [values or null], color, points}]; x: [steps] of all, or each with an x of its own. points: marks at the
+// values, as long as there are few enough not to hide what is behind them.
+const mostMarks = 40;
 function lineChart(parent, title, x, series, { format = number, axis = axisNumber, zero = false, height = 190 } = {}) {
   const box = add(parent, `<div class="chart"><h3>${escapeText(title)}</h3></div>`);
   if (series.length > 1)
@@ -10,7 +12,7 @@ function lineChart(parent, title, x, series, { format = number, axis = axisNumbe
   const steps = series.flatMap((s) => s.x || x);
   if (all.length === 0) { add(box, '<p class="soft">no values</p>'); return; }
   let low = Math.min(...all), high = Math.max(...all);
-  if (zero) { low = Math.min(0, low); high = Math.max(high, low + 1e-12); }
+  if (zero) low = Math.min(0, low);
   if (high - low < 1e-12 * Math.max(1, Math.abs(high))) { high += Math.abs(high) * 0.05 || 1; low -= zero ? 0 : Math.abs(low) * 0.05; }
   const first = Math.min(...steps), last = Math.max(...steps, first + 1);
   onWidth(svg, (width) => {
@@ -19,17 +21,18 @@ function lineChart(parent, title, x, series, { format = number, axis = axisNumbe
     const py = (v) => floor - ((v - low) / (high - low)) * (floor - top);
     const out = [];
     for (const t of ticks(low, high, 4)) out.push(`<line class="rule" x1="${left}" x2="${width - right}" y1="${py(t).toFixed(1)}" y2="${py(t).toFixed(1)}"/><text x="${left - 6}" y="${(py(t) + 4).toFixed(1)}" text-anchor="end">${axis(t)}</text>`);
+    out.push(`<text class="unit" x="${left - 6}" y="${height - 5}" text-anchor="end">step</text>`);
     for (const t of ticks(first, last, Math.max(2, width / 90)).filter(Number.isInteger)) out.push(`<text x="${px(t).toFixed(1)}" y="${height - 5}" text-anchor="middle">${t}</text>`);
     for (const s of series) {
-      const at = s.x || x;
+      const at = s.x || x, marks = s.points && s.y.length <= mostMarks;
       let pen = false, path = "";
       s.y.forEach((v, i) => {
         if (!Number.isFinite(v)) { pen = false; return; }
         path += `${pen ? "L" : "M"}${px(at[i]).toFixed(1)} ${py(v).toFixed(1)}`;
         pen = true;
       });
-      out.push(`<path class="series" d="${path}" fill="none" stroke="${s.color}" stroke-width="${s.points ? 1 : 1.6}" stroke-linejoin="round"/>`);
-      if (s.points) s.y.forEach((v, i) => out.push(`<circle cx="${px(at[i]).toFixed(1)}" cy="${py(v).toFixed(1)}" r="3.5" fill="${s.color}" stroke="var(--card)" stroke-width="1.5"/>`));
+      out.push(`<path class="series" d="${path}" fill="none" stroke="${s.color}" stroke-width="${marks ? 1 : 1.6}" stroke-linejoin="round"/>`);
+      if (marks) s.y.forEach((v, i) => out.push(`<circle cx="${px(at[i]).toFixed(1)}" cy="${py(v).toFixed(1)}" r="3.5" fill="${s.color}" stroke="var(--card)" stroke-width="1.5"/>`));
     }
     out.push(`<line class="axis cursor" y1="${top}" y2="${floor}" visibility="hidden"/>`);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -76,6 +79,7 @@ function fitChart(parent, family) {
   const sorted = [...points].sort((a, b) => a[1] - b[1]);
   const log = Math.log10, xs = points.map((p) => log(p[1])), ys = points.flatMap((p) => [log(p[2]), log(Math.max(1e-3, line(p)))]);
   const pad = (a, b) => (b - a < 0.2 ? [a - 0.15, b + 0.15] : [a - 0.04 * (b - a), b + 0.04 * (b - a)]);
+  const alone = sorted[0][1] === sorted[sorted.length - 1][1];  // points of one size: the line goes on to both sides of it
   const [x0, x1] = pad(Math.min(...xs), Math.max(...xs)), [y0, y1] = pad(Math.min(...ys), Math.max(...ys));
   onWidth(svg, (width) => {
     const height = 110, left = 48, right = 4, top = 8, floor = height - 18;
@@ -83,11 +87,13 @@ function fitChart(parent, family) {
     const amount = family.unit === "bytes" ? bytes : flops;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("height", height);
+    const drawn = alone ? [0, 0.25, 0.5, 0.75, 1].map((at) => [sorted[0][0], 10 ** (x0 + at * (x1 - x0))]) : sorted;
+    const sizes = alone ? `<text x="${px(sorted[0][1])}" y="${height - 4}" text-anchor="middle">${amount(sorted[0][1])}</text>`
+      : `<text x="${left}" y="${height - 4}">${amount(sorted[0][1])}</text><text x="${width - right}" y="${height - 4}" text-anchor="end">${amount(sorted[sorted.length - 1][1])}</text>`;
     svg.innerHTML = `<line class="axis" x1="${left}" x2="${width - right}" y1="${floor + 2}" y2="${floor + 2}"/>` +
-      `<path d="${sorted.map((p, i) => `${i ? "L" : "M"}${px(p[1]).toFixed(1)} ${py(line(p)).toFixed(1)}`).join("")}" fill="none" stroke="var(--two)" stroke-width="1.5"/>` +
+      `<path d="${drawn.map((p, i) => `${i ? "L" : "M"}${px(p[1]).toFixed(1)} ${py(line(p)).toFixed(1)}`).join("")}" fill="none" stroke="var(--two)" stroke-width="1.5"/>` +
       points.map((p) => `<circle cx="${px(p[1]).toFixed(1)}" cy="${py(p[2]).toFixed(1)}" r="3" fill="var(--one)" fill-opacity="0.75" data-tip="${amount(p[1])} in ${number(p[0])} operations: ${milliseconds(p[2] / 1e3)} measured, ${milliseconds(line(p) / 1e3)} fitted"/>`).join("") +
-      `<text x="${left - 6}" y="${top + 6}" text-anchor="end">${milliseconds(10 ** y1 / 1e3)}</text><text x="${left - 6}" y="${floor + 2}" text-anchor="end">${milliseconds(10 ** y0 / 1e3)}</text>` +
-      `<text x="${left}" y="${height - 4}">${amount(sorted[0][1])}</text><text x="${width - right}" y="${height - 4}" text-anchor="end">${amount(sorted[sorted.length - 1][1])}</text>`;
+      `<text x="${left - 6}" y="${top + 6}" text-anchor="end">${milliseconds(10 ** y1 / 1e3)}</text><text x="${left - 6}" y="${floor + 2}" text-anchor="end">${milliseconds(10 ** y0 / 1e3)}</text>` + sizes;
   });
   tipsOn(svg, (text) => text);
 }
@@ -100,10 +106,13 @@ function rate(family) {
 
 function costsSection() {
   if (!report.costs) return;
-  const { source, measured, families: fits } = report.costs;
-  const element = section("costs", "Cost model", measured
-    ? `Each kind of task costs a start-up time per operation and a time per byte or FLOP, fitted to measured points. Source: ${escapeText(source)}. Both axes are logarithmic.`
-    : `These costs are nominal round figures (${escapeText(source)}), not measurements: predictions with them say little about this machine.`);
+  const { source, measured, refitted, families: fits } = report.costs;
+  const form = "Each kind of task costs a start-up time per operation, and a time for each of its n bytes or FLOPs";
+  const element = section("costs", "Cost model", refitted
+    ? `${form}. Replanning multiplied both by what the steps took: points are mean times of tasks of one size. Source: ${escapeText(source)}. Both axes are logarithmic.`
+    : measured
+      ? `${form}, fitted to measured points. Source: ${escapeText(source)}. Both axes are logarithmic.`
+      : `${form}. These are nominal round figures (${escapeText(source)}), not measurements: predictions with them say little about this machine.`);
   const drawn = fits.filter((f) => f.points.length > 0);
   const most = 12;
   if (drawn.length > 0) {
@@ -120,6 +129,6 @@ function costsSection() {
     }
     return;
   }
-  add(element, `<div class="wide"><table><tr><th>work</th><th>links</th><th class="num">per operation</th><th class="num">then</th></tr>${fits
+  add(element, `<div class="wide"><table><tr><th>work</th><th>links</th><th class="num">per operation</th><th class="num">for n bytes or FLOPs</th></tr>${fits
     .map((f) => `<tr><td>${escapeText(f.name)}</td><td>${f.link || ""}</td><td class="num">${number(f.alpha_us)} µs</td><td class="num">${rate(f)}</td></tr>`).join("")}</table></div>`);
 }

@@ -23,8 +23,11 @@ const bytes = (value) => scaled(value, [" B", " KiB", " MiB", " GiB", " TiB", " 
 const count = (value) => scaled(value, ["", "k", "M", "B", "T"], 1000);
 const flops = (value) => scaled(value, [" ", " k", " M", " G", " T", " P"], 1000) + "FLOP";
 const milliseconds = (ms) => (ms >= 1 ? number(ms) + " ms" : number(ms * 1e3) + " µs");
-const percent = (share, digits = 1) => (share === null || share === undefined ? "-" : (100 * share).toFixed(digits) + " %");
-const signed = (share) => (share === null || share === undefined ? "-" : (share >= 0 ? "+" : "") + percent(share));
+// toFixed, with no minus before zeros alone.
+const decimal = (value, digits) => { const text = value.toFixed(digits); return Number(text) === 0 ? text.replace("-", "") : text; };
+const percent = (share, digits = 1) => (share === null || share === undefined ? "-" : decimal(100 * share, digits) + " %");
+const signed = (share) => { const text = percent(share); return text.startsWith("-") ? text : "+" + text; };
+const counted = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
 // The section of `id`, with its heading and a sentence on what it shows.
 function section(id, title, lead = "") {

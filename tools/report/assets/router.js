@@ -30,7 +30,7 @@ function routerSection() {
   const router = report.router, { step, column } = report.curves;
   if (!router && !column.max_vio) return;
   const element = section("router", "Router", router
-    ? `${router.records} records of what each expert took in. Blue experts had less than their fair share, red ones more.` : "");
+    ? `${counted(router.records, "record")} of what each expert took in. Blue experts had less than their fair share, red ones more.` : "");
   if (router) routerMaps(element, router);
   if (!column.max_vio) return;
   const grid = add(element, '<div class="grid" style="margin-top:18px"></div>');
@@ -76,7 +76,7 @@ function trafficSection() {
   if (!traffic) return;
   const total = traffic.intra_bytes + traffic.inter_bytes, per = Math.max(1, traffic.steps);
   const element = section("traffic", "Bytes from rank to rank",
-    `${bytes(total)} in ${traffic.steps} steps, ${bytes(total / per)} a step: ${bytes(traffic.intra_bytes)} inside nodes, ${bytes(traffic.inter_bytes)} between nodes. Counted is what the collectives have to move; start-up and validation are in it.`);
+    `${bytes(total)} in ${counted(traffic.steps, "step")}, ${bytes(total / per)} a step: ${bytes(traffic.intra_bytes)} inside nodes, ${bytes(traffic.inter_bytes)} between nodes. Counted is what the collectives have to move; start-up and validation are in it.`);
   const values = traffic.sent_bytes, most = Math.max(1, ...values.flat()), each = traffic.group_ranks;
   const names = values.map((_, g) => (each === 1 ? String(g) : `${g * each}-${Math.min(traffic.ranks, (g + 1) * each) - 1}`));
   const box = add(element, '<div class="grid"></div>'), left = add(box, "<div><h3>Sender (down) to receiver (across)</h3></div>");

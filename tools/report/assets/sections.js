@@ -7,7 +7,7 @@ function median(values) {
 
 function head() {
   const { run, curves, stages, environment } = report, column = curves.column;
-  const ranks = environment ? `${environment.ranks} ranks on ${environment.nodes} node${environment.nodes > 1 ? "s" : ""}, ` : "";
+  const ranks = environment ? `${counted(environment.ranks, "rank")} on ${counted(environment.nodes, "node")}, ` : "";
   const header = document.getElementById("head");
   header.innerHTML = `<h1>${escapeText(run.name)}</h1><p class="sub">${count(run.parameters)} parameters, ${count(run.active_parameters)} active for a token; ` +
     `${run.layers} layers, ${run.moe_layers} of them with ${run.experts} experts, top ${run.top_k}; ${ranks}EP ${run.ep}${run.esp > 1 ? `, ESP ${run.esp}` : ""}${run.sp > 1 ? `, SP ${run.sp}` : ""}; ` +
@@ -17,13 +17,14 @@ function head() {
   if (curves.steps > 0) {
     const validated = last(curves.validation.loss);
     tile("loss", number(last(column.loss), 4), `${number(column.loss[0], 4)} at step ${curves.step[0]}${validated === null ? "" : `; validation ${number(validated, 4)}`}`);
-    const step = stages && stages.step ? stages.step : { measured_ms: median(column.step_ms), predicted_ms: median(column.predicted_ms) };
+    const step = stages && stages.step && stages.step.measured_ms > 0 ? stages.step : { measured_ms: median(column.step_ms), predicted_ms: median(column.predicted_ms) };
     tile("step", milliseconds(step.measured_ms), `${milliseconds(step.predicted_ms)} predicted (${signed(step.predicted_ms / step.measured_ms - 1)})`);
     tile("tokens per second", count(median(column.tokens_per_second)), `${count(last(column.tokens))} in ${curves.steps} of ${run.steps} steps`);
     tile("communication alone", percent(median(column.exposed_comm_frac)), "of a step, median");
     if (column.max_vio) tile("busiest expert", number(1 + last(column.max_vio)) + " ×", `the mean of its layer, last step; ${last(column.dead_experts)} without a token`);
     if (column.drop_frac && run.capacity_factor > 0) tile("dropped", percent(median(column.drop_frac)), "of all choices, median");
   }
+  if (curves.steps === 0) add(header, '<div class="note" id="no-steps">No steps yet: metrics.jsonl has none.</div>');
   add(header, `<div class="tiles">${tiles.join("")}</div>`);
   if (report.missing.length > 0)
     add(header, `<div class="note">This run did not record everything that a report can show:<ul>${report.missing
@@ -33,7 +34,7 @@ function head() {
 function stagesSection() {
   const stages = report.stages;
   if (!stages) return;
-  const element = section("stages", "Stages", `Time of each stage on rank 0, median of ${stages.steps} step${stages.steps > 1 ? "s" : ""}. ` +
+  const element = section("stages", "Stages", `Time of each stage on rank 0, median of ${counted(stages.steps, "step")}${report.replans.length > 0 ? " on the costs in force" : ""}. ` +
     "Stages overlap, so they may add up to more than the step; communication includes waiting for other ranks. " +
     (report.timeline.length > 0 ? `Alone: time in the step above (${escapeText(report.timeline[0].name)}) in which the stage's communication ran and no computation did.` : ""));
   const rows = [...stages.stages].sort((a, b) => Math.max(b.measured_ms, b.predicted_ms) - Math.max(a.measured_ms, a.predicted_ms));
@@ -74,9 +75,15 @@ function planSection() {
     add(element, `<div class="wide"><table style="margin-top:12px"><tr><th class="num">predicted</th><th class="num">lower bound</th><th class="num">gap</th><th class="num">over sequential</th><th class="num">over fsmoe</th><th class="num">communication alone</th><th class="num">memory of a rank</th><th class="num">tasks</th></tr>` +
       `<tr><td class="num">${milliseconds(plan.predicted_ms)}</td><td class="num">${milliseconds(plan.lower_bound_ms)}</td><td class="num">${percent(plan.gap)}</td><td class="num">${ratio(plan.over_sequential)}</td><td class="num">${ratio(plan.over_fsmoe)}</td><td class="num">${milliseconds(plan.exposed_comm_ms)}</td><td class="num">${bytes(plan.memory_bytes)}</td><td class="num">${plan.tasks}</td></tr></table></div>`);
   }
-  if (report.replans.length > 0)
-    add(element, `<h3 style="margin-top:14px">Replanning</h3><div class="wide"><table><tr><th class="num">step</th><th>action</th><th>reason</th><th class="num">measured</th></tr>${report.replans
-      .map((r) => `<tr><td class="num">${r.step}</td><td>${escapeText(r.action)}</td><td>${escapeText(r.reason)}</td><td class="num">${milliseconds(r.measured_ms)}</td></tr>`).join("")}</table></div>`);
+  if (report.replans.length > 0) replanTable(element);
+}
+
+function replanTable(element) {
+  const actions = { keep: "kept", try: "tried another", accept: "kept the one tried", give_up: "gave up the one tried" };
+  add(element, '<h3 style="margin-top:14px">Replanning</h3><p class="lead">Each look brings the costs to what the steps since the last one took, and predicts with them: the plan before, and the one that it was held against or gave way to. The plan above is the last one, on the costs in force.</p>');
+  add(element, `<div class="wide"><table id="replans"><tr><th class="num">after step</th><th>plan</th><th>reason</th><th class="num">measured</th><th class="num">predicted before</th><th class="num">predicted after</th></tr>${report.replans
+    .map((r) => `<tr><td class="num">${r.step}</td><td>${actions[r.action] || escapeText(r.action)}</td><td>${escapeText(r.reason)}</td>${
+      [r.measured_ms, r.predicted_ms.before, r.predicted_ms.after].map((ms) => `<td class="num">${milliseconds(ms)}</td>`).join("")}</tr>`).join("")}</table></div>`);
 }
 
 function environmentSection() {

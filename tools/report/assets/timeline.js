@@ -4,8 +4,10 @@ function timelineSection() {
   if (steps.length === 0) return;
   const element = section("timeline", "Timeline of a step",
     steps.length > 1 ? "What ran when on each stream of rank 0: the measured step above the one that the plan's simulation predicted, on one time axis. " +
-      "Communication includes waiting for other ranks." : "The step that the plan's simulation predicts; none was recorded.");
-  add(element, familyLegend(steps.flatMap((s) => s.kinds.map((k) => k.stage))));
+      "Communication includes waiting for other ranks." + (report.replans.length > 0 ? " Simulated is the plan of that step, on the costs then in force." : "") : "The step that the plan's simulation predicts; none was recorded.");
+  const kinds = steps.flatMap((s) => s.kinds);
+  add(element, familyLegend(kinds.map((k) => k.stage)));
+  add(element, shadeLegend(kinds.map((k) => k.phase)));
   const bar = add(element, `<div class="bar-row"><button data-zoom="0.5" aria-label="Zoom in">+</button><button data-zoom="2" aria-label="Zoom out">−</button>
     <button data-zoom="all">whole step</button><span class="soft" id="timeline-range"></span></div>`);
   const plot = add(element, '<svg id="timeline-plot" tabindex="0" role="img" aria-label="Tasks of the step by stream"></svg>');
@@ -14,6 +16,12 @@ function timelineSection() {
   const timeline = new Timeline(plot, steps, bar.querySelector("#timeline-range"));
   bar.addEventListener("click", (event) => { if (event.target.dataset.zoom) timeline.zoom(event.target.dataset.zoom); });
 }
+
+// The phase of a task by how strong its colour is.
+const shades = { forward: 1, backward: 0.78, update: 0.6 };
+const shadeNames = { forward: "full colour: forward", backward: "fainter: backward", update: "faintest: update" };
+const shadeLegend = (phases) => `<div class="legend">${Object.keys(shades).filter((phase) => phases.includes(phase))
+  .map((phase) => `<span><i style="background:var(--attention);opacity:${shades[phase]}"></i>${shadeNames[phase]}</span>`).join("")}</div>`;
 
 class Timeline {
   constructor(plot, steps, range) {
@@ -81,8 +89,7 @@ class Timeline {
       if (crowded && to < painted + 0.5) continue;
       painted = Math.max(to, from + 0.5);
       const kind = row.step.kinds[task[2]];
-      const opacity = kind.phase === "forward" ? 1 : kind.phase === "backward" ? 0.78 : 0.6;
-      out.push(`<rect class="task" data-tip="${row.index},${id}" x="${from.toFixed(2)}" y="${row.y}" width="${Math.max(0.5, to - from - 0.4).toFixed(2)}" height="${row.height}" rx="${to - from > 6 ? 2 : 0}" fill="var(--${familyOf(kind.stage)})" fill-opacity="${opacity}"/>`);
+      out.push(`<rect class="task" data-tip="${row.index},${id}" x="${from.toFixed(2)}" y="${row.y}" width="${Math.max(0.5, to - from - 0.4).toFixed(2)}" height="${row.height}" rx="${to - from > 6 ? 2 : 0}" fill="var(--${familyOf(kind.stage)})" fill-opacity="${shades[kind.phase]}"/>`);
     }
   }
 
