@@ -27,6 +27,15 @@ check 'an unknown subcommand' complains 2 "no command 'verson'" verson
 check 'the nearest subcommand is named' grep -q 'did you mean weft version' "$TMP/stderr"
 check 'an unknown option' complains 2 '--jsn' version --jsn
 
+small_kernels=(bench kernels --tokens 32 --model_dim 64 --expert_hidden_dim 64 --vocab_size 64 --repeats 1)
+check 'bench kernels' says 'grouped_linear_forward' "${small_kernels[@]}" --device cpu --dtype F64
+check 'bench kernels as JSON' says '"share_of_floor": ' "${small_kernels[@]}" --device cpu --json
+check 'bench kernels with odd heads' complains 2 'no multiple of --head_dim 48' "${small_kernels[@]}" --device cpu --head_dim 48
+if ! "$WEFT" doctor --no_probe --json 2> /dev/null | grep -q '"GPU 0"'; then
+  check 'bench kernels on a GPU that is not there' exits 1 "$WEFT" "${small_kernels[@]}" --device gpu
+  check 'it says so' grep -q '^error: .*GPU\|^error: .*CUDA' "$TMP/stderr"
+fi
+
 tiny=configs/train/tiny.textproto
 check 'config print' says 'model_dim: 64' config print "$tiny"
 check 'config print with --set' says 'dtype: F64' config print "$tiny" --set train.dtype=F64 --set model.layers=3
