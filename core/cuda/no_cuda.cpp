@@ -1,6 +1,7 @@
 // core/cuda/no_cuda.cpp - the CUDA backend of builds without CUDA.
 #include "core/cuda/backend.h"
 #include "core/error.h"
+#include "core/gpu_info.h"
 
 namespace weft::cuda {
 namespace {
@@ -22,3 +23,11 @@ void open_range(const char*) noexcept {}
 void close_range() noexcept {}
 
 }  // namespace weft::cuda
+
+namespace weft {
+
+GpuInfo gpu_info(Device) { cuda::unavailable(); }
+PeerLink peer_link(Device, Device) { cuda::unavailable(); }
+CudaVersions cuda_versions() { return {}; }
+
+}  // namespace weft

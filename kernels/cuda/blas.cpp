@@ -9,6 +9,7 @@
 #include "core/cuda/stream.h"
 #include "core/error.h"
 #include "core/memory.h"
+#include "kernels/blas.h"
 #include "kernels/cuda/pointers.h"
 
 namespace weft::kernels::cuda {
@@ -76,6 +77,15 @@ void zero(Stream& stream, Matrix<T> m) {
 }
 
 }  // namespace
+
+std::string why_no_blas() {
+  try {
+    static_cast<void>(cublasGetStatusName(CUBLAS_STATUS_SUCCESS));  // the first call loads the library
+    return {};
+  } catch (const Error& e) {
+    return e.message();
+  }
+}
 
 namespace {
 
