@@ -79,7 +79,7 @@ void add_kernels(CLI::App& bench, Action& action) {
       ->check(CLI::IsMember({"auto", "cpu", "gpu"}));
   command->add_option("--dtype", o->dtype, "Type of the elements")
       ->capture_default_str()
-      ->check(CLI::IsMember({"F32", "F64"}));
+      ->check(CLI::IsMember({"F32", "F64", "BF16"}));
   command->add_option("--tokens", o->tokens, "Tokens; default: 512 on the CPU, 8192 on a GPU")
       ->check(CLI::PositiveNumber);
   const auto number = [&](const char* name, std::int64_t& value, const char* text) {

@@ -1,9 +1,12 @@
-// tests/kernels/kernel_cases_test.cpp - the cases of `weft bench kernels` run on every device, and cover all kernels.
+// tests/kernels/kernel_cases_test.cpp - the cases of `weft bench kernels` run on every device, and cover all kernels on
+// rows.
 #include "tools/bench/kernel_cases.h"
 
+#include <algorithm>
 #include <set>
 #include <string>
 
+#include "core/bf16.h"
 #include "kernels/backend.h"
 #include "tests/support/catch.h"
 #include "tests/support/devices.h"
@@ -38,8 +41,12 @@ TEMPLATE_TEST_CASE("the kernels of the benchmark run", "[bench]", WEFT_DEVICES) 
   const Device device{TestType::kKind, 0};
   const auto names = names_that_run<float>(device);
   CHECK(names == names_that_run<double>(device));
-  constexpr std::size_t kNumKernels = sizeof(kernels::Backend<float>) / sizeof(void*);
-  CHECK(names.size() == kNumKernels - 1);  // gemm is what they are compared with
+  const auto in_bf16 = names_that_run<BF16>(device);
+  CHECK(std::includes(in_bf16.begin(), in_bf16.end(), names.begin(), names.end()));
+  CHECK(in_bf16.count("narrow") == 1);
+  constexpr std::size_t kNumRowKernels = sizeof(kernels::RowKernels<float>) / sizeof(void*);
+  constexpr std::size_t kNumOthers = 11;                   // of routers and optimizers
+  CHECK(names.size() == kNumRowKernels - 1 + kNumOthers);  // gemm is what they are compared with
 }
 
 }  // namespace

@@ -33,6 +33,7 @@ check 'one that is a number' complains 2 "'x' is not a number" train x --trace x
 
 small_kernels=(bench kernels --tokens 32 --model_dim 64 --expert_hidden_dim 64 --vocab_size 64 --repeats 1)
 check 'bench kernels' says 'grouped_linear_forward' "${small_kernels[@]}" --device cpu --dtype F64
+check 'bench kernels in BF16' says 'narrow' "${small_kernels[@]}" --device cpu --dtype BF16
 check 'bench kernels as JSON' says '"share_of_floor": ' "${small_kernels[@]}" --device cpu --json
 check 'bench kernels with odd heads' complains 2 'no multiple of --head_dim 48' "${small_kernels[@]}" --device cpu --head_dim 48
 if ! "$WEFT" doctor --no_probe --json 2> /dev/null | grep -q '"GPU 0"'; then

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <vector>
 
+#include "core/bf16.h"
 #include "core/error.h"
 #include "core/gpu_info.h"
 #include "core/memory.h"
@@ -172,7 +173,9 @@ int bench_kernels(const BenchKernelsOptions& options, bool as_json) {
   require(std::gcd(o.tokens * o.top_k, kRowStep) == 1, str("--tokens ", o.tokens, " is a multiple of ", kRowStep),
           "one more or less will do");
   kernels::set_blas_threads(1);
-  const nlohmann::ordered_json facts = o.dtype == "F64" ? measure<double>(device, o) : measure<float>(device, o);
+  const nlohmann::ordered_json facts = o.dtype == "F64"    ? measure<double>(device, o)
+                                       : o.dtype == "BF16" ? measure<BF16>(device, o)
+                                                           : measure<float>(device, o);
   if (as_json)
     std::cout << facts.dump(2) << "\n";
   else

@@ -4,12 +4,14 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/bf16.h"
 #include "core/memory.h"
 #include "core/rng.h"
 #include "kernels/activation.h"
 #include "kernels/adamw.h"
 #include "kernels/attention.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/dispatch.h"
 #include "kernels/embedding.h"
 #include "kernels/gemm.h"
 #include "kernels/grouped_gemm.h"
@@ -17,6 +19,7 @@
 #include "kernels/permute.h"
 #include "kernels/reduce.h"
 #include "kernels/rope.h"
+#include "kernels/router.h"
 #include "kernels/topk.h"
 
 namespace weft::tools {
@@ -45,14 +48,16 @@ class Cases {
   }
 
  private:
-  static constexpr double kElement = sizeof(T), kIndex = sizeof(std::int32_t);
+  using W = Wide<T>;  // of statistics, gradients, routers and optimizers
+  static constexpr double kElement = sizeof(T), kWide = sizeof(W), kIndex = sizeof(std::int32_t);
 
   /// An array with values in [-1, 1), or without any.
-  T* array(std::int64_t count) {
-    std::vector<T> values(static_cast<std::size_t>(count));
+  template <class U = T>
+  U* array(std::int64_t count) {
+    std::vector<U> values(static_cast<std::size_t>(count));
     const Rng rng(11, RngPurpose::kTest, next_++);
     for (std::int64_t i = 0; i < count; ++i)
-      values[static_cast<std::size_t>(i)] = static_cast<T>(2.0 * rng.uniform(static_cast<std::uint64_t>(i)) - 1.0);
+      values[static_cast<std::size_t>(i)] = static_cast<U>(2.0 * rng.uniform(static_cast<std::uint64_t>(i)) - 1.0);
     return upload(values);
   }
   template <class U>
@@ -63,7 +68,10 @@ class Cases {
     memories_.push_back(memory);
     return memory->template as<U>();
   }
-  Matrix<T> matrix(std::int64_t rows, std::int64_t cols) { return {array(rows * cols), rows, cols}; }
+  template <class U = T>
+  Matrix<U> matrix(std::int64_t rows, std::int64_t cols) {
+    return {array<U>(rows * cols), rows, cols};
+  }
 
   /// elements: of T, read or written once each.
   void add(std::string name, double elements, double flops, std::function<void(Stream&)> run,
@@ -74,13 +82,16 @@ class Cases {
 
   void products() {
     const std::int64_t t = tokens_, m = o_.model_dim;
-    const Matrix<T> x = matrix(t, m), w = matrix(m, m), y = matrix(t, m), dw = matrix(m, m);
+    const Matrix<T> x = matrix(t, m), w = matrix(m, m), y = matrix(t, m);
+    const Matrix<W> dw = matrix<W>(m, m);
     const double flops = 2.0 * double(t) * double(m) * double(m), moved = double(2 * t * m + m * m);
     add("linear_forward", moved, flops, [=](Stream& s) { linear_forward<T>(s, y, x, w); });
     add("linear_backward_input", moved, flops,
         [=](Stream& s) { linear_backward_input<T>(s, x, y, w, Accumulate::kOverwrite); });
-    add("linear_backward_weight", moved, flops,
-        [=](Stream& s) { linear_backward_weight<T>(s, dw, nullptr, y, x, Accumulate::kOverwrite); });
+    add(
+        "linear_backward_weight", double(2 * t * m), flops,
+        [=](Stream& s) { linear_backward_weight<T>(s, dw, nullptr, y, x, Accumulate::kOverwrite); },
+        kWide * double(m * m));
   }
 
   void experts() {
@@ -89,19 +100,22 @@ class Cases {
     for (std::int64_t i = 0; i <= e; ++i) offsets->push_back(r * i / e);
     const Matrix<T> x = matrix(r, m), y = matrix(r, h);
     const ExpertWeights<T> w{array(e * h * m), h * m, nullptr, 0, h, m};
+    const ExpertWeights<W> dw{array<W>(e * h * m), h * m, nullptr, 0, h, m};
     const double flops = 2.0 * double(r) * double(h) * double(m), moved = double(r * m + r * h + e * h * m);
     add("grouped_linear_forward", moved, flops, [=](Stream& s) { grouped_linear_forward<T>(s, y, x, w, *offsets); });
     add("grouped_linear_backward_input", moved, flops,
         [=](Stream& s) { grouped_linear_backward_input<T>(s, x, y, w, *offsets, Accumulate::kOverwrite); });
-    add("grouped_linear_backward_weight", moved, flops,
-        [=](Stream& s) { grouped_linear_backward_weight<T>(s, w, y, x, *offsets, Accumulate::kOverwrite); });
+    add(
+        "grouped_linear_backward_weight", double(r * m + r * h), flops,
+        [=](Stream& s) { grouped_linear_backward_weight<T>(s, dw, y, x, *offsets, Accumulate::kOverwrite); },
+        kWide * double(e * h * m));
   }
 
   void norms() {
     const std::int64_t t = tokens_, m = o_.model_dim;
     const Matrix<T> x = matrix(t, m), y = matrix(t, m), dx = matrix(t, m);
-    T *const weight = array(m), *const bias = array(m), *const rstd = array(t), *const mean = array(t),
-             *const dw = array(m);
+    T *const weight = array(m), *const bias = array(m);
+    W *const rstd = array<W>(t), *const mean = array<W>(t), *const dw = array<W>(m), *const dbias = array<W>(m);
     const double n = double(t * m);
     add("rms_norm_forward", 2 * n, 0, [=](Stream& s) { rms_norm_forward<T>(s, y, rstd, x, weight, 1e-5); });
     add("rms_norm_backward", 3 * n, 0, [=](Stream& s) {
@@ -110,7 +124,8 @@ class Cases {
     add("layer_norm_forward", 2 * n, 0,
         [=](Stream& s) { layer_norm_forward<T>(s, y, mean, rstd, x, weight, bias, 1e-5); });
     add("layer_norm_backward", 3 * n, 0, [=](Stream& s) {
-      layer_norm_backward<T>(s, dx, dw, bias, y, x, mean, rstd, weight, Accumulate::kOverwrite, Accumulate::kOverwrite);
+      layer_norm_backward<T>(s, dx, dw, dbias, y, x, mean, rstd, weight, Accumulate::kOverwrite,
+                             Accumulate::kOverwrite);
     });
   }
 
@@ -142,8 +157,9 @@ class Cases {
     std::vector<std::int32_t> segments;
     for (std::int64_t i = 0; i < t; ++i) segments.push_back(static_cast<std::int32_t>(i / o_.sequence_length));
     const AttentionRows rows{upload(segments), upload(positions())};
-    const Matrix<T> q = matrix(t, m), k = matrix(t, m), v = matrix(t, m), out = matrix(t, m), lse = matrix(t, heads),
-                    dout = matrix(t, m), dq = matrix(t, m), dk = matrix(t, m), dv = matrix(t, m);
+    const Matrix<T> q = matrix(t, m), k = matrix(t, m), v = matrix(t, m), out = matrix(t, m), dout = matrix(t, m),
+                    dq = matrix(t, m), dk = matrix(t, m), dv = matrix(t, m);
+    const Matrix<W> lse = matrix<W>(t, heads), part_lse = matrix<W>(t, heads);
     const AttentionShape shape{heads, heads, d, 1.0 / std::sqrt(double(d))};
     const AttentionInputs<T> in{q, k, v, rows, rows};
     const double seen = double(t) * double(std::min(t, o_.sequence_length) + 1) / 2, n = double(t * m);
@@ -152,19 +168,53 @@ class Cases {
     add("attention_backward", 8 * n, 10.0 * seen * double(m), [=](Stream& s) {
       attention_backward<T>(s, {dq, dk, dv}, dout, out, lse, in, shape);
     });
-    const Matrix<T> part = matrix(t, m), part_lse = matrix(t, heads);
+    const Matrix<T> part = matrix(t, m);
     add("attention_merge", 3 * n, 0, [=](Stream& s) { attention_merge<T>(s, out, lse, part, part_lse); });
   }
 
+  /// What every top-k gate runs, and the order in which its rows travel.
   void router() {
-    const std::int64_t t = tokens_, e = o_.experts;
-    const Matrix<T> logits = matrix(t, e), probs = matrix(t, e), d = matrix(t, e);
-    const Matrix<std::int32_t> expert{upload(std::vector<std::int32_t>(static_cast<std::size_t>(rows_))), t, o_.top_k};
-    const double n = double(t * e);
-    add("softmax_forward", 2 * n, 0, [=](Stream& s) { softmax_forward<T>(s, probs, nullptr, logits); });
-    add("softmax_backward", 3 * n, 0, [=](Stream& s) { softmax_backward<T>(s, d, logits, probs); });
+    const std::int64_t t = tokens_, e = o_.experts, k = o_.top_k;
+    const Matrix<W> logits = matrix<W>(t, e), probs = matrix<W>(t, e), d = matrix<W>(t, e);
+    const Matrix<W> weight = matrix<W>(t, k), d_weight = matrix<W>(t, k);
+    std::vector<std::int32_t> choice;
+    for (std::int64_t i = 0; i < rows_; ++i)
+      choice.push_back(static_cast<std::int32_t>((i / k * kRowStep + i % k) % e));
+    const Matrix<std::int32_t> expert{upload(choice), t, k}, best{upload(choice), t, k}, kept{upload(choice), t, k};
+    const double scores = kWide * double(t * e), weights = kWide * double(rows_), choices = kIndex * double(rows_);
     add(
-        "top_k", n, 0, [=](Stream& s) { top_k<T>(s, expert, probs); }, kIndex * double(rows_));
+        "softmax_forward", 0, 0, [=](Stream& s) { softmax_forward<W>(s, probs, nullptr, logits); }, 2 * scores);
+    add(
+        "softmax_backward", 0, 0, [=](Stream& s) { softmax_backward<W>(s, d, logits, probs); }, 3 * scores);
+    add(
+        "top_k", 0, 0, [=](Stream& s) { top_k<W>(s, best, logits); }, scores + choices);
+    add(
+        "router_weights", 0, 0, [=](Stream& s) { router_weights<W>(s, weight, probs, expert, true); },
+        2 * weights + choices);
+    add(
+        "router_backward", 0, 0,
+        [=](Stream& s) {
+          router_backward<W>(s, d, {probs, expert, weight, d_weight, {}, 0.0, true});
+        },
+        scores + 3 * weights + choices);
+    add(
+        "router_drop", 0, 0, [=, most = (rows_ + e - 1) / e](Stream& s) { router_drop(s, kept, expert, e, t, most); },
+        2 * choices);
+    double* const count = upload(std::vector<double>(static_cast<std::size_t>(e)));
+    add(
+        "router_count", 0, 0,
+        [=](Stream& s) {
+          router_count(s, {count, 1, e}, expert);
+        },
+        choices);
+    const Matrix<std::int32_t> place{upload(choice), t, k};
+    std::int32_t* const token = upload(choice);
+    add(
+        "place_rows", 0, 0,
+        [=](Stream& s) {
+          place_rows(s, {place, token}, expert, {}, e);
+        },
+        3 * choices);
   }
 
   void permutes() {
@@ -176,8 +226,8 @@ class Cases {
       place[static_cast<std::size_t>(from)] = static_cast<std::int32_t>(i);
     }
     const std::int32_t *const tokens = upload(token), *const places = upload(place);
-    const Matrix<T> x = matrix(t, m), rows = matrix(r, m), out = matrix(t, m), weight = matrix(t, o_.top_k),
-                    d_rows = matrix(r, m), d_weight = matrix(t, o_.top_k);
+    const Matrix<T> x = matrix(t, m), rows = matrix(r, m), out = matrix(t, m), d_rows = matrix(r, m);
+    const Matrix<W> weight = matrix<W>(t, o_.top_k), d_weight = matrix<W>(t, o_.top_k);
     const Matrix<const std::int32_t> row{places, t, o_.top_k};
     const double token_elements = double(t * m), row_elements = double(r * m), index = kIndex * double(r);
     add(
@@ -203,32 +253,49 @@ class Cases {
     std::vector<std::int32_t> ids;
     for (std::int64_t i = 0; i < t; ++i) ids.push_back(static_cast<std::int32_t>(i * kRowStep % vocab));
     const std::int32_t* id = upload(ids);
-    const Matrix<T> table = matrix(vocab, m), x = matrix(t, m), d_table = matrix(vocab, m), logits = matrix(t, vocab);
+    const Matrix<T> table = matrix(vocab, m), x = matrix(t, m), logits = matrix(t, vocab);
+    const Matrix<W> d_table = matrix<W>(vocab, m);
     double* loss = upload(std::vector<double>(static_cast<std::size_t>(t)));
-    const T* one = upload(std::vector<T>{T(1)});
     const double n = double(t * m);
     add("embedding_forward", 2 * n, 0, [=](Stream& s) { embedding_forward<T>(s, x, table, id, {}, nullptr); });
-    add("embedding_backward", 3 * n, 0, [=](Stream& s) { embedding_backward<T>(s, d_table, id, x, Accumulate::kAdd); });
-    add("cross_entropy", 2 * double(t * vocab), 0, [=](Stream& s) { cross_entropy<T>(s, loss, logits, id, one); });
+    add(
+        "embedding_backward", n, 0, [=](Stream& s) { embedding_backward<T>(s, d_table, id, x, Accumulate::kAdd); },
+        2 * kWide * n);
+    add("cross_entropy", 2 * double(t * vocab), 0, [=](Stream& s) { cross_entropy<T>(s, loss, logits, id, &kOne); });
   }
 
   void optimizer() {
     const std::int64_t n = o_.expert_hidden_dim * o_.model_dim * o_.experts;
-    T *const weight = array(n), *const grad = array(n);
-    T *const first = upload(std::vector<T>(static_cast<std::size_t>(n))), *const second = upload(std::vector<T>(
-                                                                              static_cast<std::size_t>(n)));
-    auto norm = std::make_shared<Memory>(device_, sizeof(double), MemoryPlace::kPinned);
-    memories_.push_back(norm);
-    add("adamw", 7 * double(n), 0, [=](Stream& s) { adamw<T>(s, weight, first, second, grad, n, {.lr = 1e-4}); });
-    add("sum_squares", double(n), 0, [=](Stream& s) { sum_squares<T>(s, norm->template as<double>(), grad, n); });
-    add("fill", double(n), 0, [=](Stream& s) { fill<T>(s, first, n, T(0)); });
-    add("axpy", 3 * double(n), 0, [=](Stream& s) { axpy<T>(s, second, grad, n, T(0.5)); });
-    add("copy", 2 * double(n), 0, [=](Stream& s) { copy<T>(s, first, grad, n); });
+    W *const weight = array<W>(n), *const grad = array<W>(n);
+    W* const first = upload(std::vector<W>(static_cast<std::size_t>(n)));
+    W* const second = upload(std::vector<W>(static_cast<std::size_t>(n)));
+    double* const squares = upload(std::vector<double>{0.0});
+    const double bytes = kWide * double(n);
+    add(
+        "adamw", 0, 0, [=](Stream& s) { adamw<W>(s, weight, first, second, grad, n, nullptr, {.lr = 1e-4}); },
+        7 * bytes);
+    add(
+        "sum_squares", 0, 0, [=](Stream& s) { sum_squares<W>(s, squares, grad, n); }, bytes);
+    add(
+        "inner_product", 0, 0,
+        [=](Stream& s) { inner_product<W>(s, first, weight, grad, n, W(1), Accumulate::kOverwrite); }, 2 * bytes);
+    T *const x = array(n), *const y = array(n);
+    add("fill", double(n), 0, [=](Stream& s) { fill<T>(s, x, n, W(0)); });
+    add("axpy", 3 * double(n), 0, [=](Stream& s) { axpy<T>(s, y, x, n, W(0.5)); });
+    add("copy", 2 * double(n), 0, [=](Stream& s) { copy<T>(s, y, x, n); });
     const std::int64_t m = o_.model_dim, rows = n / m;
+    W* const sums = array<W>(m);
+    add("sum_rows", double(n), 0,
+        [=](Stream& s) { sum_rows<T>(s, sums, Matrix<const T>(x, rows, m), Accumulate::kOverwrite); });
     add("copy_rows", 2 * double(n), 0,
-        [=](Stream& s) { copy_rows<T>(s, Matrix<T>(first, rows, m), Matrix<const T>(grad, rows, m)); });
+        [=](Stream& s) { copy_rows<T>(s, Matrix<T>(x, rows, m), Matrix<const T>(y, rows, m)); });
+    if constexpr (std::is_same_v<T, BF16>)
+      add(
+          "narrow", double(n), 0,
+          [=](Stream& s) { narrow<T>(s, Matrix<T>(x, rows, m), Matrix<const W>(weight, rows, m)); }, bytes);
   }
 
+  static constexpr W kOne = 1;
   Device device_;
   BenchKernelsOptions o_;
   std::unique_ptr<Stream> stream_;
@@ -247,5 +314,6 @@ std::vector<KernelCase> kernel_cases(Device device, const BenchKernelsOptions& o
 
 template std::vector<KernelCase> kernel_cases<float>(Device, const BenchKernelsOptions&);
 template std::vector<KernelCase> kernel_cases<double>(Device, const BenchKernelsOptions&);
+template std::vector<KernelCase> kernel_cases<BF16>(Device, const BenchKernelsOptions&);
 
 }  // namespace weft::tools
