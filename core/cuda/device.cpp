@@ -29,7 +29,7 @@ const Machine& machine() {
     } else if (m.num_devices == 0) {
       m.why = "no GPU: cudaGetDeviceCount counts none";
     }
-    if (m.num_devices == 0) log()->info("{}; computing on the CPU", m.why);
+    if (m.num_devices == 0) log()->info("{}", m.why);
     return m;
   }();
   return found;

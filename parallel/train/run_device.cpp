@@ -47,8 +47,8 @@ Device run_device(const RunConfig& config, comm::Communicator& world) {
   if (why.empty()) why = str(without, " of ", world.size(), " ranks see no GPU");
   if (config.parallel.device == DeviceChoice::kCuda)
     throw Error(ErrorCode::kUnavailable, "parallel.device = CUDA: " + why, "set parallel.device to AUTO or CPU");
-  // where there is no GPU, asking has logged it
-  if (!can && world.rank() == 0 && is_available(DeviceKind::kCuda)) log()->info("{}; computing on the CPU", why);
+  // where this rank sees no GPU, asking has logged why
+  if (world.rank() == 0 && is_available(DeviceKind::kCuda)) log()->info("{}; computing on the CPU", why);
   return {};
 }
 
