@@ -107,7 +107,7 @@ void check_received_apart(const Check& check, std::span<const SendOp> sends, std
 }  // namespace
 
 void Communicator::count(Collective collective, int dst_rank, std::int64_t bytes) noexcept {
-  if (dst_rank == rank_) return;
+  if (dst_rank == rank_ || !counts_) return;
   traffic_->add(collective, world_ranks_.empty() ? dst_rank : world_ranks_[static_cast<std::size_t>(dst_rank)], bytes);
 }
 
@@ -196,9 +196,13 @@ void Communicator::send_recv(std::span<const SendOp> sends, std::span<const Recv
 }
 
 std::unique_ptr<Communicator> Communicator::split(int color, int key, std::string_view name) {
-  auto group = do_split(color, key, str(name_, ".", name, "[", color, "]"));
-  if (group && group->device_kind() == DeviceKind::kCpu) group->join_traffic(*this);  // others count for themselves
+  auto group = do_split(color, key, name);
+  if (group && group->device_kind() == DeviceKind::kCpu) group->join_traffic(*this);  // others have their host's
   return group;
+}
+
+std::string Communicator::child_name(int color, std::string_view name) const {
+  return str(name_, ".", name, "[", color, "]");
 }
 
 TrafficMatrix gather_traffic(Communicator& world, Stream& stream) {
@@ -225,6 +229,7 @@ void reduce_scatter(Communicator& comm, ConstBuffer send, Buffer recv, ReduceOp 
 }
 
 void barrier(Communicator& comm, Stream& stream) {
+  WEFT_CHECK(comm.device_kind() == DeviceKind::kCpu, "barrier: group ", comm.name(), " has no host memory");
   std::int32_t one = 1;
   const Buffer buffer = as_buffer(&one, 1);
   comm.all_reduce(buffer, buffer, ReduceOp::kSum, stream);

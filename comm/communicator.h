@@ -1,6 +1,7 @@
 // comm/communicator.h - the collectives of one group of ranks.
 // Source: MPI-4.0, chapter 6; NCCL user guide, "Collective Operations". Backends: local (ranks are threads of one
-// process, for tests), mpi (host buffers), nccl (device buffers, CUDA streams).
+// process, for tests), mpi (host buffers), nccl (device buffers, CUDA streams), staged (device buffers that go through
+// a host backend).
 #pragma once
 
 #include <cstdint>
@@ -108,6 +109,19 @@ class Communicator {
         device_kind_(device_kind),
         name_(std::move(name)),
         traffic_(std::make_shared<Traffic>(size)) {}
+  /// Whose bytes a group over device memory are: its own, or those of the host group that carries them.
+  enum class CountedBy : bool { kItself, kHost };
+  /// The ranks and the name of `host`, over memory of another kind; bytes count into the same traffic.
+  Communicator(const Communicator& host, DeviceKind device_kind, CountedBy counted_by)
+      : rank_(host.rank_),
+        size_(host.size_),
+        device_kind_(device_kind),
+        name_(host.name_),
+        traffic_(host.traffic_),
+        world_ranks_(host.world_ranks_),
+        counts_(counted_by == CountedBy::kItself) {}
+  /// What split() calls the new group.
+  [[nodiscard]] std::string child_name(int color, std::string_view name) const;
 
  private:
   /// Bytes that go to rank `dst_rank` of this group; what a rank keeps is not counted.
@@ -122,8 +136,8 @@ class Communicator {
                                Stream& stream) = 0;
   virtual void do_broadcast(Buffer buffer, int root, Stream& stream) = 0;
   virtual void do_send_recv(std::span<const SendOp> sends, std::span<const RecvOp> recvs, Stream& stream) = 0;
-  /// `name` is the new group's whole name.
-  virtual std::unique_ptr<Communicator> do_split(int color, int key, std::string name) = 0;
+  /// The new group is called child_name(color, name).
+  virtual std::unique_ptr<Communicator> do_split(int color, int key, std::string_view name) = 0;
 
   int rank_;
   int size_;
@@ -131,6 +145,7 @@ class Communicator {
   std::string name_;
   std::shared_ptr<Traffic> traffic_;
   std::vector<int> world_ranks_;  // [P], of the ranks of this group in the world; empty: they are the same
+  bool counts_ = true;            // into traffic_
 };
 
 /// Traffic of all ranks, the same on every one. Collective over `world`; what it sends itself is not in it.
@@ -139,7 +154,7 @@ class Communicator {
 /// Equal shares: [n] -> [P * n] and [P * n] -> [n].
 void all_gather(Communicator& comm, ConstBuffer send, Buffer recv, Stream& stream);
 void reduce_scatter(Communicator& comm, ConstBuffer send, Buffer recv, ReduceOp op, Stream& stream);
-/// Every rank has entered before any leaves.
+/// Every rank has entered before any leaves. For groups over host memory.
 void barrier(Communicator& comm, Stream& stream);
 
 }  // namespace weft::comm

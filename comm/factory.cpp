@@ -10,7 +10,6 @@
 
 #include "comm/local/backend.h"
 #include "comm/mpi/backend.h"
-#include "comm/nccl/backend.h"
 #include "core/error.h"
 #include "core/log.h"
 
@@ -77,8 +76,6 @@ std::unique_ptr<Communicator> make_world(Backend backend, std::chrono::milliseco
       return make_group_of_one(timeout);
     case Backend::kMpi:
       return make_mpi_world(launcher, timeout);
-    case Backend::kNccl:
-      return nccl::make_world(timeout);
     case Backend::kAuto:
       break;
   }

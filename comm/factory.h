@@ -1,4 +1,5 @@
-// comm/factory.h - how a process, or a test, gets its world communicator.
+// comm/factory.h - how a process, or a test, gets its world communicator, over host memory; comm/for_device.h goes on
+// from it to a GPU's.
 #pragma once
 
 #include <chrono>
@@ -12,7 +13,7 @@
 namespace weft::comm {
 
 /// kAuto: mpi under a launcher (mpirun, srun), else local. kLocal: this process alone, a group of one.
-enum class Backend : std::uint8_t { kAuto, kLocal, kMpi, kNccl };
+enum class Backend : std::uint8_t { kAuto, kLocal, kMpi };
 
 /// The world of this process. MPI is initialised once, with MPI_THREAD_MULTIPLE, by the main thread, and finalised when
 /// the last communicator is gone; without a launcher it is not touched at all.

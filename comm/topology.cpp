@@ -45,6 +45,11 @@ std::uint64_t host_id() {
   return hash_name(std::string(name.data()) + '\n' + boot_id());
 }
 
+std::uint64_t machine_id() {
+  const std::string id = boot_id();
+  return id.empty() ? host_id() : hash_name(id);
+}
+
 std::vector<std::uint64_t> gather_ids(Communicator& world, std::uint64_t mine, Stream& stream) {
   std::vector<std::uint64_t> ids(static_cast<std::size_t>(world.size()));
   all_gather(world, {&mine, 1, DType::kI64}, {ids.data(), world.size(), DType::kI64}, stream);
@@ -89,10 +94,15 @@ Topology find_topology(Communicator& world, Stream& stream) {
 }
 
 int ranks_on_machine(Communicator& world, Stream& stream) {
-  const std::string id = boot_id();
-  const std::uint64_t mine = id.empty() ? host_id() : hash_name(id);
+  const std::uint64_t mine = machine_id();
   const std::vector<std::uint64_t> ids = gather_ids(world, mine, stream);
   return static_cast<int>(std::count(ids.begin(), ids.end(), mine));
+}
+
+int place_on_machine(Communicator& world, Stream& stream) {
+  const std::uint64_t mine = machine_id();
+  const std::vector<std::uint64_t> ids = gather_ids(world, mine, stream);
+  return static_cast<int>(std::count(ids.begin(), ids.begin() + world.rank(), mine));
 }
 
 }  // namespace weft::comm

@@ -30,6 +30,8 @@ struct Topology {
 /// Collective over `world`: its ranks that share this rank's machine (one running kernel), whatever nodes they count
 /// as.
 [[nodiscard]] int ranks_on_machine(Communicator& world, Stream& stream);
+/// Collective over `world`: the place of this rank among them, in order of rank.
+[[nodiscard]] int place_on_machine(Communicator& world, Stream& stream);
 
 /// The same from one node id per rank; ids need not be dense. `rank` in [0, P).
 [[nodiscard]] Topology make_topology(const std::vector<std::uint64_t>& node_ids, int rank);

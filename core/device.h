@@ -19,5 +19,10 @@ struct Device {
 [[nodiscard]] bool is_available(DeviceKind kind) noexcept;
 /// Why is_available(kind) is false, for messages; "" where it is true.
 [[nodiscard]] std::string why_unavailable(DeviceKind kind);
+/// How many devices of the kind this process sees: 1 for the CPU, 0 where is_available() is false.
+[[nodiscard]] int num_devices(DeviceKind kind) noexcept;
+/// "GPU-<uuid>", the same in every process, container and machine that sees this GPU; "" for the CPU. Throws
+/// Error{kUnavailable} for a device this build or machine lacks.
+[[nodiscard]] std::string device_id(Device device);
 
 }  // namespace weft

@@ -163,7 +163,7 @@ class LocalCommunicator final : public Communicator {
     require(next == sends.end(), "send_recv: rank ", peer, " sends more messages than expected");
   }
 
-  std::unique_ptr<Communicator> do_split(int color, int key, std::string child_name) override {
+  std::unique_ptr<Communicator> do_split(int color, int key, std::string_view child) override {
     std::vector<std::pair<int, int>> members;  // (key, rank) of my color
     collective({.collective = "split", .color = color, .key = key}, [&] {
       check_same_call();
@@ -171,14 +171,14 @@ class LocalCommunicator final : public Communicator {
         if (group_->offer(r).color == color) members.emplace_back(group_->offer(r).key, r);
       std::sort(members.begin(), members.end());
       if (color >= 0 && members.front().second == rank())
-        group_->offer(rank()).made = job_->make_group(static_cast<int>(members.size()), child_name);
+        group_->offer(rank()).made = job_->make_group(static_cast<int>(members.size()), child_name(color, child));
     });
     const int first = members.front().second, child_size = static_cast<int>(members.size());
     const std::shared_ptr<Group> made = group_->offer(first).made;
     group_->part(rank());
     if (color < 0) return nullptr;
     const auto me = std::find(members.begin(), members.end(), std::pair(key, rank()));
-    return make_communicator(job_, made, static_cast<int>(me - members.begin()), child_size, std::move(child_name));
+    return make_communicator(job_, made, static_cast<int>(me - members.begin()), child_size, child_name(color, child));
   }
 
   std::shared_ptr<Job> job_;

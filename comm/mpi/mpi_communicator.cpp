@@ -234,15 +234,15 @@ class MpiCommunicator final : public Communicator {
     });
   }
 
-  std::unique_ptr<Communicator> do_split(int color, int key, std::string child_name) override {
-    MPI_Comm child = MPI_COMM_NULL;
+  std::unique_ptr<Communicator> do_split(int color, int key, std::string_view child) override {
+    MPI_Comm handle = MPI_COMM_NULL;
     collective("split", [&] {
       char here = 1;  // all ranks are there before MPI's own split, which waits without a deadline and without sleeping
       exchange_and_meet(&here);
-      WEFT_MPI_CHECK(MPI_Comm_split(comm_.get(), color < 0 ? MPI_UNDEFINED : color, key, &child));
+      WEFT_MPI_CHECK(MPI_Comm_split(comm_.get(), color < 0 ? MPI_UNDEFINED : color, key, &handle));
     });
-    if (child == MPI_COMM_NULL) return nullptr;
-    return std::make_unique<MpiCommunicator>(comm_.scope(), child, options_, std::move(child_name));
+    if (handle == MPI_COMM_NULL) return nullptr;
+    return std::make_unique<MpiCommunicator>(comm_.scope(), handle, options_, child_name(color, child));
   }
 
   void exchange_and_meet(const char* token) {

@@ -13,7 +13,7 @@ namespace {
 using std::chrono::milliseconds;
 constexpr milliseconds kNap{1};
 
-ncclConfig_t config_of(const Options& options) {
+ncclConfig_t config_of(const DeviceGroupOptions& options) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   if (options.min_ctas > 0) config.minCTAs = options.min_ctas;
@@ -40,7 +40,8 @@ void check(ncclResult_t status, const char* call) {
   throw Error(ErrorCode::kComm, str(call, ": ", ncclGetErrorString(status)), "NCCL_DEBUG=WARN says more");
 }
 
-Group::Group(const ncclUniqueId& id, int rank, int size, Device device, const Options& options, std::string name)
+Group::Group(const ncclUniqueId& id, int rank, int size, Device device, const DeviceGroupOptions& options,
+             std::string name)
     : device_(device), options_(options), name_(std::move(name)) {
   const cuda::DeviceScope scope(device_);
   ncclConfig_t config = config_of(options_);
@@ -49,7 +50,7 @@ Group::Group(const ncclUniqueId& id, int rank, int size, Device device, const Op
   watcher_ = std::thread([this] { watch(); });
 }
 
-Group::Group(ncclComm_t comm, Device device, const Options& options, std::string name)
+Group::Group(ncclComm_t comm, Device device, const DeviceGroupOptions& options, std::string name)
     : comm_(comm), device_(device), options_(options), name_(std::move(name)), watcher_([this] { watch(); }) {}
 
 Group::~Group() {

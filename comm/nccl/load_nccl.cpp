@@ -2,7 +2,10 @@
 // core/cuda/library.h).
 #include <nccl.h>
 
+#include "comm/nccl/backend.h"
+#include "comm/nccl/group.h"
 #include "core/cuda/pass_on.h"
+#include "core/error.h"
 
 namespace {
 
@@ -13,8 +16,10 @@ const weft::cuda::Library& library() {
 
 }  // namespace
 
+// clang-format off: it sees no ends of functions here
 const char* ncclGetErrorString(ncclResult_t result) WEFT_PASS_ON(ncclGetErrorString, result) ncclResult_t
-    ncclGetUniqueId(ncclUniqueId* id) WEFT_PASS_ON(ncclGetUniqueId, id) ncclResult_t
+    ncclGetVersion(int* version) WEFT_PASS_ON(ncclGetVersion, version) ncclResult_t ncclGetUniqueId(ncclUniqueId* id)
+        WEFT_PASS_ON(ncclGetUniqueId, id) ncclResult_t
     ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id, int rank, ncclConfig_t* config)
         WEFT_PASS_ON(ncclCommInitRankConfig, comm, size, id, rank, config) ncclResult_t
     ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* child, ncclConfig_t* config)
@@ -42,3 +47,22 @@ const char* ncclGetErrorString(ncclResult_t result) WEFT_PASS_ON(ncclGetErrorStr
         WEFT_PASS_ON(ncclSend, data, count, type, peer, comm, stream) ncclResult_t
     ncclRecv(void* data, size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream)
         WEFT_PASS_ON(ncclRecv, data, count, type, peer, comm, stream)
+    // clang-format on
+
+    namespace weft::comm::nccl {
+  std::string why_unavailable() {
+    try {
+      static_cast<void>(library());
+      return {};
+    } catch (const Error& e) {
+      return e.message();
+    }
+  }
+
+  std::string version() {
+    int code = 0;
+    WEFT_NCCL_CHECK(ncclGetVersion(&code));  // 22809: 2.28.9
+    return str(code / 10000, ".", code / 100 % 100, ".", code % 100);
+  }
+
+}  // namespace weft::comm::nccl

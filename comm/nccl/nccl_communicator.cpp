@@ -4,13 +4,12 @@
 #include <utility>
 #include <vector>
 
-#include "comm/factory.h"
 #include "comm/host_buffer.h"
 #include "comm/nccl/backend.h"
 #include "comm/nccl/group.h"
-#include "comm/topology.h"
 #include "core/cuda/device.h"
 #include "core/error.h"
+#include "core/log.h"
 
 namespace weft::comm::nccl {
 namespace {
@@ -54,11 +53,8 @@ bool all_equal(std::span<const std::int64_t> counts) {
 class NcclCommunicator final : public Communicator {
  public:
   /// `host`: the same ranks over host memory, to end the job with.
-  NcclCommunicator(std::unique_ptr<Group> group, int rank, int size, std::string name,
-                   std::shared_ptr<Communicator> host)
-      : Communicator(rank, size, DeviceKind::kCuda, std::move(name)),
-        group_(std::move(group)),
-        host_(std::move(host)) {}
+  NcclCommunicator(std::unique_ptr<Group> group, std::shared_ptr<Communicator> host)
+      : Communicator(*host, DeviceKind::kCuda, CountedBy::kItself), group_(std::move(group)), host_(std::move(host)) {}
 
   void abort(int exit_code) noexcept override {
     group_->abort(std::make_exception_ptr(Error(ErrorCode::kComm, str("group ", name(), " was aborted"))));
@@ -139,49 +135,27 @@ class NcclCommunicator final : public Communicator {
     });
   }
 
-  std::unique_ptr<Communicator> do_split(int color, int key, std::string child_name) override {
-    std::unique_ptr<Group> group = group_->split(color, key, child_name);
-    std::shared_ptr<Communicator> host = host_->split(color, key, child_name);
+  std::unique_ptr<Communicator> do_split(int color, int key, std::string_view child) override {
+    std::unique_ptr<Group> group = group_->split(color, key, child_name(color, child));
+    std::shared_ptr<Communicator> host = host_->split(color, key, child);
     if (!group) return nullptr;
-    const int child_rank = host->rank(), child_size = host->size();  // NCCL orders by (key, rank), too
-    return std::make_unique<NcclCommunicator>(std::move(group), child_rank, child_size, std::move(child_name),
-                                              std::move(host));
+    return std::make_unique<NcclCommunicator>(std::move(group), std::move(host));  // NCCL orders by (key, rank), too
   }
 
   std::unique_ptr<Group> group_;
   std::shared_ptr<Communicator> host_;
 };
 
-/// Ranks of a node take its GPUs in turn. NCCL refuses two ranks on one GPU only once they hang, so it is said here.
-Device device_of(Communicator& host, Stream& stream) {
-  if (!is_available(DeviceKind::kCuda))
-    throw Error(ErrorCode::kUnavailable, str("NCCL needs a GPU: ", why_unavailable(DeviceKind::kCuda)),
-                "use the mpi backend on the CPU");
-  const Topology topology = find_topology(host, stream);
-  int num_gpus = 0;
-  WEFT_CUDA_CHECK(cudaGetDeviceCount(&num_gpus));
-  if (topology.local_size > num_gpus)
-    throw Error(ErrorCode::kUnavailable,
-                str("NCCL wants a GPU for each rank: this node has ", topology.local_size, " ranks and ", num_gpus,
-                    num_gpus == 1 ? " GPU" : " GPUs"),
-                "start fewer ranks a node");
-  return {DeviceKind::kCuda, topology.local_rank};
-}
-
 }  // namespace
 
-std::unique_ptr<Communicator> make_world(std::chrono::milliseconds timeout) {
-  std::shared_ptr<Communicator> host = comm::make_world(timeout);
-  const auto stream = make_inline_stream();
-  const Device device = device_of(*host, *stream);
+std::unique_ptr<Communicator> make_communicator(std::shared_ptr<Communicator> host, Device device,
+                                                const DeviceGroupOptions& options) {
   ncclUniqueId id{};
   if (host->rank() == 0) WEFT_NCCL_CHECK(ncclGetUniqueId(&id));
-  host->broadcast({id.internal, NCCL_UNIQUE_ID_BYTES, DType::kU8}, 0, *stream);
-  Options options;
-  options.timeout = timeout;
-  auto group = std::make_unique<Group>(id, host->rank(), host->size(), device, options, "world");
-  const int rank = host->rank(), size = host->size();
-  return std::make_unique<NcclCommunicator>(std::move(group), rank, size, "world", std::move(host));
+  host->broadcast({id.internal, NCCL_UNIQUE_ID_BYTES, DType::kU8}, 0, *make_inline_stream());
+  auto group = std::make_unique<Group>(id, host->rank(), host->size(), device, options, host->name());
+  log()->info("collectives of GPUs: NCCL {}", version());
+  return std::make_unique<NcclCommunicator>(std::move(group), std::move(host));
 }
 
 }  // namespace weft::comm::nccl

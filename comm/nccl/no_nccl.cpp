@@ -4,8 +4,12 @@
 
 namespace weft::comm::nccl {
 
-std::unique_ptr<Communicator> make_world(std::chrono::milliseconds) {
-  throw Error(ErrorCode::kUnavailable, "this build of Weft has no NCCL backend", "use the mpi backend on the CPU");
+std::string why_unavailable() { return "this build of Weft has no NCCL backend"; }
+
+std::string version() { throw Error(ErrorCode::kUnavailable, why_unavailable()); }
+
+std::unique_ptr<Communicator> make_communicator(std::shared_ptr<Communicator>, Device, const DeviceGroupOptions&) {
+  throw Error(ErrorCode::kUnavailable, why_unavailable(), "let collectives go through the host");
 }
 
 }  // namespace weft::comm::nccl

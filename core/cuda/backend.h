@@ -13,6 +13,8 @@ namespace weft::cuda {
 
 [[nodiscard]] bool is_available() noexcept;
 [[nodiscard]] std::string why_unavailable();
+[[nodiscard]] int num_devices() noexcept;
+[[nodiscard]] std::string device_id(Device device);
 [[nodiscard]] void* allocate(Device device, std::int64_t bytes, MemoryPlace place);
 void deallocate(Device device, void* data, MemoryPlace place) noexcept;
 void copy(Stream& stream, void* to, const void* from, std::int64_t bytes);

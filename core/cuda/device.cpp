@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <string_view>
+
 #include "core/cuda/backend.h"
 #include "core/cuda/handle.h"
 #include "core/error.h"
@@ -37,6 +39,22 @@ const Machine& machine() {
 
 bool is_available() noexcept { return machine().num_devices > 0; }
 std::string why_unavailable() { return machine().why; }
+
+int num_devices() noexcept { return machine().num_devices; }
+
+std::string device_id(Device device) {
+  require(device);
+  cudaDeviceProp properties{};
+  WEFT_CUDA_CHECK(cudaGetDeviceProperties(&properties, device.index));
+  std::string id = "GPU-";
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  for (const char c : properties.uuid.bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    id += kDigits[byte >> 4U];
+    id += kDigits[byte & 15U];
+  }
+  return id;
+}
 
 void require(Device device) {
   const Machine& m = machine();

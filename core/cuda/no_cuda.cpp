@@ -11,6 +11,8 @@ namespace {
 
 bool is_available() noexcept { return false; }
 std::string why_unavailable() { return "this build of Weft has no CUDA backend"; }
+int num_devices() noexcept { return 0; }
+std::string device_id(Device) { unavailable(); }
 void* allocate(Device, std::int64_t, MemoryPlace) { unavailable(); }
 void deallocate(Device, void*, MemoryPlace) noexcept {}
 void copy(Stream&, void*, const void*, std::int64_t) { unavailable(); }

@@ -3,6 +3,7 @@
 #include <cuda.h>
 
 #include <atomic>
+#include <exception>
 #include <utility>
 
 #include "core/cpu/thread.h"
@@ -45,11 +46,11 @@ Relay::~Relay() {
   thread_.join();
 }
 
-void Relay::delay(cudaStream_t stream, const Event& event) {
+void Relay::delay(cudaStream_t stream, const Event& event, std::shared_ptr<Fault> fault) {
   const WaitValue wait = wait_value();
   {
     std::lock_guard lock(mutex_);
-    queue_.push_back(event);
+    queue_.emplace_back(event, std::move(fault));
   }
   changed_.notify_one();
   const CUresult status =
@@ -58,26 +59,20 @@ void Relay::delay(cudaStream_t stream, const Event& event) {
     throw Error(ErrorCode::kDevice, str("cuStreamWaitValue32: driver error ", static_cast<int>(status)));
 }
 
-std::exception_ptr Relay::take_error() {
-  std::lock_guard lock(mutex_);
-  return std::exchange(error_, nullptr);
-}
-
 void Relay::run() {
   for (;;) {
-    Event event;
+    std::pair<Event, std::shared_ptr<Fault>> next;
     {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return stop_ || !queue_.empty(); });
       if (queue_.empty()) return;
-      event = std::move(queue_.front());
+      next = std::move(queue_.front());
       queue_.pop_front();
     }
     try {
-      event.wait();
+      next.first.wait();
     } catch (...) {
-      std::lock_guard lock(mutex_);
-      if (!error_) error_ = std::current_exception();
+      next.second->fail(std::current_exception());
     }
     std::atomic_ref(*count_.as<std::uint32_t>()).fetch_add(1, std::memory_order_release);
   }

@@ -5,12 +5,14 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
-#include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include <cuda_runtime_api.h>
 
+#include "core/cuda/fault.h"
 #include "core/memory.h"
 #include "core/stream.h"
 
@@ -27,11 +29,9 @@ class Relay {
   Relay& operator=(const Relay&) = delete;
   ~Relay();
 
-  /// Later work of `stream` starts after `event`, which may fail: see take_error().
-  void delay(cudaStream_t stream, const Event& event);
-  /// The first error of the events that have come so far, and forgets it. Work behind a failed event has run all the
-  /// same, on whatever there was: its results are void.
-  [[nodiscard]] std::exception_ptr take_error();
+  /// Later work of `stream` starts after `event`. An error of it goes to `fault`, the stream's, before that work
+  /// starts: it runs all the same, on whatever there is, and its results are void.
+  void delay(cudaStream_t stream, const Event& event, std::shared_ptr<Fault> fault);
 
  private:
   void run();
@@ -40,9 +40,8 @@ class Relay {
   std::uint32_t num_delays_ = 0;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Event> queue_;
+  std::deque<std::pair<Event, std::shared_ptr<Fault>>> queue_;
   bool stop_ = false;
-  std::exception_ptr error_;
   std::thread thread_;  // last: starts when the rest is there
 };
 

@@ -110,7 +110,7 @@ void GpuStream::wait(const Event& event) {
       event.wait();  // for its error alone
     } else {
       if (!relay_) relay_ = std::make_unique<Relay>(device_);
-      relay_->delay(stream_.get(), event);
+      relay_->delay(stream_.get(), event, fault_);
     }
   });
 }
@@ -132,8 +132,6 @@ void GpuStream::wait_for_all() try {
   const DeviceScope scope(device_);
   WEFT_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
   kept_.clear();
-  if (relay_)
-    if (const std::exception_ptr error = relay_->take_error()) std::rethrow_exception(error);
   for (const auto& fault : inherited_) fault->check();
   fault_->check();
 } catch (...) {

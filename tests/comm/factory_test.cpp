@@ -1,8 +1,6 @@
 #include "comm/factory.h"
 
 #include "tests/support/catch.h"
-#include "tests/support/findings.h"
-#include "tests/support/skip.h"
 
 namespace weft::test {
 namespace {
@@ -18,14 +16,6 @@ TEST_CASE("without a launcher the world is this process", "[comm]") {
   world->all_reduce(comm::as_buffer(&x, 1), comm::as_buffer(&x, 1), comm::ReduceOp::kSum, *stream);
   CHECK(x == 5);
   CHECK(comm::make_world(Backend::kLocal, std::chrono::milliseconds(0))->size() == 1);
-}
-
-TEST_CASE("a backend that this build or machine lacks says so", "[comm]") {
-  if (is_available(DeviceKind::kCuda)) WEFT_SKIP("there is a GPU");
-  Findings findings;
-  findings.expect_error(ErrorCode::kUnavailable, "NCCL",
-                        [] { (void)comm::make_world(Backend::kNccl, std::chrono::milliseconds(0)); });
-  CHECK(findings.texts() == std::vector<std::string>{});
 }
 
 }  // namespace

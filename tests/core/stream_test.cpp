@@ -123,7 +123,12 @@ TEMPLATE_TEST_CASE("an error of CPU work reaches the stream that waits for it", 
   Gate gate;
   gate.stream().enqueue([] { fail("on the CPU"); });
   stream->wait(gate.stream().record());
+  const auto other = make_stream(stream->device(), "behind that");
+  const Event behind = stream->record();
+  other->wait(behind);
   gate.open();
+  test::check_error(ErrorCode::kComm, "on the CPU", [&] { behind.wait(); });
+  test::check_error(ErrorCode::kComm, "on the CPU", [&] { other->synchronize(); });
   test::check_error(ErrorCode::kComm, "on the CPU", [&] { stream->synchronize(); });
   stream->synchronize();
   const Event over = gate.stream().record();

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
@@ -61,6 +62,18 @@ using cudaEvent_t = weft::emulation::Mark*;
 using cudaMemPool_t = void*;
 using cudaLaunchConfig_t = weft::emulation::LaunchConfig;
 using dim3 = weft::emulation::Dim;
+
+struct cudaUUID_t {
+  char bytes[16];
+};
+struct cudaDeviceProp {
+  char name[256];
+  cudaUUID_t uuid;
+};
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {"an emulated GPU", {"of this process"}};
+  return cudaSuccess;
+}
 
 inline const char* cudaGetErrorName(cudaError_t status) { return status == cudaSuccess ? "cudaSuccess" : "cudaError"; }
 inline const char* cudaGetErrorString(cudaError_t) { return "an error of the emulated GPU"; }
@@ -147,7 +160,8 @@ inline cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function
                                                                      cuuint32_t value, unsigned) -> CUresult {
     stream->push([=] {
       const std::atomic_ref now(*reinterpret_cast<std::uint32_t*>(data));
-      while (static_cast<std::int32_t>(now.load() - value) < 0) std::this_thread::yield();
+      while (static_cast<std::int32_t>(now.load() - value) < 0)
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
     });
     return CUDA_SUCCESS;
   };

@@ -1,0 +1,35 @@
+// comm/for_device.h - which device a rank computes on, and the groups over that device's memory.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+
+#include "comm/communicator.h"
+#include "core/device.h"
+
+namespace weft::comm {
+
+/// How memory of GPUs travels. kNccl: between GPUs, one rank each. kHost: through host memory and the world's backend,
+/// also for ranks that share a GPU. kAuto: NCCL where there are several ranks, each has a GPU of its own, and NCCL can
+/// be loaded on all of them; else through the host.
+enum class Transport : std::uint8_t { kAuto, kNccl, kHost };
+
+struct DeviceGroupOptions {
+  Transport transport = Transport::kAuto;
+  std::chrono::milliseconds timeout{0};  ///< NCCL: of one collective, from its launch on; zero: for ever.
+  /// NCCL: blocks of threads (CTAs) that its kernels may take from computation; 0: NCCL decides. Fixed at creation.
+  int min_ctas = 0, max_ctas = 0;
+};
+
+/// Collective over `world`, a group over host memory. kCuda: the ranks of a machine take its GPUs in turn, in order of
+/// rank; where there are fewer, some share one. Throws Error{kUnavailable} on all ranks when one of them sees no GPU.
+[[nodiscard]] Device choose_device(Communicator& world, DeviceKind kind);
+
+/// Collective over `world`, a group over host memory: the same ranks in the same order, for buffers on `device`; the
+/// groups of a run are split from it. On the CPU, a group of its own of the world's backend. Logs on rank 0 what it
+/// took. Throws Error{kUnavailable} on all ranks when kNccl cannot be had.
+[[nodiscard]] std::unique_ptr<Communicator> for_device(Communicator& world, Device device,
+                                                       const DeviceGroupOptions& options = {});
+
+}  // namespace weft::comm
