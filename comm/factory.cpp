@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -10,6 +11,7 @@
 
 #include "comm/local/backend.h"
 #include "comm/mpi/backend.h"
+#include "comm/tcp/backend.h"
 #include "core/error.h"
 #include "core/log.h"
 
@@ -21,6 +23,16 @@ struct Launcher {
   std::string_view variable;
   int num_ranks = 1;
 };
+
+bool is_set(const char* name) {
+  const char* value = std::getenv(name);
+  return value != nullptr && *value != '\0';
+}
+
+/// srun starts ranks with or without a server that MPI could ask about them (--mpi=none).
+bool mpi_would_see(const Launcher& launcher) {
+  return launcher.variable != "SLURM_STEP_NUM_TASKS" || is_set("PMIX_RANK") || is_set("PMI_RANK") || is_set("PMI_FD");
+}
 
 Launcher find_launcher() {
   // Open MPI's mpirun; MPICH's and Slurm's PMI; srun itself (a plain sbatch script has no SLURM_STEP_NUM_TASKS)
@@ -51,6 +63,15 @@ std::unique_ptr<Communicator> make_mpi_world(const Launcher& launcher, std::chro
   return world;
 }
 
+std::unique_ptr<Communicator> make_tcp_world(std::chrono::milliseconds timeout) {
+  std::optional<tcp::Options> options = tcp::from_environment();
+  if (!options)
+    throw Error(ErrorCode::kUnavailable, "the environment describes no job of several ranks",
+                "set RANK, WORLD_SIZE and WEFT_MASTER_ADDR=host:port");
+  options->timeout = timeout;
+  return tcp::make_world(*options);
+}
+
 /// The first error of several threads.
 class FirstError {
  public:
@@ -76,12 +97,17 @@ std::unique_ptr<Communicator> make_world(Backend backend, std::chrono::milliseco
       return make_group_of_one(timeout);
     case Backend::kMpi:
       return make_mpi_world(launcher, timeout);
+    case Backend::kTcp:
+      return make_tcp_world(timeout);
     case Backend::kAuto:
       break;
   }
-  const bool use_mpi = launcher.num_ranks > 1 || (!launcher.variable.empty() && mpi::is_in_build());
-  log()->debug("communication: {}", use_mpi ? "mpi" : "local, one rank");
-  return use_mpi ? make_mpi_world(launcher, timeout) : make_group_of_one(timeout);
+  const bool use_mpi =
+      !launcher.variable.empty() && mpi::is_in_build() && mpi_would_see(launcher) && !is_set("WEFT_MASTER_ADDR");
+  const bool use_tcp = !use_mpi && tcp::from_environment().has_value();
+  log()->debug("communication: {}", use_mpi ? "mpi" : use_tcp ? "tcp" : "local, one rank");
+  if (use_tcp) return make_tcp_world(timeout);
+  return use_mpi || launcher.num_ranks > 1 ? make_mpi_world(launcher, timeout) : make_group_of_one(timeout);
 }
 
 std::unique_ptr<Communicator> make_world(std::chrono::milliseconds timeout) {

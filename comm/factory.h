@@ -12,14 +12,15 @@
 
 namespace weft::comm {
 
-/// kAuto: mpi under a launcher (mpirun, srun), else local. kLocal: this process alone, a group of one.
-enum class Backend : std::uint8_t { kAuto, kLocal, kMpi };
+/// kAuto: mpi under mpirun or an srun that speaks PMI; tcp where the environment describes a job without MPI
+/// (comm/tcp/backend.h) or WEFT_MASTER_ADDR asks for it; else local. kLocal: this process alone, a group of one.
+enum class Backend : std::uint8_t { kAuto, kLocal, kMpi, kTcp };
 
 /// The world of this process. MPI is initialised once, with MPI_THREAD_MULTIPLE, by the main thread, and finalised when
 /// the last communicator is gone; without a launcher it is not touched at all.
 /// `timeout`: how long a collective may wait for its peers before it throws Error{kTimeout}; zero: for ever.
 /// Throws Error{kUnavailable} when a launcher started several ranks and this build has no MPI, or MPI does not see
-/// them; and for a named backend that this build lacks.
+/// them; and for a named backend that this build or the environment lacks.
 [[nodiscard]] std::unique_ptr<Communicator> make_world(Backend backend, std::chrono::milliseconds timeout);
 [[nodiscard]] std::unique_ptr<Communicator> make_world(
     std::chrono::milliseconds timeout = std::chrono::milliseconds(0));

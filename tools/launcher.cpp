@@ -21,8 +21,8 @@ std::optional<int> number_from_environment(std::initializer_list<const char*> na
 }  // namespace
 
 std::optional<Launch> find_launch() {
-  const auto rank = number_from_environment({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"});
-  const auto size = number_from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"});
+  const auto rank = number_from_environment({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID", "RANK"});
+  const auto size = number_from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS", "WORLD_SIZE"});
   if (!rank && !size) return std::nullopt;
   return Launch{rank.value_or(0), size.value_or(1)};
 }

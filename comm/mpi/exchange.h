@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "comm/message_communicator.h"
 #include "comm/mpi/backend.h"
 
 namespace weft::comm::mpi {
@@ -23,22 +24,19 @@ struct Pace {
   double us_per_byte = 0.0;
 };
 
-/// A set of messages: post all receives and sends, then wait() once. Messages between one pair match in order. Both
-/// sides cut long ones into pieces alike, as they agree on the length, and have a few pieces of each under way at a
-/// time. Empty ones are not sent.
-class Exchange {
+/// Both sides cut long messages into pieces alike, as they agree on the length, and have a few pieces of each under way
+/// at a time. A wait polls, then polls with sleeps.
+class Exchange final : public Messages {
  public:
   Exchange(MPI_Comm comm, int tag, const Options& options, Pace& pace)
       : comm_(comm), tag_(tag), options_(options), pace_(pace) {}
-  void receive(void* data, std::int64_t bytes, int src_rank) {
+  void receive(void* data, std::int64_t bytes, int src_rank) override {
     add({static_cast<std::byte*>(data), bytes, src_rank, true});
   }
-  void send(const void* data, std::int64_t bytes, int dst_rank) {
+  void send(const void* data, std::int64_t bytes, int dst_rank) override {
     add({static_cast<std::byte*>(const_cast<void*>(data)), bytes, dst_rank, false});  // MPI_Isend only reads
   }
-  /// Polls, then polls with sleeps, until all is done. Throws Error{kTimeout} naming the peers that did not come,
-  /// and Error{kComm} when MPI fails or a peer sent another length.
-  void wait();
+  void wait() override;
 
  private:
   static constexpr int kWindow = 4;  ///< Pieces of one message under way: enough to keep a link busy between polls.

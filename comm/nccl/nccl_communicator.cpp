@@ -1,6 +1,7 @@
 // comm/nccl/nccl_communicator.cpp - collectives on device memory, launched onto CUDA streams.
 // Source: NCCL user guide, "Point-to-point communication" (all-to-all-v as grouped messages) and "In-place operations".
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -146,10 +147,19 @@ class NcclCommunicator final : public Communicator {
   std::shared_ptr<Communicator> host_;
 };
 
+/// Groups that share GPUs start their kernels in the order of their launches, which is the plan's and the same on all
+/// ranks, whatever streams they are on: otherwise two could each hold what the other needs. Where NCCL has it.
+void keep_launch_order() {
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 26, 0)
+  ::setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", /*overwrite=*/0);
+#endif
+}
+
 }  // namespace
 
 std::unique_ptr<Communicator> make_communicator(std::shared_ptr<Communicator> host, Device device,
                                                 const DeviceGroupOptions& options) {
+  keep_launch_order();
   ncclUniqueId id{};
   if (host->rank() == 0) WEFT_NCCL_CHECK(ncclGetUniqueId(&id));
   host->broadcast({id.internal, NCCL_UNIQUE_ID_BYTES, DType::kU8}, 0, *make_inline_stream());

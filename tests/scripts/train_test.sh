@@ -47,6 +47,22 @@ check 'the loss falls' awk 'NR == 1 { first = $1 } { last = $1 } END { exit !(la
 check 'the run keeps the config it used' same "$("$WEFT" config print "$tiny")" "$("$WEFT" config print "$TMP/one/config.textproto")"
 
 check 'F64 on one rank' train 1 "$TMP/f64" "${short[@]}" --set train.dtype=F64
+# tcp_train RANKS RUN_DIR OPTION...: the same without MPI, on ranks that only the environment connects.
+tcp_train() {
+  local ranks=$1 run=$2 port=$((20000 + $$ % 10000)) rank pids=() status=0
+  shift 2
+  for ((rank = 0; rank < ranks; rank++)); do
+    RANK=$rank WORLD_SIZE=$ranks MASTER_ADDR=localhost MASTER_PORT=$port \
+      "$WEFT" train "$tiny" --progress never --run_dir "$run" "$@" &
+    pids+=($!)
+  done
+  for rank in "${pids[@]}"; do wait "$rank" || status=$?; done
+  return $status
+}
+check '4 ranks over TCP' tcp_train 4 "$TMP/tcp" "${short[@]}" --set train.dtype=F64 --set parallel.expert=2
+check '4 ranks over TCP: the numbers of one rank' close "$TMP/f64" "$TMP/tcp"
+check 'a bad config over TCP: every rank ends with its status' exits 2 tcp_train 2 "$TMP/bad" --set train.global_batch=15
+
 if "$WEFT" version --json | grep -q '"mpi": true'; then
   for layout in '2 expert=2 zero=true 2' '2 expert=1 zero=false 4' '4 expert=2 zero=true 1' '8 expert=8 zero=true 2'; do
     read -r ranks expert zero micro <<< "$layout"
@@ -55,6 +71,8 @@ if "$WEFT" version --json | grep -q '"mpi": true'; then
     check "$name: the numbers of one rank" close "$TMP/f64" "$TMP/layout"
     rm -rf "$TMP/layout"
   done
+  check '4 ranks over MPI' train 4 "$TMP/mpi" "${short[@]}" --set train.dtype=F64 --set parallel.expert=2
+  check '4 ranks over MPI: the bits of TCP' identical "$TMP/tcp" "$TMP/mpi"
   check 'F64 on one rank, balance over all ranks' train 1 "$TMP/previous" "${short[@]}" --set train.dtype=F64 --set model.moe.balance_scope=GLOBAL_PREVIOUS
   for layout in '2 2 1 1 INLINE' '2 1 2 2 STREAMS' '4 2 2 4 STREAMS' '4 2 1 2 INLINE'; do
     read -r ranks heads ring expert executor <<< "$layout"
