@@ -38,7 +38,7 @@ std::pair<int, int> first_shared(const std::vector<std::uint64_t>& gpus) {
 }
 
 /// Why NCCL cannot connect these ranks; empty when it can. Empty on all ranks or on none.
-std::string why_no_nccl(Communicator& world, Device device) {
+std::string why_no_nccl_between(Communicator& world, Device device) {
   const auto [a, b] = first_shared(gather(world, hash_name(device_id(device))));
   if (a >= 0) return str("ranks ", a, " and ", b, " share a GPU, which NCCL does not allow");
   const std::string mine = nccl::why_unavailable();
@@ -47,6 +47,9 @@ std::string why_no_nccl(Communicator& world, Device device) {
 }
 
 }  // namespace
+
+std::string why_no_nccl() { return nccl::why_unavailable(); }
+std::string nccl_version() { return nccl::version(); }
 
 Device choose_device(Communicator& world, DeviceKind kind) {
   if (kind == DeviceKind::kCpu) return {};
@@ -65,7 +68,7 @@ std::unique_ptr<Communicator> for_device(Communicator& world, Device device, con
   bool use_nccl = options.transport != Transport::kHost;
   if (options.transport == Transport::kAuto && world.size() == 1) use_nccl = false;  // nothing travels
   if (use_nccl) {
-    if (const std::string problem = why_no_nccl(*host, device); !problem.empty()) {
+    if (const std::string problem = why_no_nccl_between(*host, device); !problem.empty()) {
       if (options.transport == Transport::kNccl)
         throw Error(ErrorCode::kUnavailable, problem, "let collectives go through the host");
       log()->info("collectives go through host memory: {}", problem);

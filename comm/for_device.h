@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "comm/communicator.h"
 #include "core/device.h"
@@ -21,6 +22,11 @@ struct DeviceGroupOptions {
   /// NCCL: blocks of threads (CTAs) that its kernels may take from computation; 0: NCCL decides. Fixed at creation.
   int min_ctas = 0, max_ctas = 0;
 };
+
+/// Why this process cannot use NCCL: not in the build, or not installed; "" when it can.
+[[nodiscard]] std::string why_no_nccl();
+/// "2.28.9"; throws Error{kUnavailable} where there is none.
+[[nodiscard]] std::string nccl_version();
 
 /// Collective over `world`, a group over host memory. kCuda: the ranks of a machine take its GPUs in turn, in order of
 /// rank; where there are fewer, some share one. Throws Error{kUnavailable} on all ranks when one of them sees no GPU.

@@ -17,6 +17,7 @@ void add_bench(CLI::App& app, Action& action);
 void add_checkpoint(CLI::App& app, Action& action);
 void add_config(CLI::App& app, Action& action);
 void add_data(CLI::App& app, Action& action);
+void add_doctor(CLI::App& app, Action& action);
 void add_eval(CLI::App& app, Action& action);
 void add_export(CLI::App& app, Action& action);
 void add_generate(CLI::App& app, Action& action);

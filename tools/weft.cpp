@@ -42,6 +42,7 @@ int run(int argc, char** argv) {
   add_checkpoint(app, action);
   add_config(app, action);
   add_data(app, action);
+  add_doctor(app, action);
   add_eval(app, action);
   add_export(app, action);
   add_generate(app, action);

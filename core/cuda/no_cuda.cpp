@@ -1,6 +1,7 @@
 // core/cuda/no_cuda.cpp - the CUDA backend of builds without CUDA.
 #include "core/cuda/backend.h"
 #include "core/error.h"
+#include "core/gpu_info.h"
 
 namespace weft::cuda {
 namespace {
@@ -19,3 +20,11 @@ void copy(Stream&, void*, const void*, std::int64_t) { unavailable(); }
 std::unique_ptr<Stream> make_stream(Device, std::string_view, StreamPriority) { unavailable(); }
 
 }  // namespace weft::cuda
+
+namespace weft {
+
+GpuInfo gpu_info(Device) { cuda::unavailable(); }
+PeerLink peer_link(Device, Device) { cuda::unavailable(); }
+CudaVersions cuda_versions() { return {}; }
+
+}  // namespace weft

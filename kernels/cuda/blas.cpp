@@ -7,6 +7,7 @@
 #include "core/cuda/stream.h"
 #include "core/error.h"
 #include "core/memory.h"
+#include "kernels/blas.h"
 
 namespace weft::kernels::cuda {
 namespace {
@@ -79,6 +80,15 @@ void zero(Stream& stream, Matrix<T> m) {
 }
 
 }  // namespace
+
+std::string why_no_blas() {
+  try {
+    static_cast<void>(cublasGetStatusName(CUBLAS_STATUS_SUCCESS));  // the first call loads the library
+    return {};
+  } catch (const Error& e) {
+    return e.message();
+  }
+}
 
 template <class T>
 void multiply(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,

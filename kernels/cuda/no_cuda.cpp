@@ -1,8 +1,11 @@
 // kernels/cuda/no_cuda.cpp - the CUDA backend of builds without CUDA.
 #include "core/error.h"
 #include "kernels/backend.h"
+#include "kernels/blas.h"
 
 namespace weft::kernels::cuda {
+
+std::string why_no_blas() { return "this build of Weft has no CUDA kernels"; }
 
 template <class T>
 const Backend<T>& backend() {

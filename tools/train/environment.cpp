@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <ctime>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -19,15 +18,6 @@ namespace weft::tools {
 namespace {
 
 using nlohmann::ordered_json;
-
-/// The processor's name, by Linux; empty where it does not say.
-std::string processor_name() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);)
-    if (const std::size_t colon = line.find(": "); line.starts_with("model name") && colon != std::string::npos)
-      return line.substr(colon + 2);
-  return "";
-}
 
 }  // namespace
 

@@ -16,5 +16,7 @@ void install_signal_handlers();
 /// Memory of this machine, bytes.
 [[nodiscard]] std::int64_t total_memory_bytes();
 [[nodiscard]] std::string host_name();
+/// The processor's name, by Linux; empty where it does not say.
+[[nodiscard]] std::string processor_name();
 
 }  // namespace weft::tools

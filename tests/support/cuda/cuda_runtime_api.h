@@ -69,11 +69,26 @@ struct cudaUUID_t {
 struct cudaDeviceProp {
   char name[256];
   cudaUUID_t uuid;
+  int major, minor, multiProcessorCount;
 };
+enum cudaDeviceP2PAttr { cudaDevP2PAttrNativeAtomicSupported };
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {"an emulated GPU", {"of this process"}};
+  *properties = {"an emulated GPU", {"of this process"}, 9, 0, 1};
   return cudaSuccess;
 }
+inline cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int) {
+  std::strncpy(text, "0000:00:00.0", static_cast<std::size_t>(length));
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {
+  return *free_bytes = *total_bytes = std::size_t{1} << 40, cudaSuccess;
+}
+inline cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 0, cudaSuccess; }
+inline cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr, int, int) {
+  return *value = 0, cudaSuccess;
+}
+inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13010, cudaSuccess; }
 
 inline const char* cudaGetErrorName(cudaError_t status) { return status == cudaSuccess ? "cudaSuccess" : "cudaError"; }
 inline const char* cudaGetErrorString(cudaError_t) { return "an error of the emulated GPU"; }
