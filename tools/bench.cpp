@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "tools/bench/bench_collectives.h"
+#include "tools/bench/bench_kernels.h"
 #include "tools/bench/bench_observability.h"
 #include "tools/bench/bench_policies.h"
 #include "tools/bench/bench_schedule.h"
@@ -68,6 +69,36 @@ void add_collective(CLI::App& bench, const char* name, scheduler::WorkKind kind,
   command->callback([o, as_json, &action] { action = [o, as_json] { return bench_collective(*o, *as_json); }; });
 }
 
+void add_kernels(CLI::App& bench, Action& action) {
+  CLI::App* command = bench.add_subcommand(
+      "kernels", "Every kernel of a step against what its device can do: bytes at a copy's rate, FLOPs at a product's");
+  auto o = std::make_shared<BenchKernelsOptions>();
+  auto as_json = std::make_shared<bool>(false);
+  command->add_option("--device", o->device, "auto: the GPU where there is one")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "cpu", "gpu"}));
+  command->add_option("--dtype", o->dtype, "Type of the elements")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"F32", "F64"}));
+  command->add_option("--tokens", o->tokens, "Tokens; default: 512 on the CPU, 8192 on a GPU")
+      ->check(CLI::PositiveNumber);
+  const auto number = [&](const char* name, std::int64_t& value, const char* text) {
+    command->add_option(name, value, text)->capture_default_str()->check(CLI::PositiveNumber);
+  };
+  number("--model_dim", o->model_dim, "Model width, a multiple of --head_dim");
+  number("--expert_hidden_dim", o->expert_hidden_dim, "Expert hidden width");
+  number("--experts", o->experts, "Experts");
+  number("--top_k", o->top_k, "Choices per token");
+  number("--head_dim", o->head_dim, "Width of an attention head");
+  number("--sequence_length", o->sequence_length, "Tokens of a sequence");
+  number("--vocab_size", o->vocab_size, "Vocabulary");
+  command->add_option("--repeats", o->repeats, "Measurements of each; the median is shown")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--json", *as_json, "Print one JSON document");
+  command->callback([o, as_json, &action] { action = [o, as_json] { return bench_kernels(*o, *as_json); }; });
+}
+
 void add_policies(CLI::App& bench, Action& action) {
   CLI::App* command = bench.add_subcommand(
       "policies",
@@ -131,6 +162,7 @@ void add_bench(CLI::App& app, Action& action) {
   CLI::App* bench = app.add_subcommand("bench", "Measure this machine");
   bench->require_subcommand(1);
   add_train_bench(*bench, action);
+  add_kernels(*bench, action);
   add_simulator(*bench, action);
   add_executors(*bench, action);
   add_planning(*bench, action);

@@ -1,0 +1,251 @@
+#include "tools/bench/kernel_cases.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/memory.h"
+#include "core/rng.h"
+#include "kernels/activation.h"
+#include "kernels/adamw.h"
+#include "kernels/attention.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/embedding.h"
+#include "kernels/gemm.h"
+#include "kernels/grouped_gemm.h"
+#include "kernels/norm.h"
+#include "kernels/permute.h"
+#include "kernels/reduce.h"
+#include "kernels/rope.h"
+#include "kernels/topk.h"
+
+namespace weft::tools {
+namespace {
+
+using namespace weft::kernels;
+
+/// Makes arrays on a device and the cases over them.
+template <class T>
+class Cases {
+ public:
+  Cases(Device device, const BenchKernelsOptions& o)
+      : device_(device), o_(o), stream_(make_stream(device, "bench")), tokens_(o.tokens), rows_(o.tokens * o.top_k) {}
+
+  [[nodiscard]] std::vector<KernelCase> all() {
+    products();
+    experts();
+    norms();
+    elementwise();
+    attention();
+    router();
+    permutes();
+    ends();
+    optimizer();
+    return std::move(cases_);
+  }
+
+ private:
+  static constexpr double kElement = sizeof(T), kIndex = sizeof(std::int32_t);
+
+  /// An array with values in [-1, 1), or without any.
+  T* array(std::int64_t count) {
+    std::vector<T> values(static_cast<std::size_t>(count));
+    const Rng rng(11, RngPurpose::kTest, next_++);
+    for (std::int64_t i = 0; i < count; ++i)
+      values[static_cast<std::size_t>(i)] = static_cast<T>(2.0 * rng.uniform(static_cast<std::uint64_t>(i)) - 1.0);
+    return upload(values);
+  }
+  template <class U>
+  U* upload(const std::vector<U>& values) {
+    auto memory = std::make_shared<Memory>(device_, static_cast<std::int64_t>(values.size() * sizeof(U)));
+    stream_->enqueue([&] { copy_bytes(*stream_, memory->data(), values.data(), memory->bytes()); });
+    stream_->synchronize();
+    memories_.push_back(memory);
+    return memory->template as<U>();
+  }
+  Matrix<T> matrix(std::int64_t rows, std::int64_t cols) { return {array(rows * cols), rows, cols}; }
+
+  /// elements: of T, read or written once each.
+  void add(std::string name, double elements, double flops, std::function<void(Stream&)> run,
+           double other_bytes = 0.0) {
+    cases_.push_back({std::move(name), elements * kElement + other_bytes, flops,
+                      [run = std::move(run), keep = memories_](Stream& stream) { run(stream); }});
+  }
+
+  void products() {
+    const std::int64_t t = tokens_, m = o_.model_dim;
+    const Matrix<T> x = matrix(t, m), w = matrix(m, m), y = matrix(t, m), dw = matrix(m, m);
+    const double flops = 2.0 * double(t) * double(m) * double(m), moved = double(2 * t * m + m * m);
+    add("linear_forward", moved, flops, [=](Stream& s) { linear_forward<T>(s, y, x, w); });
+    add("linear_backward_input", moved, flops,
+        [=](Stream& s) { linear_backward_input<T>(s, x, y, w, Accumulate::kOverwrite); });
+    add("linear_backward_weight", moved, flops,
+        [=](Stream& s) { linear_backward_weight<T>(s, dw, nullptr, y, x, Accumulate::kOverwrite); });
+  }
+
+  void experts() {
+    const std::int64_t r = rows_, m = o_.model_dim, h = 2 * o_.expert_hidden_dim, e = o_.experts;  // gate and up
+    auto offsets = std::make_shared<std::vector<std::int64_t>>();
+    for (std::int64_t i = 0; i <= e; ++i) offsets->push_back(r * i / e);
+    const Matrix<T> x = matrix(r, m), y = matrix(r, h);
+    const ExpertWeights<T> w{array(e * h * m), h * m, nullptr, 0, h, m};
+    const double flops = 2.0 * double(r) * double(h) * double(m), moved = double(r * m + r * h + e * h * m);
+    add("grouped_linear_forward", moved, flops, [=](Stream& s) { grouped_linear_forward<T>(s, y, x, w, *offsets); });
+    add("grouped_linear_backward_input", moved, flops,
+        [=](Stream& s) { grouped_linear_backward_input<T>(s, x, y, w, *offsets, Accumulate::kOverwrite); });
+    add("grouped_linear_backward_weight", moved, flops,
+        [=](Stream& s) { grouped_linear_backward_weight<T>(s, w, y, x, *offsets, Accumulate::kOverwrite); });
+  }
+
+  void norms() {
+    const std::int64_t t = tokens_, m = o_.model_dim;
+    const Matrix<T> x = matrix(t, m), y = matrix(t, m), dx = matrix(t, m);
+    T *const weight = array(m), *const bias = array(m), *const rstd = array(t), *const mean = array(t),
+             *const dw = array(m);
+    const double n = double(t * m);
+    add("rms_norm_forward", 2 * n, 0, [=](Stream& s) { rms_norm_forward<T>(s, y, rstd, x, weight, 1e-5); });
+    add("rms_norm_backward", 3 * n, 0, [=](Stream& s) {
+      rms_norm_backward<T>(s, dx, dw, y, x, rstd, weight, Accumulate::kOverwrite, Accumulate::kOverwrite);
+    });
+    add("layer_norm_forward", 2 * n, 0,
+        [=](Stream& s) { layer_norm_forward<T>(s, y, mean, rstd, x, weight, bias, 1e-5); });
+    add("layer_norm_backward", 3 * n, 0, [=](Stream& s) {
+      layer_norm_backward<T>(s, dx, dw, bias, y, x, mean, rstd, weight, Accumulate::kOverwrite, Accumulate::kOverwrite);
+    });
+  }
+
+  void elementwise() {
+    const std::int64_t r = rows_, h = o_.expert_hidden_dim, t = tokens_, m = o_.model_dim;
+    const Matrix<T> gate_up = matrix(r, 2 * h), out = matrix(r, h), d_gate_up = matrix(r, 2 * h), x = matrix(t, m);
+    const double n = double(r * h);
+    add("swiglu_forward", 3 * n, 0, [=](Stream& s) { swiglu_forward<T>(s, out, gate_up); });
+    add("swiglu_backward", 5 * n, 0, [=](Stream& s) { swiglu_backward<T>(s, d_gate_up, out, gate_up); });
+    const Matrix<T> half = gate_up.row_range(0, r / 2), d_half = d_gate_up.row_range(0, r / 2);
+    const double n_half = double((r / 2) * 2 * h);
+    add("gelu_forward", 2 * n_half, 0, [=](Stream& s) { gelu_forward<T>(s, d_half, half); });
+    const Matrix<T> dh = matrix(r / 2, 2 * h);
+    add("gelu_backward", 3 * n_half, 0, [=](Stream& s) { gelu_backward<T>(s, d_half, dh, half); });
+    const std::int32_t* position = upload(positions());
+    add("rope", 2 * double(t * m), 0,
+        [=, d = o_.head_dim](Stream& s) { rope<T>(s, x, position, d, 1e4, RopeDirection::kForward); });
+  }
+
+  [[nodiscard]] std::vector<std::int32_t> positions() const {
+    std::vector<std::int32_t> out;
+    for (std::int64_t i = 0; i < tokens_; ++i) out.push_back(static_cast<std::int32_t>(i % o_.sequence_length));
+    return out;
+  }
+
+  /// Sequences of sequence_length, causal: a query sees half of its sequence on average.
+  void attention() {
+    const std::int64_t t = tokens_, m = o_.model_dim, d = o_.head_dim, heads = m / d;
+    std::vector<std::int32_t> segments;
+    for (std::int64_t i = 0; i < t; ++i) segments.push_back(static_cast<std::int32_t>(i / o_.sequence_length));
+    const AttentionRows rows{upload(segments), upload(positions())};
+    const Matrix<T> q = matrix(t, m), k = matrix(t, m), v = matrix(t, m), out = matrix(t, m), lse = matrix(t, heads),
+                    dout = matrix(t, m), dq = matrix(t, m), dk = matrix(t, m), dv = matrix(t, m);
+    const AttentionShape shape{heads, heads, d, 1.0 / std::sqrt(double(d))};
+    const AttentionInputs<T> in{q, k, v, rows, rows};
+    const double seen = double(t) * double(std::min(t, o_.sequence_length) + 1) / 2, n = double(t * m);
+    add("attention_forward", 4 * n, 4.0 * seen * double(m),
+        [=](Stream& s) { attention_forward<T>(s, out, lse, in, shape); });
+    add("attention_backward", 8 * n, 10.0 * seen * double(m), [=](Stream& s) {
+      attention_backward<T>(s, {dq, dk, dv}, dout, out, lse, in, shape);
+    });
+    const Matrix<T> part = matrix(t, m), part_lse = matrix(t, heads);
+    add("attention_merge", 3 * n, 0, [=](Stream& s) { attention_merge<T>(s, out, lse, part, part_lse); });
+  }
+
+  void router() {
+    const std::int64_t t = tokens_, e = o_.experts;
+    const Matrix<T> logits = matrix(t, e), probs = matrix(t, e), d = matrix(t, e);
+    const Matrix<std::int32_t> expert{upload(std::vector<std::int32_t>(static_cast<std::size_t>(rows_))), t, o_.top_k};
+    const double n = double(t * e);
+    add("softmax_forward", 2 * n, 0, [=](Stream& s) { softmax_forward<T>(s, probs, nullptr, logits); });
+    add("softmax_backward", 3 * n, 0, [=](Stream& s) { softmax_backward<T>(s, d, logits, probs); });
+    add(
+        "top_k", n, 0, [=](Stream& s) { top_k<T>(s, expert, probs); }, kIndex * double(rows_));
+  }
+
+  void permutes() {
+    const std::int64_t t = tokens_, r = rows_, m = o_.model_dim;
+    std::vector<std::int32_t> token(static_cast<std::size_t>(r)), place(token.size());
+    for (std::int64_t i = 0; i < r; ++i) {  // a permutation of (token, choice), as experts would have it
+      const std::int64_t from = i * kRowStep % r;
+      token[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(from / o_.top_k);
+      place[static_cast<std::size_t>(from)] = static_cast<std::int32_t>(i);
+    }
+    const std::int32_t *const tokens = upload(token), *const places = upload(place);
+    const Matrix<T> x = matrix(t, m), rows = matrix(r, m), out = matrix(t, m), weight = matrix(t, o_.top_k),
+                    d_rows = matrix(r, m), d_weight = matrix(t, o_.top_k);
+    const Matrix<const std::int32_t> row{places, t, o_.top_k};
+    const double token_elements = double(t * m), row_elements = double(r * m), index = kIndex * double(r);
+    add(
+        "gather_rows", token_elements + row_elements, 0, [=](Stream& s) { gather_rows<T>(s, rows, x, tokens); }, index);
+    add(
+        "scatter_rows", 2 * row_elements, 0, [=](Stream& s) { scatter_rows<T>(s, d_rows, rows, places); }, index);
+    add(
+        "unpermute_weighted", row_elements + 2 * token_elements, 0,
+        [=](Stream& s) { unpermute_weighted<T>(s, out, x, rows, row, weight); }, index);
+    add(
+        "unpermute_weighted_backward", 2 * row_elements + token_elements, 0,
+        [=](Stream& s) {
+          unpermute_weighted_backward<T>(s, {d_rows, d_weight, row}, x, rows, row, weight);
+        },
+        index);
+    add(
+        "permute_backward", row_elements + token_elements, 0,
+        [=](Stream& s) { permute_backward<T>(s, out, rows, row, Accumulate::kOverwrite); }, index);
+  }
+
+  void ends() {
+    const std::int64_t t = tokens_, m = o_.model_dim, vocab = o_.vocab_size;
+    std::vector<std::int32_t> ids;
+    for (std::int64_t i = 0; i < t; ++i) ids.push_back(static_cast<std::int32_t>(i * kRowStep % vocab));
+    const std::int32_t* id = upload(ids);
+    const Matrix<T> table = matrix(vocab, m), x = matrix(t, m), d_table = matrix(vocab, m), logits = matrix(t, vocab);
+    double* loss = upload(std::vector<double>(static_cast<std::size_t>(t)));
+    const T* one = upload(std::vector<T>{T(1)});
+    const double n = double(t * m);
+    add("embedding_forward", 2 * n, 0, [=](Stream& s) { embedding_forward<T>(s, x, table, id, {}, nullptr); });
+    add("embedding_backward", 3 * n, 0, [=](Stream& s) { embedding_backward<T>(s, d_table, id, x, Accumulate::kAdd); });
+    add("cross_entropy", 2 * double(t * vocab), 0, [=](Stream& s) { cross_entropy<T>(s, loss, logits, id, one); });
+  }
+
+  void optimizer() {
+    const std::int64_t n = o_.expert_hidden_dim * o_.model_dim * o_.experts;
+    T *const weight = array(n), *const grad = array(n);
+    T *const first = upload(std::vector<T>(static_cast<std::size_t>(n))), *const second = upload(std::vector<T>(
+                                                                              static_cast<std::size_t>(n)));
+    auto norm = std::make_shared<Memory>(device_, sizeof(double), MemoryPlace::kPinned);
+    memories_.push_back(norm);
+    add("adamw", 7 * double(n), 0, [=](Stream& s) { adamw<T>(s, weight, first, second, grad, n, {.lr = 1e-4}); });
+    add("sum_squares", double(n), 0, [=](Stream& s) { sum_squares<T>(s, norm->template as<double>(), grad, n); });
+    add("fill", double(n), 0, [=](Stream& s) { fill<T>(s, first, n, T(0)); });
+    add("axpy", 3 * double(n), 0, [=](Stream& s) { axpy<T>(s, second, grad, n, T(0.5)); });
+    add("copy", 2 * double(n), 0, [=](Stream& s) { copy<T>(s, first, grad, n); });
+    const std::int64_t m = o_.model_dim, rows = n / m;
+    add("copy_rows", 2 * double(n), 0,
+        [=](Stream& s) { copy_rows<T>(s, Matrix<T>(first, rows, m), Matrix<const T>(grad, rows, m)); });
+  }
+
+  Device device_;
+  BenchKernelsOptions o_;
+  std::unique_ptr<Stream> stream_;
+  std::int64_t tokens_, rows_;  // T and R = T * K
+  std::uint64_t next_ = 0;
+  std::vector<std::shared_ptr<Memory>> memories_;
+  std::vector<KernelCase> cases_;
+};
+
+}  // namespace
+
+template <class T>
+std::vector<KernelCase> kernel_cases(Device device, const BenchKernelsOptions& options) {
+  return Cases<T>(device, options).all();
+}
+
+template std::vector<KernelCase> kernel_cases<float>(Device, const BenchKernelsOptions&);
+template std::vector<KernelCase> kernel_cases<double>(Device, const BenchKernelsOptions&);
+
+}  // namespace weft::tools
