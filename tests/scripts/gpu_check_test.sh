@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# scripts/gpu_check from outside: without a GPU, and with a weft that claims one and the test program of the emulated GPU.
+source "$(dirname "${BASH_SOURCE[0]}")/../support/tap.sh"
+
+build=$(dirname "$WEFT")
+check 'bad usage' exits 2 scripts/gpu_check --seconds
+if "$WEFT" doctor --no_probe --json 2> /dev/null | grep -q '"what": "GPU 0"'; then
+  skip 'without a GPU' 'there is one'
+else
+  mkdir -p "$TMP/none/scripts" && cp scripts/gpu_check scripts/catch_results.awk "$TMP/none/scripts/" && ln -s "$build" "$TMP/none/build"
+  check 'without a GPU it ends with 3' exits 3 "$TMP/none/scripts/gpu_check" --out "$TMP/none.json"
+  check 'it says so' grep -q '^no GPU: ' "$TMP/stdout"
+  check 'also in its file' grep -q '"gpu": false' "$TMP/none.json"
+fi
+
+# A build folder whose weft has a GPU in doctor's words, and measures the CPU when it is asked for the GPU.
+fake=$TMP/fake
+mkdir -p "$fake/scripts" "$fake/build/tests" "$fake/path" && cp scripts/gpu_check scripts/catch_results.awk "$fake/scripts/"
+cat > "$fake/build/weft" << END
+#!/usr/bin/env bash
+case "\$1 \$2" in
+  'doctor --json') echo '{"findings": ['; echo '  {"what": "GPU 0", "found": "made up"}]}' ;;
+  'bench kernels') [[ ! -e $fake/broken ]] || exit 1
+    shift 4; exec "$WEFT" bench kernels --device cpu --tokens 16 --model_dim 64 --expert_hidden_dim 64 --vocab_size 64 --repeats 1 "\$@" ;;
+  *) exec "$WEFT" "\$@" ;;
+esac
+END
+chmod +x "$fake/build/weft"
+# suite NAME PROGRAM: a test program that runs few cases, whatever it is asked for.
+suite() {
+  printf '#!/usr/bin/env bash\nexec %s "${@/#*GPU*/[stream]*::on_cuda}"\n' "$2" > "$fake/build/tests/weft_test_$1"
+  chmod +x "$fake/build/tests/weft_test_$1"
+}
+is_json() { python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); assert eval(sys.argv[2]), d["suites"]' "$@"; }
+if [[ ! -x $build/tests/weft_test_cuda ]]; then
+  skip 'with a GPU' 'this build has no emulated one'
+else
+  suite comm "$build/tests/weft_test_cuda"
+  check 'with a GPU and its tests' exits 0 "$fake/scripts/gpu_check" --out "$TMP/gpu.json"
+  check 'a row for the suite' grep -qE '^comm +[1-9][0-9]* passed +0 failed' "$TMP/stdout"
+  check 'a table of kernels' grep -qE '^  attention_forward +[0-9.]+ us +[0-9]+ % of its floor' "$TMP/stdout"
+  if command -v python3 > /dev/null; then
+    check 'figures of the suite and three benchmarks' is_json "$TMP/gpu.json" 'd["gpu"] and d["passed"] and len(d["bench_kernels"]) == 3 and d["suites"][0]["passed"] > 0'
+  else
+    skip 'figures' 'no python3'
+  fi
+  printf '#!/usr/bin/env bash\nshift 2; "$@" > /dev/null; exit 9\n' > "$fake/path/compute-sanitizer" && chmod +x "$fake/path/compute-sanitizer"
+  suite kernels "$build/tests/weft_test_cuda"
+  check 'what compute-sanitizer finds is a failure' exits 1 env PATH="$fake/path:$PATH" "$fake/scripts/gpu_check" --out "$TMP/gpu.json"
+  check 'in a row of its own' grep -qE '^sanitizer-kernels +[0-9]+ passed +1 failed' "$TMP/stdout"
+  suite kernels false
+  check 'a suite that cannot run is a failure' exits 1 "$fake/scripts/gpu_check" --out "$TMP/gpu.json"
+  check 'which the table says' grep -qE '^kernels +0 passed +1 failed' "$TMP/stdout"
+  rm "$fake/build/tests/weft_test_kernels" && touch "$fake/broken"
+  check 'a benchmark that fails is a failure' exits 1 "$fake/scripts/gpu_check" --out "$TMP/gpu.json"
+fi
+finish
