@@ -1,9 +1,10 @@
 // comm/communicator.h - the collectives of one group of ranks.
 // Source: MPI-4.0, chapter 6; NCCL user guide, "Collective Operations". Backends: local (ranks are threads of one
-// process, for tests), mpi (host buffers), nccl (device buffers, CUDA streams), staged (device buffers that go through
-// a host backend).
+// process, for tests), mpi and tcp (host buffers), nccl (device buffers, CUDA streams), staged (device buffers that go
+// through a host backend).
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -73,6 +74,9 @@ class Communicator {
   [[nodiscard]] int size() const noexcept { return size_; }  ///< P >= 1. In a group of one, collectives just copy.
   [[nodiscard]] DeviceKind device_kind() const noexcept { return device_kind_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }  ///< For messages: "world", "world.ep[1]".
+
+  /// How long a collective may wait for its peers before it is Error{kTimeout}; zero: for ever.
+  [[nodiscard]] virtual std::chrono::milliseconds timeout() const noexcept = 0;
 
   /// recv[i] = op over ranks of send[i]. [n] -> [n]; in place when the pointers are equal. F32, F64, I32, I64.
   void all_reduce(ConstBuffer send, Buffer recv, ReduceOp op, Stream& stream);

@@ -1,7 +1,6 @@
 // comm/for_device.h - which device a rank computes on, and the groups over that device's memory.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -18,7 +17,6 @@ enum class Transport : std::uint8_t { kAuto, kNccl, kHost };
 
 struct DeviceGroupOptions {
   Transport transport = Transport::kAuto;
-  std::chrono::milliseconds timeout{0};  ///< NCCL: of one collective, from its launch on; zero: for ever.
   /// NCCL: blocks of threads (CTAs) that its kernels may take from computation; 0: NCCL decides. Fixed at creation.
   int min_ctas = 0, max_ctas = 0;
 };
@@ -33,8 +31,8 @@ struct DeviceGroupOptions {
 [[nodiscard]] Device choose_device(Communicator& world, DeviceKind kind);
 
 /// Collective over `world`, a group over host memory: the same ranks in the same order, for buffers on `device`; the
-/// groups of a run are split from it. On the CPU, a group of its own of the world's backend. Logs on rank 0 what it
-/// took. Throws Error{kUnavailable} on all ranks when kNccl cannot be had.
+/// groups of a run are split from it, with the world's timeout. On the CPU, a group of its own of the world's backend.
+/// Logs on rank 0 what it took. Throws Error{kUnavailable} on all ranks when kNccl cannot be had.
 [[nodiscard]] std::unique_ptr<Communicator> for_device(Communicator& world, Device device,
                                                        const DeviceGroupOptions& options = {});
 

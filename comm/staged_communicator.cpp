@@ -45,6 +45,7 @@ class StagedCommunicator final : public Communicator {
     }
   }
 
+  std::chrono::milliseconds timeout() const noexcept override { return host_->timeout(); }
   void abort(int exit_code) noexcept override { host_->abort(exit_code); }
 
  private:

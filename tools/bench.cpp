@@ -80,10 +80,9 @@ void add_kernels(CLI::App& bench, Action& action) {
   command->add_option("--dtype", o->dtype, "Type of the elements")
       ->capture_default_str()
       ->check(CLI::IsMember({"F32", "F64", "BF16"}));
-  command->add_option("--tokens", o->tokens, "Tokens; default: 512 on the CPU, 8192 on a GPU")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--tokens", o->tokens, "Tokens; default: 512 on the CPU, 8192 on a GPU")->check(positive());
   const auto number = [&](const char* name, std::int64_t& value, const char* text) {
-    command->add_option(name, value, text)->capture_default_str()->check(CLI::PositiveNumber);
+    command->add_option(name, value, text)->capture_default_str()->check(positive());
   };
   number("--model_dim", o->model_dim, "Model width, a multiple of --head_dim");
   number("--expert_hidden_dim", o->expert_hidden_dim, "Expert hidden width");
@@ -94,7 +93,7 @@ void add_kernels(CLI::App& bench, Action& action) {
   number("--vocab_size", o->vocab_size, "Vocabulary");
   command->add_option("--repeats", o->repeats, "Measurements of each; the median is shown")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command->add_flag("--json", *as_json, "Print one JSON document");
   command->callback([o, as_json, &action] { action = [o, as_json] { return bench_kernels(*o, *as_json); }; });
 }

@@ -23,6 +23,7 @@ class LocalCommunicator final : public Communicator {
   LocalCommunicator(std::shared_ptr<Job> job, std::shared_ptr<Group> group, int rank, int size, std::string name)
       : Communicator(rank, size, DeviceKind::kCpu, std::move(name)), job_(std::move(job)), group_(std::move(group)) {}
 
+  std::chrono::milliseconds timeout() const noexcept override { return job_->timeout(); }
   void abort(int) noexcept override { job_->abort(); }
 
  private:

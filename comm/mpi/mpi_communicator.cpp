@@ -59,6 +59,7 @@ class MpiCommunicator final : public MessageCommunicator {
     if (comm_.scope()->on_this_host(comm)) pace_.polled_bytes_per_us = kSharedMemoryRate;
   }
 
+  std::chrono::milliseconds timeout() const noexcept override { return options_.timeout; }
   void abort(int exit_code) noexcept override { MPI_Abort(MPI_COMM_WORLD, exit_code); }
 
  private:

@@ -13,11 +13,11 @@ namespace {
 using std::chrono::milliseconds;
 constexpr milliseconds kNap{1};
 
-ncclConfig_t config_of(const DeviceGroupOptions& options) {
+ncclConfig_t config_of(const Settings& settings) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
-  if (options.min_ctas > 0) config.minCTAs = options.min_ctas;
-  if (options.max_ctas > 0) config.maxCTAs = options.max_ctas;
+  if (settings.min_ctas > 0) config.minCTAs = settings.min_ctas;
+  if (settings.max_ctas > 0) config.maxCTAs = settings.max_ctas;
   return config;
 }
 
@@ -40,18 +40,17 @@ void check(ncclResult_t status, const char* call) {
   throw Error(ErrorCode::kComm, str(call, ": ", ncclGetErrorString(status)), "NCCL_DEBUG=WARN says more");
 }
 
-Group::Group(const ncclUniqueId& id, int rank, int size, Device device, const DeviceGroupOptions& options,
-             std::string name)
-    : device_(device), options_(options), name_(std::move(name)) {
+Group::Group(const ncclUniqueId& id, int rank, int size, Device device, const Settings& settings, std::string name)
+    : device_(device), settings_(settings), name_(std::move(name)) {
   const cuda::DeviceScope scope(device_);
-  ncclConfig_t config = config_of(options_);
+  ncclConfig_t config = config_of(settings_);
   WEFT_NCCL_CHECK(ncclCommInitRankConfig(&comm_, size, id, rank, &config));
   settle("initialisation");
   watcher_ = std::thread([this] { watch(); });
 }
 
-Group::Group(ncclComm_t comm, Device device, const DeviceGroupOptions& options, std::string name)
-    : comm_(comm), device_(device), options_(options), name_(std::move(name)), watcher_([this] { watch(); }) {}
+Group::Group(ncclComm_t comm, Device device, const Settings& settings, std::string name)
+    : comm_(comm), device_(device), settings_(settings), name_(std::move(name)), watcher_([this] { watch(); }) {}
 
 Group::~Group() {
   {
@@ -73,7 +72,7 @@ Group::~Group() {
 }
 
 Group::Clock::time_point Group::deadline() const {
-  return options_.timeout.count() == 0 ? Clock::time_point::max() : Clock::now() + options_.timeout;
+  return settings_.timeout.count() == 0 ? Clock::time_point::max() : Clock::now() + settings_.timeout;
 }
 
 std::exception_ptr Group::error(ErrorCode code, std::string_view what, std::string_view problem) const {
@@ -91,7 +90,7 @@ void Group::settle(std::string_view what) {
     if (state != ncclInProgress)
       abort_locked(error(ErrorCode::kComm, what, ncclGetErrorString(state)));
     else if (Clock::now() > deadline)
-      abort_locked(error(ErrorCode::kTimeout, what, str("not done after ", options_.timeout.count(), " ms")));
+      abort_locked(error(ErrorCode::kTimeout, what, str("not done after ", settings_.timeout.count(), " ms")));
   }
 }
 
@@ -142,7 +141,7 @@ void Group::abort_locked(std::exception_ptr reason) noexcept {
 
 std::unique_ptr<Group> Group::split(int color, int key, std::string name) {
   const cuda::DeviceScope scope(device_);
-  ncclConfig_t config = config_of(options_);
+  ncclConfig_t config = config_of(settings_);
   ncclComm_t child = nullptr;
   {
     std::lock_guard lock(mutex_);
@@ -151,7 +150,7 @@ std::unique_ptr<Group> Group::split(int color, int key, std::string name) {
   }
   settle("split");  // the parent's state covers the making of its children
   if (color < 0) return nullptr;
-  std::unique_ptr<Group> out(new Group(child, device_, options_, std::move(name)));
+  std::unique_ptr<Group> out(new Group(child, device_, settings_, std::move(name)));
   out->settle("initialisation");
   return out;
 }
@@ -163,7 +162,7 @@ std::exception_ptr Group::look_at(const Launch& launch) const {
   if (Clock::now() > launch.deadline)
     return error(
         ErrorCode::kTimeout, launch.what,
-        str("not done ", options_.timeout.count(), " ms after its launch: a rank that never came, or works on"));
+        str("not done ", settings_.timeout.count(), " ms after its launch: a rank that never came, or works on"));
   return nullptr;
 }
 

@@ -15,7 +15,6 @@
 #include <string_view>
 #include <thread>
 
-#include "comm/for_device.h"
 #include "core/cuda/handle.h"
 #include "core/cuda/stream.h"
 #include "core/device.h"
@@ -27,6 +26,11 @@ namespace weft::comm::nccl {
 void check(ncclResult_t status, const char* call);
 #define WEFT_NCCL_CHECK(call) ::weft::comm::nccl::check((call), #call)
 
+struct Settings {
+  std::chrono::milliseconds timeout{0};  ///< Of one collective, from its launch on; zero: for ever.
+  int min_ctas = 0, max_ctas = 0;        ///< As in DeviceGroupOptions.
+};
+
 /// One ncclComm_t of this process, and a thread that watches what was launched on it. NCCL's kernels wait for peers on
 /// the GPU, where no deadline exists: the thread polls events and the communicator's asynchronous state, and aborts it
 /// when a peer is lost or a deadline has passed. That ends the kernels; the error goes to the streams that they were
@@ -34,8 +38,8 @@ void check(ncclResult_t status, const char* call);
 class Group {
  public:
   /// Collective over the `size` ranks that got the same id. Blocks, up to the timeout. Children of a split have the
-  /// options of their parent.
-  Group(const ncclUniqueId& id, int rank, int size, Device device, const DeviceGroupOptions& options, std::string name);
+  /// settings of their parent.
+  Group(const ncclUniqueId& id, int rank, int size, Device device, const Settings& settings, std::string name);
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
   /// Collective, unless the group is broken: then it is aborted, which waits for nobody.
@@ -63,7 +67,7 @@ class Group {
     std::shared_ptr<cuda::Fault> fault;
   };
 
-  Group(ncclComm_t comm, Device device, const DeviceGroupOptions& options, std::string name);  // takes over `comm`
+  Group(ncclComm_t comm, Device device, const Settings& settings, std::string name);  // takes over `comm`
   [[nodiscard]] Clock::time_point deadline() const;
   void settle(std::string_view what);
   void follow(cuda::GpuStream& stream, std::string what);
@@ -74,7 +78,7 @@ class Group {
 
   ncclComm_t comm_ = nullptr;
   Device device_;
-  DeviceGroupOptions options_;
+  Settings settings_;
   std::string name_;
 
   std::mutex mutex_;  // every use of comm_, so that none comes after its end; in non-blocking mode all calls are short

@@ -57,6 +57,7 @@ class NcclCommunicator final : public Communicator {
   NcclCommunicator(std::unique_ptr<Group> group, std::shared_ptr<Communicator> host)
       : Communicator(*host, DeviceKind::kCuda, CountedBy::kItself), group_(std::move(group)), host_(std::move(host)) {}
 
+  std::chrono::milliseconds timeout() const noexcept override { return host_->timeout(); }
   void abort(int exit_code) noexcept override {
     group_->abort(std::make_exception_ptr(Error(ErrorCode::kComm, str("group ", name(), " was aborted"))));
     host_->abort(exit_code);
@@ -163,7 +164,8 @@ std::unique_ptr<Communicator> make_communicator(std::shared_ptr<Communicator> ho
   ncclUniqueId id{};
   if (host->rank() == 0) WEFT_NCCL_CHECK(ncclGetUniqueId(&id));
   host->broadcast({id.internal, NCCL_UNIQUE_ID_BYTES, DType::kU8}, 0, *make_inline_stream());
-  auto group = std::make_unique<Group>(id, host->rank(), host->size(), device, options, host->name());
+  const Settings settings{host->timeout(), options.min_ctas, options.max_ctas};
+  auto group = std::make_unique<Group>(id, host->rank(), host->size(), device, settings, host->name());
   log()->info("collectives of GPUs: NCCL {}", version());
   return std::make_unique<NcclCommunicator>(std::move(group), std::move(host));
 }

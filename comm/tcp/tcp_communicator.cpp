@@ -26,6 +26,7 @@ class TcpCommunicator final : public MessageCommunicator {
         peers_(network_->connect(group_id, members_, rank)) {}
   ~TcpCommunicator() override { network_->forget(peers_); }
 
+  std::chrono::milliseconds timeout() const noexcept override { return network_->options().timeout; }
   /// Ends every connection of this process: the other ranks get kComm and end by themselves.
   void abort(int) noexcept override { network_->abort(); }
 

@@ -17,6 +17,7 @@ TEST_CASE("on the CPU the groups of a run are the world's", "[comm]") {
     findings.expect(group->rank() == world.rank() && group->size() == 3, "the same ranks in the same order");
     findings.expect(group->device_kind() == DeviceKind::kCpu, "over host memory");
     findings.expect(&group->traffic() == &world.traffic(), "one traffic");
+    findings.expect(group->timeout() == world.timeout() && world.timeout().count() > 0, "the world's timeout");
     findings.expect_error(ErrorCode::kInvalidArgument, "is for a GPU",
                           [&] { static_cast<void>(comm::make_staged_communicator(world.split(0, 0), {})); });
   });

@@ -1,5 +1,6 @@
 // tests/comm/mpirun_test.cpp - jobs that fail must end, soon, with the right exit code and message.
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstdio>
@@ -81,6 +82,17 @@ TEST_CASE("ranks that MPI does not see are an error, not several worlds of one",
   INFO(job.output);
   CHECK(job.exit_code == 1);
   CHECK(contains(job, "kUnavailable: the launcher started 3 ranks (SLURM_STEP_NUM_TASKS), MPI sees one"));
+}
+
+TEST_CASE("mpirun's ranks meet over TCP when WEFT_MASTER_ADDR asks for it", "[comm][mpirun][tcp]") {
+  const std::string place = "localhost:" + std::to_string(30000 + ::getpid() % 2000);
+  const Outcome job = run_command("env WEFT_LOG=debug WEFT_MASTER_ADDR=" + place +
+                                  " " WEFT_MPIEXEC " --oversubscribe -n 2 $(readlink /proc/" +
+                                  std::to_string(::getpid()) + "/exe) '[.tcp_job]'");
+  INFO(job.output);
+  CHECK(job.exit_code == 0);
+  CHECK(contains(job, "communication: tcp"));
+  CHECK(contains(job, "rank 1 of 2: sum 1"));
 }
 
 }  // namespace

@@ -19,8 +19,7 @@ TEST_CASE("every communicator over NCCL", "[comm][nccl]") {
   if (!is_available(DeviceKind::kCuda)) WEFT_SKIP(why_unavailable(DeviceKind::kCuda));
   if (const std::string why = nccl::why_unavailable(); !why.empty()) WEFT_SKIP(why);
   const auto host = make_world(Backend::kLocal, std::chrono::seconds(60));
-  HostFront world(
-      for_device(*host, {DeviceKind::kCuda, 0}, {.transport = Transport::kNccl, .timeout = std::chrono::seconds(60)}));
+  HostFront world(for_device(*host, {DeviceKind::kCuda, 0}, {.transport = Transport::kNccl}));
   for (const ConformanceCase& c : conformance_cases()) {
     DYNAMIC_SECTION(c.name) {
       for (const std::uint64_t seed : {1U, 2U, 3U}) {

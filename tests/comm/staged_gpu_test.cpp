@@ -194,6 +194,7 @@ TEST_CASE("bytes of groups of GPUs count into the world's traffic, once", "[comm
     const std::int64_t sent = world.traffic().sent_bytes()[static_cast<std::size_t>((world.rank() + 2) % 4)] - before;
     findings.expect(sent == (pair->rank() == 0 ? 24 : 0), "counted ", sent, " bytes to the other of the pair");
     findings.expect(&pair->traffic() == &world.traffic(), "the pair has a traffic of its own");
+    findings.expect(pair->timeout() == world.timeout(), "the pair has a timeout of its own");
   });
 }
 

@@ -1,4 +1,5 @@
 // tests/comm/tcp_test.cpp - ranks without MPI: conformance, how a job starts or says why not, and peers that fail.
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -193,6 +194,20 @@ TEST_CASE("TCP: a rank that leaves, stalls, aborts or falls out of step is named
     try {
       world.all_reduce(as_buffer(&x, 1), as_buffer(&x, 1), comm::ReduceOp::kSum, *stream);
     } catch (const Error&) {
+    }
+  });
+}
+
+TEST_CASE("TCP: an abort leaves alone what took the place of a group that is gone", "[comm][tcp]") {
+  on_worlds(2, [](Communicator& world, Findings& findings) {
+    static_cast<void>(world.split(0, 0, "short-lived"));
+    comm::barrier(world, *make_inline_stream());
+    std::array<std::array<int, 2>, 4> pairs{};  // they get the numbers of the sockets that were closed
+    for (auto& pair : pairs) findings.expect(::socketpair(AF_UNIX, SOCK_STREAM, 0, pair.data()) == 0, "socketpair");
+    world.abort();
+    for (const auto& pair : pairs) {
+      findings.expect(::send(pair[0], "x", 1, MSG_NOSIGNAL) == 1, "the socket was shut down");
+      for (const int descriptor : pair) ::close(descriptor);
     }
   });
 }

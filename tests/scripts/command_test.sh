@@ -30,6 +30,14 @@ check 'an unknown option' complains 2 '--jsn' version --jsn
 check 'a number that must be above 0' complains 2 "--trace: '0' is not a number above 0" train x --trace 0
 check 'one that is not negative' complains 2 "--top: '-1' is not a number from 0 on" data inspect x --top -1
 check 'one that is a number' complains 2 "'x' is not a number" train x --trace x
+small_kernels=(bench kernels --tokens 32 --model_dim 64 --expert_hidden_dim 64 --vocab_size 64 --repeats 1)
+check 'bench kernels' says 'grouped_linear_forward' "${small_kernels[@]}" --device cpu --dtype F64
+check 'bench kernels as JSON' says '"share_of_floor": ' "${small_kernels[@]}" --device cpu --json
+check 'bench kernels with odd heads' complains 2 'no multiple of --head_dim 48' "${small_kernels[@]}" --device cpu --head_dim 48
+if ! "$WEFT" doctor --no_probe --json 2> /dev/null | grep -q '"GPU 0"'; then
+  check 'bench kernels on a GPU that is not there' exits 1 "$WEFT" "${small_kernels[@]}" --device gpu
+  check 'it says so' grep -q '^error: .*GPU\|^error: .*CUDA' "$TMP/stderr"
+fi
 
 small_kernels=(bench kernels --tokens 32 --model_dim 64 --expert_hidden_dim 64 --vocab_size 64 --repeats 1)
 check 'bench kernels' says 'grouped_linear_forward' "${small_kernels[@]}" --device cpu --dtype F64

@@ -295,6 +295,7 @@ void split(Communicator& comm, std::uint64_t seed, Findings& findings) {
   findings.expect(half->size() == expected_size, "split: size ", half->size(), ", expected ", expected_size);
   findings.expect(half->rank() == expected_size - 1 - comm.rank() / 2, "split: rank ", half->rank());
   findings.expect(half->name() == str(comm.name(), ".half[", parity, "]"), "split: name ", half->name());
+  findings.expect(half->timeout() == comm.timeout(), "split: a timeout of ", half->timeout().count(), " ms");
   std::int64_t sum = comm.rank();
   half->all_reduce(as_buffer(&sum, 1), as_buffer(&sum, 1), ReduceOp::kSum, *stream);
   std::int64_t want = 0;

@@ -23,6 +23,7 @@ class HostFront final : public comm::Communicator {
         inner_(std::move(inner)),
         stream_(make_stream(kDevice, "front")) {}
 
+  std::chrono::milliseconds timeout() const noexcept override { return inner_->timeout(); }
   void abort(int exit_code) noexcept override { inner_->abort(exit_code); }
 
  private:
