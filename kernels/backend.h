@@ -48,7 +48,6 @@ struct Backend {
   decltype(&kernels::softmax_backward<T>) softmax_backward;
   decltype(&kernels::top_k<T>) top_k;
   decltype(&kernels::gather_rows<T>) gather_rows;
-  decltype(&kernels::scatter_rows<T>) scatter_rows;
   decltype(&kernels::unpermute_weighted<T>) unpermute_weighted;
   decltype(&kernels::unpermute_weighted_backward<T>) unpermute_weighted_backward;
   decltype(&kernels::permute_backward<T>) permute_backward;

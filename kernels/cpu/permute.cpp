@@ -21,14 +21,6 @@ void gather_rows(Stream&, Matrix<T> out, Matrix<const T> in, const std::int32_t*
   }
 }
 
-template <class T>
-void scatter_rows(Stream&, Matrix<T> out, Matrix<const T> in, const std::int32_t* index) {
-  for (std::int64_t i = 0; i < in.rows; ++i) {
-    check_index("scatter_rows", index[i], out.rows);
-    if (index[i] >= 0) std::copy_n(in.row(i), out.cols, out.row(index[i]));
-  }
-}
-
 /// out += factor * x, or out = factor * x.
 template <class T>
 void add_scaled(T* out, const T* x, T factor, std::int64_t n) {
@@ -95,7 +87,6 @@ void permute_backward(Stream&, Matrix<T> dx, Matrix<const T> d_rows, Matrix<cons
 template <class T>
 void add_permute(Backend<T>& table) {
   table.gather_rows = gather_rows<T>;
-  table.scatter_rows = scatter_rows<T>;
   table.unpermute_weighted = unpermute_weighted<T>;
   table.unpermute_weighted_backward = unpermute_weighted_backward<T>;
   table.permute_backward = permute_backward<T>;
