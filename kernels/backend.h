@@ -45,7 +45,6 @@ struct RowKernels {
   decltype(&kernels::attention_merge<T>) attention_merge;
   decltype(&kernels::attention_backward<T>) attention_backward;
   decltype(&kernels::gather_rows<T>) gather_rows;
-  decltype(&kernels::scatter_rows<T>) scatter_rows;
   decltype(&kernels::unpermute_weighted<T>) unpermute_weighted;
   decltype(&kernels::unpermute_weighted_backward<T>) unpermute_weighted_backward;
   decltype(&kernels::permute_backward<T>) permute_backward;

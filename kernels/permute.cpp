@@ -14,14 +14,6 @@ void gather_rows(Stream& stream, Matrix<T> out, Matrix<const T> in, const std::i
 }
 
 template <class T>
-void scatter_rows(Stream& stream, Matrix<T> out, Matrix<const T> in, const std::int32_t* index) {
-  check_matrix("scatter_rows", "in", in, in.rows, in.cols);
-  check_matrix("scatter_rows", "out", out, out.rows, in.cols);
-  check_array("scatter_rows", "index", index, in.rows);
-  backend<T>(stream).scatter_rows(stream, out, in, index);
-}
-
-template <class T>
 void unpermute_weighted(Stream& stream, Matrix<T> out, Matrix<const T> residual, Matrix<const T> rows,
                         Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight) {
   check_matrix("unpermute_weighted", "out", out, out.rows, rows.cols);
@@ -56,7 +48,6 @@ void permute_backward(Stream& stream, Matrix<T> dx, Matrix<const T> d_rows, Matr
 
 #define WEFT_INSTANTIATE(T)                                                         \
   template decltype(gather_rows<T>) gather_rows<T>;                                 \
-  template decltype(scatter_rows<T>) scatter_rows<T>;                               \
   template decltype(unpermute_weighted<T>) unpermute_weighted<T>;                   \
   template decltype(unpermute_weighted_backward<T>) unpermute_weighted_backward<T>; \
   template decltype(permute_backward<T>) permute_backward<T>;

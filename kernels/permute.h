@@ -16,10 +16,6 @@ namespace weft::kernels {
 template <class T>
 void gather_rows(Stream& stream, Matrix<T> out, Matrix<const T> in, const std::int32_t* index);
 
-/// out[index[i]] = in[i] for index[i] >= 0; indices are distinct. in: [N, M].
-template <class T>
-void scatter_rows(Stream& stream, Matrix<T> out, Matrix<const T> in, const std::int32_t* index);
-
 /// The weighted un-permute: out[t] = residual[t] + sum over k of weight[t, k] * rows[row[t, k]], k in ascending order
 /// (deterministic). out, residual: [T, M] (residual.data may be nullptr: 0; may be out's memory); rows: [R, M];
 /// row: [T, K] i32, -1 = no row; weight: [T, K].

@@ -19,14 +19,6 @@ void gather_rows(Stream&, Matrix<T> out, Matrix<const T> in, const std::int32_t*
 }
 
 template <class T>
-void scatter_rows(Stream&, Matrix<T> out, Matrix<const T> in, const std::int32_t* index) {
-  for (std::int64_t i = 0; i < in.rows; ++i) {
-    check_index("scatter_rows", index[i], out.rows);
-    if (index[i] >= 0) std::copy_n(in.row(i), out.cols, out.row(index[i]));
-  }
-}
-
-template <class T>
 void fill(Stream&, T* x, std::int64_t n, Wide<T> value) {
   std::fill_n(x, n, value);
 }
@@ -41,7 +33,6 @@ void copy(Stream&, T* y, const T* x, std::int64_t n) {
 template <class T>
 void add_moves(RowKernels<T>& table) {
   table.gather_rows = gather_rows<T>;
-  table.scatter_rows = scatter_rows<T>;
   table.fill = fill<T>;
   table.copy = copy<T>;
 }

@@ -14,8 +14,6 @@ std::string describe_fault(std::uint64_t word) {
   switch (static_cast<FaultSite>(word >> 56)) {
     case FaultSite::kGather:
       return row("gather_rows");
-    case FaultSite::kScatter:
-      return row("scatter_rows");
     case FaultSite::kUnpermute:
       return row("unpermute_weighted");
     case FaultSite::kUnpermuteBackward:

@@ -11,7 +11,6 @@ namespace weft::kernels::cuda {
 enum class FaultSite : std::uint8_t {
   kNone,
   kGather,
-  kScatter,
   kUnpermute,
   kUnpermuteBackward,
   kPermuteBackward,

@@ -23,14 +23,6 @@ __global__ void gather_rows_kernel(Matrix<T> out, Matrix<const T> in, const std:
 }
 
 template <class T>
-__global__ void scatter_rows_kernel(Matrix<T> out, Matrix<const T> in, const std::int32_t* index,
-                                    std::uint64_t* fault) {
-  const std::int32_t to = index[blockIdx.x];
-  if (!is_row(to, out.rows, fault, FaultSite::kScatter, blockIdx.x)) return;
-  for (std::int64_t j = threadIdx.x; j < in.cols; j += blockDim.x) out.row(to)[j] = in.row(blockIdx.x)[j];
-}
-
-template <class T>
 __global__ void unpermute_weighted_kernel(Matrix<T> out, Matrix<const T> residual, Matrix<const T> rows,
                                           Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight,
                                           std::uint64_t* fault) {
@@ -82,10 +74,6 @@ void gather_rows(Stream& stream, Matrix<T> out, Matrix<const T> in, const std::i
   launch(stream, gather_rows_kernel<T>, per_row(out.rows, out.cols), out, in, index, fault_word(stream));
 }
 template <class T>
-void scatter_rows(Stream& stream, Matrix<T> out, Matrix<const T> in, const std::int32_t* index) {
-  launch(stream, scatter_rows_kernel<T>, per_row(in.rows, in.cols), out, in, index, fault_word(stream));
-}
-template <class T>
 void unpermute_weighted(Stream& stream, Matrix<T> out, Matrix<const T> residual, Matrix<const T> rows,
                         Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight) {
   launch(stream, unpermute_weighted_kernel<T>, per_row(out.rows, out.cols), out, residual, rows, row, weight,
@@ -109,7 +97,6 @@ void permute_backward(Stream& stream, Matrix<T> dx, Matrix<const T> d_rows, Matr
 template <class T>
 void add_permute(RowKernels<T>& table) {
   table.gather_rows = gather_rows<T>;
-  table.scatter_rows = scatter_rows<T>;
   table.unpermute_weighted = unpermute_weighted<T>;
   table.unpermute_weighted_backward = unpermute_weighted_backward<T>;
   table.permute_backward = permute_backward<T>;

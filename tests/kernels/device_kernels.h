@@ -173,10 +173,6 @@ void gather_rows(KernelDevice& on, Matrix<T> out, Matrix<const T> in, const std:
   on.run(kernels::gather_rows<T>, out, in, Array<const std::int32_t>{index, out.rows});
 }
 template <class T>
-void scatter_rows(KernelDevice& on, Matrix<T> out, Matrix<const T> in, const std::int32_t* index) {
-  on.run(kernels::scatter_rows<T>, out, in, Array<const std::int32_t>{index, in.rows});
-}
-template <class T>
 void unpermute_weighted(KernelDevice& on, Matrix<T> out, Matrix<const T> residual, Matrix<const T> rows,
                         Matrix<const std::int32_t> row, Matrix<const Wide<T>> weight) {
   on.run(kernels::unpermute_weighted<T>, out, residual, rows, row, weight);

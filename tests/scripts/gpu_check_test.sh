@@ -40,7 +40,7 @@ else
   check 'a row for the suite' grep -qE '^comm +[1-9][0-9]* passed +0 failed' "$TMP/stdout"
   check 'a table of kernels' grep -qE '^  attention_forward +[0-9.]+ us +[0-9]+ % of its floor' "$TMP/stdout"
   if command -v python3 > /dev/null; then
-    check 'figures of the suite and three benchmarks' is_json "$TMP/gpu.json" 'd["gpu"] and d["passed"] and len(d["bench_kernels"]) == 3 and d["suites"][0]["passed"] > 0'
+    check 'figures of the suite and four benchmarks' is_json "$TMP/gpu.json" 'd["gpu"] and d["passed"] and len(d["bench_kernels"]) == 4 and d["suites"][0]["passed"] > 0'
   else
     skip 'figures' 'no python3'
   fi

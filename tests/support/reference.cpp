@@ -280,12 +280,6 @@ Dense gather_rows(const Dense& in, const Ints& index) {
   return out;
 }
 
-Dense scatter_rows(Dense out, const Dense& in, const Ints& index) {
-  for (std::int64_t i = 0; i < in.rows; ++i)
-    for (std::int64_t j = 0; j < in.cols && at(index, i) >= 0; ++j) out(at(index, i), j) = in(i, j);
-  return out;
-}
-
 Dense unpermute_weighted(const Dense& residual, const Dense& rows, const Ints& row, const Dense& weight) {
   Dense out(weight.rows, rows.cols);
   if (!residual.data.empty()) out = residual;

@@ -90,7 +90,6 @@ struct Softmax {
 
 /// out: [index.size(), M].
 [[nodiscard]] Dense gather_rows(const Dense& in, const Ints& index);
-[[nodiscard]] Dense scatter_rows(Dense out, const Dense& in, const Ints& index);
 /// row: [T * K]; residual may be empty.
 [[nodiscard]] Dense unpermute_weighted(const Dense& residual, const Dense& rows, const Ints& row, const Dense& weight);
 struct UnpermuteBackward {

@@ -233,8 +233,6 @@ class Cases {
     add(
         "gather_rows", token_elements + row_elements, 0, [=](Stream& s) { gather_rows<T>(s, rows, x, tokens); }, index);
     add(
-        "scatter_rows", 2 * row_elements, 0, [=](Stream& s) { scatter_rows<T>(s, d_rows, rows, places); }, index);
-    add(
         "unpermute_weighted", row_elements + 2 * token_elements, 0,
         [=](Stream& s) { unpermute_weighted<T>(s, out, x, rows, row, weight); }, index);
     add(
