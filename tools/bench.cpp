@@ -71,7 +71,7 @@ void add_collective(CLI::App& bench, const char* name, scheduler::WorkKind kind,
 
 void add_kernels(CLI::App& bench, Action& action) {
   CLI::App* command = bench.add_subcommand(
-      "kernels", "Every kernel of a step against what its device can do: bytes at a copy's rate, FLOPs at a product's");
+      "kernels", "The kernels of a step against what its device can do: bytes at a copy's rate, FLOPs at a product's");
   auto o = std::make_shared<BenchKernelsOptions>();
   auto as_json = std::make_shared<bool>(false);
   command->add_option("--device", o->device, "auto: the GPU where there is one")
