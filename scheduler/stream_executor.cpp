@@ -14,7 +14,7 @@ StreamExecutor::StreamExecutor(Device device, const Graph& graph, const Plan& pl
       stream_of_task_(graph.tasks.size(), kNoId),
       waits_(graph.tasks.size()),
       records_(graph.tasks.size(), false),
-      clock_(make_stream_clock(device, kPointsPerTask * graph.tasks.size() + 1)) {
+      clock_(make_stream_clock(device, num_points(graph.num_tasks()))) {
   if (device.kind != DeviceKind::kCpu)
     for (TaskId t = 0; t < graph.num_tasks(); ++t) names_.push_back(graph.name(t));
   std::array<int, 1U << kNumResources> stream_of_set{};
@@ -83,29 +83,19 @@ class StreamExecutor::Run {
   }
 
   /// Once all streams are drained.
-  Timeline finish() {
-    const std::size_t num_tasks = bodies_.size(), end = kPointsPerTask * num_tasks;
-    clock_.note(end, *host_);
-    Timeline out{std::vector<double>(num_tasks), std::vector<double>(num_tasks), clock_.us(end)};
-    for (std::size_t t = 0; t < num_tasks; ++t) {
-      out.start_us[t] = clock_.us(kPointsPerTask * t);
-      out.end_us[t] = clock_.us(kPointsPerTask * t + 1);
-    }
-    return out;
-  }
+  Timeline finish() { return read_timeline(clock_, executor_.graph_.num_tasks()); }
 
  private:
   void perform(TaskId t, Stream& stream) {
     TaskContext context{stream, arena_};
-    const auto point = kPointsPerTask * static_cast<std::size_t>(t);
-    clock_.note(point, stream);
+    clock_.note(start_point(t), stream);
     try {
       const LaunchRange range(executor_.names_.empty() ? nullptr : executor_.names_[t].c_str());
       bodies_[t](context);
     } catch (const Error& e) {
       throw Error(e.code(), str(executor_.graph_.name(t), ": ", e.message()), e.hint());
     }
-    clock_.note(point + 1, stream);
+    clock_.note(end_point(t), stream);
   }
   const StreamExecutor& executor_;
   StreamClock& clock_;

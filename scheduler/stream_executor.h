@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "core/stream.h"
-#include "core/stream_clock.h"
 #include "scheduler/executor.h"
 
 namespace weft::scheduler {
@@ -34,7 +33,6 @@ class StreamExecutor {
 
  private:
   class Run;
-  static constexpr std::size_t kPointsPerTask = 2;
 
   [[nodiscard]] bool on_host(TaskId t) const { return stream_of_task_[static_cast<std::size_t>(t)] == kNoId; }
   const Graph& graph_;

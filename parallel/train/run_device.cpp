@@ -28,7 +28,6 @@ std::string why_not_on_gpu(const RunConfig& config) {
   if (orders_on_host(config))
     return str("gate ", config.model.moe.gate,
                " needs whole routing groups, which parallel.sequence_heads and sequence_ring cut");
-  if (config.schedule.replan > 0) return "schedule.replan goes by times of tasks, which are not measured on GPUs";
   return "";
 }
 

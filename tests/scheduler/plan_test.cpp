@@ -52,7 +52,8 @@ std::vector<double> run_on_numbers(const Graph& graph, const Plan& plan,
       results[t] = value;
     });
   if (executor == ExecutorKind::kInline)
-    execute_inline(graph, plan, bodies, arena, *make_inline_stream());
+    execute_inline(graph, plan, bodies, arena, *make_inline_stream(),
+                   *make_stream_clock({}, num_points(graph.num_tasks())));
   else
     StreamExecutor({}, graph, plan, slots).run(bodies, arena);
   return results;
@@ -308,7 +309,8 @@ TEST_CASE("A task's error carries its name and stops the step", "[executor]") {
       [](TaskContext&) { throw Error(ErrorCode::kComm, "rank 2 is gone", "start again"); },
       [&](TaskContext&) { second = true; }};
   try {
-    execute_inline(graph, plan, bodies, arena, *make_inline_stream());
+    execute_inline(graph, plan, bodies, arena, *make_inline_stream(),
+                   *make_stream_clock({}, num_points(graph.num_tasks())));
     FAIL("no error");
   } catch (const Error& e) {
     CHECK(e.code() == ErrorCode::kComm);

@@ -119,7 +119,8 @@ int bench_executors(int num_tasks, int runs, bool as_json) {
                        {"us_per_task", median_us(runs, work) / num_tasks}});
     };
     const auto stream = make_inline_stream();
-    add("inline", 0, [&] { execute_inline(graph, plan, bodies, arena, *stream); });
+    const auto clock = make_stream_clock({}, num_points(graph.num_tasks()));
+    add("inline", 0, [&] { execute_inline(graph, plan, bodies, arena, *stream, *clock); });
     add("streams", streams.num_crossings(), [&] { streams.run(bodies, arena); });
     add("simulated", 0, [&] { static_cast<void>(simulate(graph, plan, slots, made_up_costs(true), false)); });
   }
