@@ -41,7 +41,10 @@ struct RingBlock {
 /// The merged result so far and the place for a step's part. out, part_out: [R, H d]; lse, part_lse: [R, H].
 template <class T>
 struct RingState {
-  Matrix<T> out, lse, part_out, part_lse;
+  Matrix<T> out;
+  Matrix<Wide<T>> lse;
+  Matrix<T> part_out;
+  Matrix<Wide<T>> part_lse;
 };
 
 /// Merges attention over the step's keys into `state`. The first step starts it afresh.
@@ -52,7 +55,8 @@ void ring_forward(Stream& stream, const RingState<T>& state, const kernels::Atte
 /// What the backward of every step reads: out and lse are the merged ones, of all keys.
 template <class T>
 struct RingOutputs {
-  Matrix<const T> dout, out, lse;
+  Matrix<const T> dout, out;
+  Matrix<const Wide<T>> lse;
 };
 
 /// dq += this step's part (the first step starts it afresh); dk, dv: the step's part, zero where nothing meets.
