@@ -1,8 +1,7 @@
 // parallel/attention/ring.h - ring attention: queries stay, keys and values go round, and each step's part is merged.
 // Sources: Ring Attention, arXiv:2310.01889; zigzag cases and the travelling dK and dV: zhuzilin/ring-flash-attention.
 // At step s, rank r of P holds the keys and values of rank (r - s) mod P, which came from rank r - 1. What is merged
-// (out, lse) and what travels back (dK, dV) has the type of the computation, which is f32 at least: the error then does
-// not grow with the ring.
+// (out) and what travels back (dK, dV) is stored as rows are, lse in f32 at least: in BF16 each step rounds them once.
 #pragma once
 
 #include <cstdint>

@@ -47,17 +47,18 @@ std::vector<T> values(std::uint64_t seed, int rank, std::int64_t count) {
 
 template <class T>
 T combine(ReduceOp op, T a, T b) {
-  return op == ReduceOp::kSum ? T(a + b) : op == ReduceOp::kMax ? std::max(a, b) : std::min(a, b);
+  return op == ReduceOp::kSum ? a + b : op == ReduceOp::kMax ? std::max(a, b) : std::min(a, b);
 }
 
+/// Rounded once, where T is narrower than what it is combined in.
 template <class T>
 std::vector<T> reduced(std::uint64_t seed, int num_ranks, std::int64_t count, ReduceOp op) {
-  std::vector<T> result = values<T>(seed, 0, count);
-  for (int r = 1; r < num_ranks; ++r)
-    for (std::int64_t i = 0; i < count; ++i) {
-      T& x = result[static_cast<std::size_t>(i)];
-      x = combine(op, x, value<T>(seed, r, i));
-    }
+  std::vector<T> result;
+  for (std::int64_t i = 0; i < count; ++i) {
+    Wide<T> x = value<T>(seed, 0, i);
+    for (int r = 1; r < num_ranks; ++r) x = combine<Wide<T>>(op, x, value<T>(seed, r, i));
+    result.push_back(static_cast<T>(x));
+  }
   return result;
 }
 
