@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "core/atomic_file.h"
 #include "core/error.h"
@@ -31,7 +32,10 @@ int run_plan(const PlanArguments& args) {
   const int ranks = args.ranks > 0 ? args.ranks : launch.num_ranks;
   require_valid(config, ranks);
   const int ranks_per_node = args.ranks_per_node > 0 ? args.ranks_per_node : ranks;
-  const std::string warning = profile_warning(config, ranks, ranks_per_node);
+  std::optional<DeviceKind> device;  // AUTO: what the job will find
+  if (config.parallel.device != parallel::DeviceChoice::kAuto)
+    device = config.parallel.device == parallel::DeviceChoice::kCpu ? DeviceKind::kCpu : DeviceKind::kCuda;
+  const std::string warning = profile_warning(config, ranks, ranks_per_node, device);
   if (!warning.empty()) std::cerr << "warning: " << warning << "\n";
   const scheduler::CostModel cost = costs_of(config);
   const Comparison comparison = compare_plans(config, ranks, ranks_per_node, cost, policies_named(args.policy));

@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "parallel/train/probes.h"
+#include "parallel/train/run_device.h"
 #include "tools/build_info.h"
 #include "tools/command.h"
 #include "tools/config/loader.h"
@@ -20,6 +21,7 @@
 #include "tools/exit_status.h"
 #include "tools/number_checks.h"
 #include "tools/train/environment.h"
+#include "tools/train/process.h"
 #include "tools/train/text.h"
 
 namespace weft::tools {
@@ -56,6 +58,7 @@ nlohmann::ordered_json to_json(const CostModel& cost, const parallel::Profile& p
                              {"hosts", measured.hosts},
                              {"ranks", measured.ranks},
                              {"ranks_per_node", measured.ranks_per_node},
+                             {"device", {{"kind", name_of(measured.device)}, {"name", measured.device_name}}},
                              {"runs", measured.runs},
                              {"seconds", seconds},
                              {"stretch", profile.stretch},
@@ -88,11 +91,14 @@ void print_table(const nlohmann::ordered_json& facts) {
   std::cout << "slow-down of streams:";
   for (const auto& [pair, factor] : facts["contention"].items())
     std::cout << " " << pair << " " << fixed(factor.get<double>(), 2);
-  std::cout << "\nwall over CPU time of computation " << fixed(facts["stretch"], 2) << ", waiting at a collective "
-            << fixed(facts["wait_us"], 0) << " us, issuing a task " << fixed(facts["issue_us"], 2)
-            << " us, median load of the busiest rank " << fixed(facts["median_rank_load"], 3) << " of the mean\n"
-            << facts["runs"] << " steps on " << counted(facts["ranks"], "rank") << " in " << fixed(facts["seconds"], 1)
-            << " s\n";
+  std::cout << "\n";
+  if (facts["device"]["kind"] == name_of(DeviceKind::kCpu))
+    std::cout << "wall over CPU time of computation " << fixed(facts["stretch"], 2) << ", waiting at a collective "
+              << fixed(facts["wait_us"], 0) << " us, ";
+  std::cout << "issuing a task " << fixed(facts["issue_us"], 2) << " us, median load of the busiest rank "
+            << fixed(facts["median_rank_load"], 3) << " of the mean\n"
+            << facts["runs"] << " steps on " << counted(facts["ranks"], "rank") << " ("
+            << facts["device"]["name"].get<std::string>() << ") in " << fixed(facts["seconds"], 1) << " s\n";
 }
 
 /// Says which fits planning will refuse, with `min_r_squared` as its limit, and what to do.
@@ -113,16 +119,24 @@ int run_profile(const ProfileArguments& args) {
   require_valid(config, world->size());
   const comm::Topology topology = comm::find_topology(*world, *make_inline_stream());
   const bool speaks = world->rank() == 0;
-  parallel::ProbeOptions options{topology.local_size, args.time_limit_s, nullptr};
+  const Device device = parallel::run_device(config, *world);
+  parallel::ProbeOptions options{topology.local_size, device, args.time_limit_s, nullptr};
   if (speaks) options.on_progress = [](const std::string& what) { std::cerr << "measuring " << what << "\n"; };
   parallel::Profile profile = parallel::measure_profile(config, *world, options);
 
-  const Measurement measured{build_info().version, now_utc(),           node_hosts(*world, topology),
-                             world->size(),        topology.local_size, profile.stretch,
-                             profile.num_runs};
+  const Measurement measured{.version = build_info().version,
+                             .date = now_utc(),
+                             .hosts = node_hosts(*world, topology),
+                             .ranks = world->size(),
+                             .ranks_per_node = topology.local_size,
+                             .stretch = profile.stretch,
+                             .runs = profile.num_runs,
+                             .device = device.kind,
+                             .device_name = device_name(device)};
   if (!speaks) return kExitDone;
   profile.cost.source = str("profile of ", counted(measured.ranks, "rank"), " on ", measured.hosts.front(),
-                            measured.hosts.size() > 1 ? " and others" : "", ", ", measured.date);
+                            measured.hosts.size() > 1 ? " and others" : "",
+                            device.kind == DeviceKind::kCpu ? "" : ", " + measured.device_name, ", ", measured.date);
   write_file(args.out, costs_to_text(profile.cost, profile.rank_loads, measured));
   warn_of_poor_fits(profile.cost, config.schedule.profile_min_r_squared);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -156,7 +170,8 @@ void add_profile(CLI::App& app, Action& action) {
   command->footer(
       "Run it as training is run, e.g. mpirun -n 4 weft profile CONFIG --out FILE: costs hold for that many ranks a\n"
       "node. Communication is timed from when the last rank has entered until the last is done; computation by CPU\n"
-      "time, times what sharing the cores costs while all ranks are at work.");
+      "time, times what sharing the cores costs while all ranks are at work. On GPUs (parallel.device) both are the\n"
+      "GPU's own times.");
   command->callback([args, &action] { action = [args] { return run_profile(*args); }; });
 }
 

@@ -79,7 +79,7 @@ int run_train(const TrainArguments& args) {
                   : args.progress == "never" ? Progress::kNever
                                              : Progress::kAuto,
                   args.log_every);
-  const std::string environment = environment_text(*world, topology, config);
+  const std::string environment = environment_text(*world, topology, config, options.device);
   if (world->rank() == 0) {
     std::error_code error;
     fs::create_directories(run_dir, error);
@@ -89,7 +89,7 @@ int run_train(const TrainArguments& args) {
     console.use_run_folder(run_dir,
                            {options.config_text, environment, profile.empty() ? std::string() : read_file(profile)});
   }
-  const std::string warning = profile_warning(config, world->size(), topology.local_size);
+  const std::string warning = profile_warning(config, world->size(), topology.local_size, options.device.kind);
   if (!warning.empty() && world->rank() == 0) console.on_warning(warning);
   if (args.trace_step > config.train.steps)
     console.on_warning(

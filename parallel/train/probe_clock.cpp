@@ -41,4 +41,10 @@ void agree(comm::Communicator& world, std::vector<double>& values, comm::ReduceO
   world.all_reduce(comm::as_buffer(values.data(), n), comm::as_buffer(values.data(), n), op, *make_inline_stream());
 }
 
+void agree_on_least(comm::Communicator& world, std::vector<double>& values) {
+  for (double& value : values) value = -value;
+  agree(world, values);
+  for (double& value : values) value = -value;
+}
+
 }  // namespace weft::parallel

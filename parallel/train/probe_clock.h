@@ -24,5 +24,7 @@ class ProbeClock {
 
 /// Collective: each entry becomes its maximum (kMax), or sum (kSum), over ranks.
 void agree(comm::Communicator& world, std::vector<double>& values, comm::ReduceOp op = comm::ReduceOp::kMax);
+/// Collective: each entry becomes its minimum over ranks: of a collective's durations, that of the rank that came last.
+void agree_on_least(comm::Communicator& world, std::vector<double>& values);
 
 }  // namespace weft::parallel

@@ -1,12 +1,13 @@
 #include "parallel/train/probe_links.h"
 
 #include <algorithm>
-#include <chrono>
 #include <exception>
 #include <functional>
 #include <memory>
 
+#include "core/stream_clock.h"
 #include "kernels/gemm.h"
+#include "kernels/reduce.h"
 #include "parallel/train/collective_probe.h"
 #include "scheduler/order.h"
 #include "scheduler/stream_executor.h"
@@ -46,29 +47,49 @@ std::vector<Group> groups_of(const MeshComms& comms, const Mesh& mesh) {
   return out;
 }
 
+/// How long a load runs, and of what pieces.
+struct LoadSize {
+  double us;          ///< Alone.
+  int most_pieces;    ///< Launched ahead of the device.
+  std::int64_t rows;  ///< Of a product.
+};
+/// CPU: several time slices of the operating system. GPU: launches must not wait for a full queue, which holds about a
+/// thousand, and a piece must outlast its launch.
+LoadSize load_size(Device device) {
+  if (device.kind == DeviceKind::kCpu) return {70e3, 10'000, 128};
+  return {10e3, 250, 4096};
+}
+
+/// How much longer than alone the other one of a pair runs: it has to outlast.
+constexpr int kBackground = 3;
+
 /// Something that keeps one stream busy, piece by piece, alike on all ranks.
 struct Load {
   std::function<void()> piece;
   std::unique_ptr<Stream> stream;  ///< As in a step: a thread that the system treats as it treats that stream's.
+  std::unique_ptr<StreamClock> clock;
   int pieces = 1;
-  /// Starts; `us` is there once the stream is synchronised.
-  void start(double& us, int times = 1) const {
-    stream->enqueue([this, &us, times] {
-      const auto start = std::chrono::steady_clock::now();
-      for (int i = 0; i < times * pieces; ++i) piece();
-      us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+
+  void open(Device device, const char* name, StreamPriority priority) {
+    stream = make_stream(device, name, priority);
+    clock = make_stream_clock(device, 2);
+  }
+  /// Enqueues turn `turn` of `turns`, which share `all` pieces; us() is there once the stream is synchronised.
+  void launch(int turn, int turns, int all) const {
+    stream->enqueue([this, turn, turns, all] {
+      if (turn == 0) clock->note(0, *stream);
+      for (int i = all * turn / turns; i < all * (turn + 1) / turns; ++i) piece();
+      if (turn == turns - 1) clock->note(1, *stream);
     });
   }
+  [[nodiscard]] double us() const { return clock->us(1) - clock->us(0); }
   [[nodiscard]] double run() const {
-    double us = 0.0;
-    start(us);
+    clock->start();
+    launch(0, 1, pieces);
     stream->synchronize();
-    return us;
+    return us();
   }
 };
-
-constexpr double kLoadUs = 70e3;  // several time slices of the operating system
-constexpr int kBackground = 3;    // how much longer than alone the other one of a pair runs: it has to outlast
 
 /// Time alone, the mean over ranks.
 double run_alone(comm::Communicator& world, const Load& load) {
@@ -77,20 +98,23 @@ double run_alone(comm::Communicator& world, const Load& load) {
   return time[0] / world.size();
 }
 
-/// As many pieces as make up kLoadUs, the same on all ranks.
-int pieces_of(comm::Communicator& world, Load& load) {
+/// As many pieces as fill the time of `size`, the same on all ranks.
+int pieces_of(comm::Communicator& world, Load& load, const LoadSize& size) {
   load.pieces = 3;
   static_cast<void>(load.run());  // the first ones are slow
   std::vector<double> time{load.run()};
   agree(world, time);
-  return std::clamp(static_cast<int>(kLoadUs / std::max(1.0, time[0] / load.pieces)), 3, 10'000);
+  return std::clamp(static_cast<int>(size.us / std::max(1.0, time[0] / load.pieces)), 3, size.most_pieces);
 }
 
 /// The slow-down of `load` while `other` runs all the time, at most kBackground of it.
 double slowed_by(comm::Communicator& world, const Load& load, const Load& other, double alone_us) {
-  std::vector<double> times(2);
-  other.start(times[1], kBackground);
-  load.start(times[0]);
+  constexpr int kTurns = 10;  // NCCL starts kernels of groups that share a GPU in the order in which they are launched
+  load.clock->start();
+  for (int turn = 0; turn < kBackground * kTurns; ++turn) {
+    other.launch(turn, kBackground * kTurns, kBackground * other.pieces);
+    if (turn < kTurns) load.launch(turn, kTurns, load.pieces);
+  }
   std::exception_ptr error;
   for (const Load* each : {&load, &other}) {
     try {
@@ -100,15 +124,44 @@ double slowed_by(comm::Communicator& world, const Load& load, const Load& other,
     }
   }
   if (error) std::rethrow_exception(error);
-  times.resize(1);
-  agree(world, times, comm::ReduceOp::kSum);
-  return std::max(1.0, times[0] / world.size() / alone_us);
+  std::vector<double> time{load.us()};
+  agree(world, time, comm::ReduceOp::kSum);
+  return std::max(1.0, time[0] / world.size() / alone_us);
 }
 
-scheduler::TaskSample time_collective(const Group& group, WorkKind kind, double bytes, comm::Communicator& world,
-                                      const ProbeClock& clock, int repeats) {
+/// What an expert computes, F32, as often as it is wanted.
+class ExpertProduct {
+ public:
+  ExpertProduct(Device device, std::int64_t rows, std::int64_t width, std::int64_t hidden)
+      : rows_(rows),
+        width_(width),
+        hidden_(hidden),
+        x_(of(device, rows * width)),
+        w_(of(device, width * hidden)),
+        y_(of(device, rows * hidden)) {
+    const auto stream = make_waiting_stream(device);
+    stream->enqueue([&] {
+      kernels::fill<float>(*stream, x_.as<float>(), rows * width, 0.5F);
+      kernels::fill<float>(*stream, w_.as<float>(), width * hidden, 0.25F);
+    });
+    stream->synchronize();
+  }
+  void run(Stream& stream) const {
+    kernels::gemm<float>(stream, {y_.as<float>(), rows_, hidden_}, Matrix<const float>(x_.as<float>(), rows_, width_),
+                         kernels::Transpose::kNo, Matrix<const float>(w_.as<float>(), hidden_, width_),
+                         kernels::Transpose::kYes);
+  }
+
+ private:
+  static Memory of(Device device, std::int64_t count) { return {device, count * std::int64_t{sizeof(float)}}; }
+  std::int64_t rows_, width_, hidden_;
+  Memory x_, w_, y_;  // [rows, width], [hidden, width], [rows, hidden]
+};
+
+/// Microseconds of each of `repeats`, by the wall clock, from when the last rank had entered until the last was done.
+std::vector<double> time_blocking(CollectiveProbe& collective, comm::Communicator& world, const ProbeClock& clock,
+                                  int repeats) {
   const auto stream = make_inline_stream();
-  CollectiveProbe collective(*group.comm, kind, bytes);
   collective.run(*stream);
   std::vector<double> starts, ends;
   for (int i = 0; i < repeats; ++i) {
@@ -120,16 +173,43 @@ scheduler::TaskSample time_collective(const Group& group, WorkKind kind, double 
   agree(world, starts);
   agree(world, ends);
   for (std::size_t i = 0; i < ends.size(); ++i) ends[i] -= starts[i];
+  return ends;
+}
+
+/// The same of collectives that are launched, one behind the other, by the device's clock: of the rank that came last.
+std::vector<double> time_launched(CollectiveProbe& collective, comm::Communicator& world, Device device, int repeats) {
+  const auto stream = make_stream(device, "collective", StreamPriority::kHigh);  // as a step has it
+  const auto clock = make_stream_clock(device, static_cast<std::size_t>(repeats) + 1);
+  comm::barrier(world, *make_inline_stream());
+  clock->start();
+  stream->enqueue([&] { collective.run(*stream); });  // warms up
+  for (std::size_t i = 0; i <= static_cast<std::size_t>(repeats); ++i)
+    stream->enqueue([&, i] {
+      clock->note(i, *stream);
+      if (i < static_cast<std::size_t>(repeats)) collective.run(*stream);
+    });
+  stream->synchronize();
+  std::vector<double> us;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(repeats); ++i) us.push_back(clock->us(i + 1) - clock->us(i));
+  agree_on_least(world, us);
+  return us;
+}
+
+scheduler::TaskSample time_collective(const Group& group, WorkKind kind, double bytes, comm::Communicator& world,
+                                      const ProbeClock& clock, int repeats, Device device) {
+  CollectiveProbe collective(*group.comm, kind, bytes, device);
+  const std::vector<double> us = device.kind == DeviceKind::kCpu ? time_blocking(collective, world, clock, repeats)
+                                                                 : time_launched(collective, world, device, repeats);
   scheduler::FamilyKey key;
   key.work = kind;
   key.link = group.link;
-  return {key, scheduler::Sample{1.0, collective.wire_bytes(), scheduler::quantile(ends, 0.25)}};
+  return {key, scheduler::Sample{1.0, collective.wire_bytes(), scheduler::quantile(us, 0.25)}};
 }
 
 }  // namespace
 
 std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, const Mesh& mesh, const ProbeClock& clock,
-                                                     int repeats, double time_limit_s) {
+                                                     int repeats, double time_limit_s, Device device) {
   constexpr double kSmallest = 1 << 10, kLargest = 4 << 20, kFactor = 4;
   constexpr double kAlways = 64 << 10;  // four sizes
   std::vector<scheduler::TaskSample> out;
@@ -139,45 +219,41 @@ std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, con
     for (const Group& group : groups_of(comms, mesh))
       for (const WorkKind kind : {WorkKind::kAllToAll, WorkKind::kAllGather, WorkKind::kReduceScatter,
                                   WorkKind::kAllReduce, WorkKind::kSendRecv})
-        out.push_back(time_collective(group, kind, bytes, comms.world(), clock, repeats));
+        out.push_back(time_collective(group, kind, bytes, comms.host_world(), clock, repeats, device));
     const double now = clock.now_us();
     std::vector<double> after_next{now - start + kFactor * (now - size_start)};
-    agree(comms.world(), after_next);
+    agree(comms.host_world(), after_next);
     if (bytes >= kAlways && after_next[0] > 1e6 * time_limit_s) break;
   }
   return out;
 }
 
-std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world, const Mesh& mesh, std::int64_t width,
-                                                      std::int64_t hidden, int rounds) {
+std::array<std::array<double, 3>, 3> probe_contention(const MeshComms& comms, const Mesh& mesh, std::int64_t width,
+                                                      std::int64_t hidden, int rounds, Device device) {
   std::array<std::array<double, 3>, 3> out{};
   for (auto& row : out) row.fill(1.0);
+  comm::Communicator& world = comms.host_world();
   const int node = world.rank() / mesh.ranks_per_node, local = world.rank() % mesh.ranks_per_node;
-  const auto intra = world.split(node, local, "node"), inter = world.split(local, node, "across");
-  constexpr std::int64_t kRows = 128;
-  std::vector<float> x(static_cast<std::size_t>(kRows * width), 0.5F), y(static_cast<std::size_t>(kRows * hidden)),
-      w(static_cast<std::size_t>(width * hidden), 0.25F);
+  const auto intra = comms.world().split(node, local, "node"), inter = comms.world().split(local, node, "across");
+  const LoadSize size = load_size(device);
+  const ExpertProduct product(device, size.rows, width, hidden);
   constexpr double kBytes = 1 << 20;  // about what a chunk of a step sends; short ones wait more than they move
   std::array<Load, 3> loads;
-  loads[0].stream = make_stream({}, "compute");
-  loads[1].stream = make_stream({}, "intra", StreamPriority::kHigh);
-  loads[2].stream = make_stream({}, "inter", StreamPriority::kHigh);
-  loads[0].piece = [&] {
-    kernels::gemm<float>(*loads[0].stream, {y.data(), kRows, hidden}, Matrix<const float>(x.data(), kRows, width),
-                         kernels::Transpose::kNo, Matrix<const float>(w.data(), hidden, width),
-                         kernels::Transpose::kYes);
-  };
+  loads[0].open(device, "compute", StreamPriority::kNormal);
+  loads[1].open(device, "intra", StreamPriority::kHigh);
+  loads[2].open(device, "inter", StreamPriority::kHigh);
+  loads[0].piece = [&] { product.run(*loads[0].stream); };
   std::unique_ptr<CollectiveProbe> links[3];
   for (const int i : {1, 2}) {
     comm::Communicator& group = i == 1 ? *intra : *inter;
     if (group.size() == 1) continue;
-    links[i] = std::make_unique<CollectiveProbe>(group, WorkKind::kAllToAll, kBytes);
+    links[i] = std::make_unique<CollectiveProbe>(group, WorkKind::kAllToAll, kBytes, device);
     loads[static_cast<std::size_t>(i)].piece = [&, i] { links[i]->run(*loads[static_cast<std::size_t>(i)].stream); };
   }
   const auto stream = make_inline_stream();
   const auto barrier = [&] { comm::barrier(world, *stream); };
   for (Load& load : loads)
-    if (load.piece) load.pieces = pieces_of(world, load);
+    if (load.piece) load.pieces = pieces_of(world, load, size);
   // Alone and in pairs by turns: what disturbs the machine for a while disturbs both sides of a ratio.
   std::array<std::array<std::vector<double>, 3>, 3> factors;
   for (int round = 0; round < rounds; ++round) {
@@ -199,7 +275,7 @@ std::array<std::array<double, 3>, 3> probe_contention(comm::Communicator& world,
   return out;
 }
 
-double probe_issue_us(comm::Communicator& world) {
+double probe_issue_us(comm::Communicator& world, Device device) {
   constexpr int kTasks = 2000;
   scheduler::GraphBuilder builder;
   const scheduler::BufferId token = builder.add_buffer({"token", scheduler::MemoryClass::kWorkspace, 8, false, true});
@@ -211,8 +287,8 @@ double probe_issue_us(comm::Communicator& world) {
   const scheduler::Graph graph = builder.take();
   const scheduler::Plan plan = scheduler::sequential_plan(graph, {});
   const scheduler::SlotMap slots = scheduler::assign_slots(graph, plan);
-  scheduler::Arena arena({}, graph, slots);
-  scheduler::StreamExecutor executor({}, graph, plan, slots);
+  scheduler::Arena arena(device, graph, slots);
+  scheduler::StreamExecutor executor(device, graph, plan, slots);
   const std::vector<scheduler::TaskBody> bodies(kTasks, [](scheduler::TaskContext&) {});
   const auto stream = make_inline_stream();
   std::vector<double> times;

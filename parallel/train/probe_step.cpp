@@ -46,15 +46,15 @@ bool waits_for_peers(const scheduler::Task& task) {
 
 template <class T>
 StepProbe<T>::StepProbe(StepSpec spec, const StepVariant& v, scheduler::Recompute recompute, const MeshComms& comms,
-                        ParameterStore<T>& store, const ProbeTokens& tokens)
-    : spec_(std::move(spec)), comms_(comms) {
+                        ParameterStore<T>& store, const ProbeTokens& tokens, Device device)
+    : spec_(std::move(spec)), device_(device), comms_(comms) {
   spec_.geometry.num_micro_batches = 1;
   spec_.geometry.micro_batch = v.groups * spec_.geometry.group_sequences;
   const scheduler::Shape shape = uniform_shape(
       spec_.model.layers, {v.forward_chunks, v.backward_chunks, v.weight_grad_pieces, recompute, 1, v.gradient_slices});
   const scheduler::Graph graph = emit_step(spec_, shape, dtype_of<T>);
   step_ = std::make_unique<BoundStep<T>>(spec_, scheduler::sequential_plan(graph, shape),
-                                         Runtime<T>{&store, &comms, &state_, nullptr});
+                                         Runtime<T>{&store, &comms, &state_, nullptr}, device_);
   const double num_tokens = double(spec_.geometry.micro_batch) * spec_.geometry.sequence_length * spec_.mesh.dp_size();
   state_.previous_choices.assign(static_cast<std::size_t>(spec_.model.layers),
                                  std::vector<double>(static_cast<std::size_t>(spec_.model.moe.experts), 0.0));
@@ -86,6 +86,35 @@ void StepProbe<T>::take_tokens(const ProbeTokens& from) {
 
 template <class T>
 StepTimes StepProbe<T>::run(const ProbeClock& clock) {
+  StepTimes out = device_.kind == DeviceKind::kCpu ? run_on_cpu(clock) : run_on_gpu();
+  out.rank_load = std::max(1.0, unpack(state_.sums, spec_.model, state_.num_valid_tokens).rank_imbalance);
+  return out;
+}
+
+template <class T>
+StepTimes StepProbe<T>::run_on_gpu() {
+  const scheduler::Graph& graph = step_->graph();
+  comm::barrier(comms_.host_world(), *make_inline_stream());
+  const scheduler::Timeline timeline = step_->run_inline({});
+  StepTimes out;
+  std::vector<double> comm_us;
+  for (scheduler::TaskId t = 0; t < graph.num_tasks(); ++t) {
+    const auto at = static_cast<std::size_t>(t);
+    out.task_us.push_back(timeline.end_us[at] - timeline.start_us[at]);
+    if (waits_for_peers(graph.tasks[at])) comm_us.push_back(out.task_us.back());
+  }
+  agree_on_least(comms_.host_world(), comm_us);
+  auto next = comm_us.begin();
+  for (std::size_t t = 0; t < out.task_us.size(); ++t)
+    if (waits_for_peers(graph.tasks[t])) out.task_us[t] = *next++;
+  std::vector<double> step_us{timeline.total_us};
+  agree(comms_.host_world(), step_us);
+  out.step_us = step_us[0];
+  return out;
+}
+
+template <class T>
+StepTimes StepProbe<T>::run_on_cpu(const ProbeClock& clock) {
   const scheduler::Graph& graph = step_->graph();
   const auto n = graph.tasks.size();
   comm::Communicator& world = comms_.world();
@@ -122,7 +151,6 @@ StepTimes StepProbe<T>::run(const ProbeClock& clock) {
   for (std::size_t t = 0; t < n; ++t)
     out.task_us[t] = waits_for_peers(graph.tasks[t]) ? std::max(0.0, end[t] - start[t]) : cpu[t];
   out.step_us = done[0] - begin[0];
-  out.rank_load = std::max(1.0, unpack(state_.sums, spec_.model, state_.num_valid_tokens).rank_imbalance);
   return out;
 }
 
@@ -194,7 +222,7 @@ std::vector<scheduler::TaskSample> TaskTimes::samples(comm::Communicator& world,
   std::vector<double> entry_us;
   for (const Entry& e : entries_) entry_us.push_back(e.times_us.empty() ? 0.0 : middle_mean(e.times_us));
   agree(world, entry_us);
-  fit_steps(entry_us, ranks_per_core);
+  if (device_.kind == DeviceKind::kCpu) fit_steps(entry_us, ranks_per_core);
   std::vector<scheduler::TaskSample> out;
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     const Entry& e = entries_[i];

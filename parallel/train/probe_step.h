@@ -28,9 +28,11 @@ struct StepVariant {
 ///   ranks share cores, the operating system runs some now and others later, so one rank's wall clock shows either
 ///   nothing or a whole time slice of waiting; CPU time is free of both, and TaskTimes says what the
 ///   sharing costs.
+/// On a GPU all are the GPU's times of one step, launched without barriers; communication, of the rank that came last,
+/// which waited for nobody.
 struct StepTimes {
   std::vector<double> task_us;  ///< [tasks]
-  double step_us = 0.0;         ///< Wall time of a step as training runs it inline, without barriers.
+  double step_us = 0.0;         ///< Time of a step as training runs it inline, without barriers.
   double rank_load = 1.0;       ///< Rows received by the busiest rank over the mean.
 };
 
@@ -45,17 +47,20 @@ struct ProbeTokens {
 template <class T>
 class StepProbe {
  public:
-  /// Collective. `comms` and `store` outlive this object; spec.geometry is set from `variant`.
+  /// Collective. `comms` and `store`, of `device`, outlive this object; spec.geometry is set from `variant`.
   StepProbe(StepSpec spec, const StepVariant& variant, scheduler::Recompute recompute, const MeshComms& comms,
-            ParameterStore<T>& store, const ProbeTokens& tokens);
+            ParameterStore<T>& store, const ProbeTokens& tokens, Device device = {});
   /// Collective: one run.
   [[nodiscard]] StepTimes run(const ProbeClock& clock);
   [[nodiscard]] const scheduler::Graph& graph() const { return step_->graph(); }
 
  private:
   void take_tokens(const ProbeTokens& tokens);
+  [[nodiscard]] StepTimes run_on_cpu(const ProbeClock& clock);
+  [[nodiscard]] StepTimes run_on_gpu();
 
   StepSpec spec_;
+  Device device_;
   const MeshComms& comms_;
   StepState state_;
   LocalBatch batch_;
@@ -65,6 +70,8 @@ class StepProbe {
 /// Collects the times of probed steps and condenses them: one sample per family and size.
 class TaskTimes {
  public:
+  /// Of steps on `device`.
+  explicit TaskTimes(Device device = {}) : device_(device) {}
   /// Collective. Registers a step; returns its number for add(). Sizes are rank 0's: others' differ by uneven shares.
   int add_step(const scheduler::Graph& graph, comm::Communicator& world);
   void add(int step, const StepTimes& times);
@@ -78,7 +85,7 @@ class TaskTimes {
   /// without a core. Fitted to whole steps: step = stretch * sharing * CPU time + wait * communication tasks + their
   /// times, sharing = 1 + (ranks per core - 1) u^2,
   /// u: the share of the step in which a rank computes
-  /// (scheduler/simulator.h).
+  /// (scheduler/simulator.h). On a GPU 1 and 0: its times are those of a task alone.
   [[nodiscard]] double stretch() const { return stretch_; }
   [[nodiscard]] double wait_us() const { return wait_us_; }
 
@@ -95,6 +102,7 @@ class TaskTimes {
   };
   void fit_steps(const std::vector<double>& entry_us, double ranks_per_core);
 
+  Device device_;
   std::vector<Entry> entries_;
   std::vector<std::vector<int>> entry_of_task_;  // [steps][tasks]; -1: free of cost
   std::vector<Run> runs_;

@@ -66,7 +66,7 @@ class Measurement {
         world_(world),
         options_(options),
         mesh_(make_mesh(world.size(), world.rank(), mesh_options(config, options.ranks_per_node))),
-        comms_(world, mesh_),
+        comms_(world, mesh_, options.device),
         clock_(world, options.ranks_per_node) {}
 
   Profile run() {
@@ -76,7 +76,7 @@ class Measurement {
     }
     note("bare collectives");
     const std::vector<scheduler::TaskSample> collectives =
-        probe_collectives(comms_, mesh_, clock_, kRuns, 0.2 * options_.time_limit_s);
+        probe_collectives(comms_, mesh_, clock_, kRuns, 0.2 * options_.time_limit_s, options_.device);
     note("steps of the model");
     const std::vector<StepVariant> variants = variants_of(config_);
     const std::vector<int> depths = depths_of(config_.model);
@@ -89,18 +89,21 @@ class Measurement {
                   0.6 + 0.4 * double(i + 1) / double(depths.size() - 1));
     Profile out;
     const int ranks = comm::ranks_on_machine(world_, *make_inline_stream());
-    const double ranks_per_core =
-        std::max(1.0, static_cast<double>(ranks) / static_cast<double>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN))));
+    double ranks_per_core = 1.0;  // a GPU's times hold what sharing it costs
+    if (options_.device.kind == DeviceKind::kCpu)
+      ranks_per_core =
+          std::max(1.0, static_cast<double>(ranks) / static_cast<double>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN))));
     out.cost = scheduler::fit_cost_model(times_.samples(world_, ranks_per_core), collectives);
     out.cost.machine.ranks_per_core = ranks_per_core;
+    out.cost = costs_on(options_.device, std::move(out.cost));
     out.stretch = times_.stretch();
     out.wait_us = times_.wait_us();
     out.rank_loads = loads_;
     out.num_runs = static_cast<int>(loads_.size());
     note("pairs of streams");
-    out.cost.machine.contention =
-        probe_contention(world_, mesh_, config_.model.model_dim, config_.model.expert_hidden_dim);
-    out.cost.machine.issue_us = probe_issue_us(world_);
+    out.cost.machine.contention = probe_contention(comms_, mesh_, config_.model.model_dim,
+                                                   config_.model.expert_hidden_dim, kRounds, options_.device);
+    out.cost.machine.issue_us = probe_issue_us(world_, options_.device);
     return out;
   }
 
@@ -118,12 +121,12 @@ class Measurement {
 
   /// `fewest`: variants that are run whatever the time.
   void probe_steps(int layers, const std::vector<StepVariant>& variants, std::size_t fewest, double share) {
-    StepSpec spec = training_spec(config_, mesh_, {});
+    StepSpec spec = training_spec(config_, mesh_, costs_on(options_.device, {}).machine);
     spec.model.layers = layers;
     const double begin_s = elapsed_s();
     if (fewest == 0 && out_of_time(share, 0.0)) return;
     const ParameterTable table(spec.model, mesh_);
-    ParameterStore<T> store(table, Device{}, config_.parallel.zero);
+    ParameterStore<T> store(table, options_.device, config_.parallel.zero);
     initialize_weights(store, spec.model, config_.train.seed);
     std::vector<std::unique_ptr<StepProbe<T>>> probes;
     std::vector<int> numbers;
@@ -131,7 +134,8 @@ class Measurement {
     for (const StepVariant& v : variants) {
       const double so_far_s = elapsed_s() - begin_s;  // a round of runs takes about that long, too
       if (probes.size() >= std::max<std::size_t>(1, fewest) && out_of_time(share, so_far_s)) break;
-      probes.push_back(std::make_unique<StepProbe<T>>(spec, v, config_.train.recompute, comms_, store, tokens_));
+      probes.push_back(
+          std::make_unique<StepProbe<T>>(spec, v, config_.train.recompute, comms_, store, tokens_, options_.device));
       static_cast<void>(probes.back()->run(clock_));  // first touch of all memory
       numbers.push_back(times_.add_step(probes.back()->graph(), world_));
     }
@@ -146,7 +150,7 @@ class Measurement {
     }
   }
 
-  static constexpr int kRuns = 9;
+  static constexpr int kRuns = 9, kRounds = 5;
   const RunConfig& config_;
   comm::Communicator& world_;
   const ProbeOptions& options_;
@@ -156,7 +160,7 @@ class Measurement {
   ProbeClock clock_;
   std::optional<TokenDataset> data_;
   ProbeTokens tokens_;
-  TaskTimes times_;
+  TaskTimes times_{options_.device};
   std::vector<double> loads_;
 };
 

@@ -40,7 +40,7 @@ Device run_device(const RunConfig& config, comm::Communicator& world) {
   world.all_reduce(comm::as_buffer(&without, 1), comm::as_buffer(&without, 1), comm::ReduceOp::kSum,
                    *make_inline_stream());
   if (without == 0) {
-    if (world.rank() == 0) log()->info("training computes on GPUs");
+    if (world.rank() == 0) log()->info("computing on GPUs");
     return comm::choose_device(world, DeviceKind::kCuda);
   }
   if (why.empty()) why = str(without, " of ", world.size(), " ranks see no GPU");

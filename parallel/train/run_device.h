@@ -9,7 +9,7 @@
 
 namespace weft::parallel {
 
-/// Why training by `config` cannot run on GPUs so far, and the field to change; "" when it can.
+/// Why `config` cannot run on GPUs so far, and the field to change; "" when it can.
 [[nodiscard]] std::string why_not_on_gpu(const RunConfig& config);
 
 /// The device of this rank, by parallel.device. Collective; the same kind on every rank. kAuto logs on rank 0 why it

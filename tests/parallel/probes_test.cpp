@@ -7,10 +7,15 @@
 
 #include "comm/factory.h"
 #include "core/error.h"
+#include "core/gpu_info.h"
 #include "parallel/train/probe_links.h"
 #include "parallel/train/probe_step.h"
 #include "parallel/train/run_setup.h"
 #include "tests/support/catch.h"
+#include "tests/support/devices.h"
+#include "tests/support/environment.h"
+#include "tests/support/errors.h"
+#include "tools/config/schedule_files.h"
 
 using namespace weft;
 using namespace weft::parallel;
@@ -33,10 +38,13 @@ RunConfig tiny(int expert) {
   return c;
 }
 
-Profile profile_of(const RunConfig& config, int ranks, int ranks_per_node) {
+constexpr Device kGpu{DeviceKind::kCuda, 0};
+
+Profile profile_of(const RunConfig& config, int ranks, int ranks_per_node, Device device = {}) {
   Profile out;
   comm::run_local_ranks(ranks, [&](comm::Communicator& world) {
-    Profile mine = measure_profile(config, world, {ranks_per_node, 0.1, nullptr});
+    Profile mine =
+        measure_profile(config, world, {.ranks_per_node = ranks_per_node, .device = device, .time_limit_s = 0.1});
     if (world.rank() == 0) out = std::move(mine);
   });
   return out;
@@ -74,15 +82,69 @@ TEST_CASE("A profile prices every task of the step that it was made for", "[prob
   }
 }
 
+TEST_CASE("A profile measured on a GPU plans the steps that run there", "[probes][gpu]") {
+  WEFT_NEED_DEVICE(DeviceKind::kCuda);
+  const struct { int ranks, expert, ranks_per_node; } cases[] = {{1, 1, 1}, {2, 2, 2}, {4, 2, 2}};
+  for (const auto& [ranks, expert, ranks_per_node] : cases) {
+    INFO(ranks << " ranks, EP " << expert << ", " << ranks_per_node << " a node");
+    RunConfig config = tiny(expert);
+    config.schedule.policy = SchedulePolicy::kTutel;
+    const Profile profile = profile_of(config, ranks, ranks_per_node, kGpu);
+    CHECK(profile.stretch == 1.0);
+    CHECK(profile.wait_us == 0.0);
+    CHECK(profile.cost.machine.host_apart);
+    CHECK(profile.cost.machine.ranks_per_core == 1.0);
+    CHECK(profile.cost.machine.issue_us > 0.0);
+    for (const scheduler::Family& f : profile.cost.families())
+      for (const scheduler::Sample& s : f.fit.samples) {
+        INFO(name_of(f.key));
+        CHECK(s.time_us > 0.0);
+      }
+    const std::string text = tools::costs_to_text(
+        profile.cost, profile.rank_loads,
+        tools::Measurement{.ranks = ranks, .ranks_per_node = ranks_per_node, .device = kGpu.kind, .device_name = "a"});
+    const scheduler::CostModel read =
+        tools::costs_from_text(text, "a test", -1e9);  // an emulated GPU's times are noise
+    const RunPlan plan = plan_run(config, ranks, 0, ranks_per_node, read);
+    CHECK(plan.num_host_waits > 0);
+    CHECK(plan.predicted_ms > 0.0);
+  }
+}
+
+TEST_CASE("A profile of a GPU takes its memory there", "[probes][gpu]") {
+  WEFT_NEED_DEVICE(DeviceKind::kCuda);
+  if (gpu_info(kGpu).name != "an emulated GPU") WEFT_SKIP("the size of a real GPU is not the test's to choose");
+  const auto used = [] { return gpu_info(kGpu).total_bytes - gpu_info(kGpu).free_bytes; };
+  const std::int64_t before = used();
+  comm::run_local_ranks(1, [&](comm::Communicator& world) {
+    const RunConfig config = tiny(1);
+    const Mesh mesh = make_mesh(1, 0, mesh_options(config, 1));
+    const MeshComms comms(world, mesh, kGpu);
+    const StepSpec spec = training_spec(config, mesh, costs_on(kGpu, {}).machine);
+    const ParameterTable table(spec.model, mesh);
+    ParameterStore<float> store(table, kGpu, true);
+    initialize_weights(store, spec.model, 1);
+    const std::int64_t weights = used();
+    CHECK(weights - before >= count_parameters(spec.model).total * 4);
+    StepProbe<float> probe(spec, {}, scheduler::Recompute::kNone, comms, store, {}, kGpu);
+    CHECK(used() > weights);  // its arena
+    const StepTimes times = probe.run(ProbeClock(world, 1));
+    CHECK(times.step_us > 0.0);
+    CHECK(std::any_of(probe.graph().tasks.begin(), probe.graph().tasks.end(),
+                      [](const scheduler::Task& task) { return task.stage == Stage::kHostWait; }));
+  });
+  const test::ScopedVariable smaller("WEFT_EMULATION_MEMORY", "20000");
+  test::check_error(ErrorCode::kOutOfMemory, "on GPU 0", [&] { static_cast<void>(profile_of(tiny(1), 1, 1, kGpu)); });
+}
+
 TEST_CASE("A family is measured at four sizes", "[probes]") {
   RunConfig config = tiny(1);
   config.model.layers = 8;
   config.train.micro_batch = GENERATE(1, 8);
   INFO("micro-batches of " << config.train.micro_batch);
   Profile profile;
-  comm::run_local_ranks(1, [&](comm::Communicator& world) {
-    profile = measure_profile(config, world, {1, 60.0, nullptr});
-  });
+  comm::run_local_ranks(
+      1, [&](comm::Communicator& world) { profile = measure_profile(config, world, {.time_limit_s = 60.0}); });
   std::string few;
   for (const scheduler::Family& f : profile.cost.families())
     if (f.key.stage != Stage::kOptimizer &&
@@ -113,7 +175,7 @@ TEST_CASE("Contention is 1 where there is nothing to contend with, and the same 
   std::array<std::array<std::array<double, 3>, 3>, 4> seen{};
   comm::run_local_ranks(4, [&](comm::Communicator& world) {
     const Mesh mesh = make_mesh(4, world.rank(), mesh_options(tiny(2), ranks_per_node));
-    seen[static_cast<std::size_t>(world.rank())] = probe_contention(world, mesh, 64, 96, 1);
+    seen[static_cast<std::size_t>(world.rank())] = probe_contention(MeshComms(world, mesh), mesh, 64, 96, 1);
   });
   for (const auto& of_rank : seen) CHECK(of_rank == seen[0]);
   const bool has[] = {true, ranks_per_node > 1, ranks_per_node < 4};

@@ -2,9 +2,11 @@
 #include <optional>
 #include <string>
 
+#include "core/atomic_file.h"
 #include "core/error.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
+#include "tests/support/temp_folder.h"
 #include "tools/config/schedule_files.h"
 
 using namespace weft;
@@ -69,6 +71,28 @@ TEST_CASE("A profile reads back as it was written", "[costs]") {
   REQUIRE(b.kinds().size() == 2);
   CHECK(b.kinds()[1].pooled);
   CHECK(b.kinds()[0].fit.samples == a.kinds()[0].fit.samples);
+}
+
+TEST_CASE("A profile of other ranks, or of another kind of device, is used with a warning", "[costs]") {
+  const test::TempFolder folder;
+  parallel::RunConfig config;
+  CHECK(profile_warning(config, 1, 1, DeviceKind::kCpu).empty());
+  config.schedule.profile = (folder.path() / "p.textproto").string();
+  const auto write = [&](const Measurement& measured) {
+    write_file(config.schedule.profile, costs_to_text(profile(), {}, measured));
+  };
+  Measurement measured{.ranks = 8, .ranks_per_node = 4, .device = DeviceKind::kCuda, .device_name = "a GPU"};
+  write(measured);
+  CHECK(read_file(config.schedule.profile).find("device_name: \"a GPU\"") != std::string::npos);
+  CHECK(profile_warning(config, 8, 4, DeviceKind::kCuda).empty());
+  CHECK(profile_warning(config, 8, 4, std::nullopt).empty());
+  CHECK_THAT(profile_warning(config, 8, 4, DeviceKind::kCpu),
+             Catch::Contains("measured on 8 ranks, 4 a node, on GPUs; here are 8 ranks, 4 a node, on CPUs"));
+  CHECK_THAT(profile_warning(config, 2, 2, std::nullopt), Catch::Contains("here are 2 ranks, 2 a node, on GPUs"));
+  measured.device = DeviceKind::kCpu;
+  write(measured);
+  CHECK(profile_warning(config, 8, 4, DeviceKind::kCpu).empty());
+  CHECK_THAT(profile_warning(config, 8, 4, DeviceKind::kCuda), Catch::Contains("here are 8 ranks, 4 a node, on GPUs"));
 }
 
 TEST_CASE("An inconsistent profile is refused by the family's name", "[costs]") {

@@ -12,7 +12,6 @@
 
 #include "core/bf16.h"
 #include "core/error.h"
-#include "core/gpu_info.h"
 #include "core/memory.h"
 #include "kernels/gemm.h"
 #include "kernels/reduce.h"
@@ -124,8 +123,8 @@ nlohmann::ordered_json measure(Device device, const BenchKernelsOptions& o) {
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const KernelCase& kernel : kernel_cases<T>(device, o))
     rows.push_back(row_of(kernel, time_us(*stream, o.repeats, kernel.run), copies, flops_per_us));
-  return {{"device", device.kind == DeviceKind::kCpu ? processor_name() : gpu_info(device).name},
-          {"kind", device.kind == DeviceKind::kCpu ? "cpu" : "gpu"},
+  return {{"device", device_name(device)},
+          {"kind", name_of(device.kind)},
           {"dtype", o.dtype},
           {"tokens", o.tokens},
           {"model_dim", o.model_dim},

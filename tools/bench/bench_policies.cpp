@@ -103,9 +103,11 @@ scheduler::CostModel find_costs(const parallel::RunConfig& config, comm::Communi
   profile.cost.source = "measured before the runs";
   profile.cost.measured = true;
   if (!out.empty() && world.rank() == 0)
-    write_file(out,
-               costs_to_text(profile.cost, profile.rank_loads,
-                             Measurement{"", "", {}, world.size(), ranks_per_node, profile.stretch, profile.num_runs}));
+    write_file(out, costs_to_text(profile.cost, profile.rank_loads,
+                                  Measurement{.ranks = world.size(),
+                                              .ranks_per_node = ranks_per_node,
+                                              .stretch = profile.stretch,
+                                              .runs = profile.num_runs}));
   return profile.cost;
 }
 

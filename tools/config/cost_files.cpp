@@ -67,6 +67,8 @@ void put_measurement(config::ClusterCosts::Measurement& out, const Measurement& 
   out.set_ranks_per_node(measured.ranks_per_node);
   out.set_stretch(measured.stretch);
   out.set_runs(measured.runs);
+  out.set_device(static_cast<config::ClusterCosts::Device>(measured.device));
+  out.set_device_name(measured.device_name);
 }
 
 WorkKind work_of(config::ClusterCosts::Work work, const std::string& origin) {
@@ -189,16 +191,23 @@ CostModel load_costs(const std::string& path, double min_r_squared) {
 
 CostModel nominal_costs() { return costs_from_text(nominal_costs_text(), "configs/clusters/nominal_cpu.textproto"); }
 
-std::string profile_warning(const parallel::RunConfig& config, int ranks, int ranks_per_node) {
+std::string profile_warning(const parallel::RunConfig& config, int ranks, int ranks_per_node,
+                            std::optional<DeviceKind> device) {
   const std::string& path = config.schedule.profile;
   if (path.empty()) return {};
   config::ClusterCosts message;
   parse_text_proto(read_file(path), path, message);
   if (!message.has_measured()) return {};
   const auto& m = message.measured();
-  if (m.ranks() == ranks && m.ranks_per_node() == ranks_per_node) return {};
-  return str(path, " was measured on ", counted(m.ranks(), "rank"), ", ", m.ranks_per_node(), " a node; here are ",
-             ranks, ", ", ranks_per_node, " a node, whose costs may be others: measure again with weft profile");
+  const auto of = static_cast<DeviceKind>(m.device());
+  const bool same_ranks = m.ranks() == ranks && m.ranks_per_node() == ranks_per_node;
+  if (same_ranks && of == device.value_or(of)) return {};
+  const auto describe = [](int num_ranks, int a_node, DeviceKind kind) {
+    return str(counted(num_ranks, "rank"), ", ", a_node, " a node, on ", kind == DeviceKind::kCpu ? "CPUs" : "GPUs");
+  };
+  return str(path, " was measured on ", describe(m.ranks(), m.ranks_per_node(), of), "; here are ",
+             describe(ranks, ranks_per_node, device.value_or(of)),
+             ", whose costs may be others: measure again with weft profile");
 }
 
 CostModel costs_of(const parallel::RunConfig& config) {

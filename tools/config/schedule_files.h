@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"
 #include "parallel/train/run_config.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/plan.h"
@@ -13,11 +14,13 @@ namespace weft::tools {
 
 /// How a profile came about, stored with it.
 struct Measurement {
-  std::string version, date;
-  std::vector<std::string> hosts;
+  std::string version = {}, date = {};
+  std::vector<std::string> hosts = {};
   int ranks = 1, ranks_per_node = 1;
   double stretch = 1.0;
   int runs = 0;
+  DeviceKind device = DeviceKind::kCpu;
+  std::string device_name = {};  ///< Of rank 0's device; empty: not known.
 };
 /// Costs as text (configs/cluster.proto). `measured`: of a profile; nothing: costs that price every kind of work.
 /// layer_imbalance, which is of a simulation, is left out.
@@ -46,8 +49,10 @@ struct PoorFit {
 /// What `config` is planned with: schedule.profile, or nominal_costs().
 [[nodiscard]] scheduler::CostModel costs_of(const parallel::RunConfig& config);
 
-/// One line when schedule.profile was measured on other ranks than these; empty otherwise.
-[[nodiscard]] std::string profile_warning(const parallel::RunConfig& config, int ranks, int ranks_per_node);
+/// One line when schedule.profile was measured on other ranks than these, or on another kind of device; empty
+/// otherwise. device: what the step runs on; nothing: not known yet, and any will do.
+[[nodiscard]] std::string profile_warning(const parallel::RunConfig& config, int ranks, int ranks_per_node,
+                                          std::optional<DeviceKind> device);
 
 /// A plan as text (configs/plan.proto), and back. plan_from_text throws Error{kInvalidArgument} for bad text or a
 /// digest that does not hold.

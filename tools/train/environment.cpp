@@ -48,7 +48,7 @@ std::vector<std::string> node_hosts(comm::Communicator& world, const comm::Topol
 }
 
 std::string environment_text(comm::Communicator& world, const comm::Topology& topology,
-                             const parallel::RunConfig& config) {
+                             const parallel::RunConfig& config, Device device) {
   const BuildInfo& build = build_info();
   const std::string config_text = to_text(config);
   const ordered_json facts{
@@ -64,6 +64,7 @@ std::string environment_text(comm::Communicator& world, const comm::Topology& to
       {"processor", processor_name()},
       {"cores", std::thread::hardware_concurrency()},
       {"memory_bytes", total_memory_bytes()},
+      {"device", {{"kind", name_of(device.kind)}, {"name", device_name(device)}}},
       {"ranks", world.size()},
       {"nodes", topology.num_nodes},
       {"ranks_per_node", topology.local_size},

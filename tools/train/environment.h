@@ -16,9 +16,9 @@ namespace weft::tools {
 /// Host names of all nodes, in order of their ranks. Collective.
 [[nodiscard]] std::vector<std::string> node_hosts(comm::Communicator& world, const comm::Topology& topology);
 
-/// env.json: build, hosts, cores, ranks, and the digest of the config. Collective.
+/// env.json: build, hosts, cores, the device of this rank, ranks, and the digest of the config. Collective.
 [[nodiscard]] std::string environment_text(comm::Communicator& world, const comm::Topology& topology,
-                                           const parallel::RunConfig& config);
+                                           const parallel::RunConfig& config, Device device);
 
 /// traffic.json: {"schema": 1, "ranks", "steps", "node_of_rank": [P], "sent_bytes": [P][P] (row: who sent),
 /// "intra_bytes", "inter_bytes", "by_collective": {"all_to_all": bytes, ...}}. steps: of this start of the run; the

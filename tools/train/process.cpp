@@ -8,6 +8,7 @@
 #include <csignal>
 #include <fstream>
 
+#include "core/gpu_info.h"
 #include "tools/launcher.h"
 
 namespace weft::tools {
@@ -56,5 +57,11 @@ std::string processor_name() {
       return line.substr(colon + 2);
   return "";
 }
+
+std::string device_name(Device device) {
+  return device.kind == DeviceKind::kCpu ? processor_name() : gpu_info(device).name;
+}
+
+std::string_view name_of(DeviceKind kind) noexcept { return kind == DeviceKind::kCpu ? "cpu" : "gpu"; }
 
 }  // namespace weft::tools

@@ -3,6 +3,9 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
+
+#include "core/device.h"
 
 namespace weft::tools {
 
@@ -18,5 +21,9 @@ void install_signal_handlers();
 [[nodiscard]] std::string host_name();
 /// The processor's name, by Linux; empty where it does not say.
 [[nodiscard]] std::string processor_name();
+/// The processor's name, or the GPU's: "NVIDIA H100 80GB HBM3". Throws Error{kUnavailable} for a device this build or
+/// machine lacks.
+[[nodiscard]] std::string device_name(Device device);
+[[nodiscard]] std::string_view name_of(DeviceKind kind) noexcept;  ///< "cpu", "gpu"
 
 }  // namespace weft::tools

@@ -82,7 +82,9 @@ inline cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int) {
   return cudaSuccess;
 }
 inline cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {
-  return *free_bytes = *total_bytes = std::size_t{1} << 40, cudaSuccess;
+  *total_bytes = weft::emulation::device_bytes();
+  const std::size_t used = weft::emulation::device_bytes_in_use();
+  return *free_bytes = used < *total_bytes ? *total_bytes - used : 0, cudaSuccess;
 }
 inline cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 0, cudaSuccess; }
 inline cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr, int, int) {
@@ -138,19 +140,21 @@ inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event) {
 }
 
 inline cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t) {
-  constexpr std::size_t kDeviceBytes = std::size_t{1} << 40, kAlignment = 256;
-  *data = bytes > kDeviceBytes ? nullptr
-                               : std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+  *data = weft::emulation::allocate_device_bytes(bytes);
   if (*data == nullptr) return cudaErrorMemoryAllocation;
   std::memset(*data, 0xff, bytes);
   return cudaSuccess;
 }
 inline cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
-  stream->push([data] { std::free(data); });
+  stream->push([data] { weft::emulation::free_device_bytes(data); });
   return cudaSuccess;
 }
 inline cudaError_t cudaHostAlloc(void** data, std::size_t bytes, unsigned) {
-  return cudaMallocAsync(data, bytes, nullptr);
+  constexpr std::size_t kAlignment = 256;
+  *data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+  if (*data == nullptr) return cudaErrorMemoryAllocation;
+  std::memset(*data, 0xff, bytes);
+  return cudaSuccess;
 }
 inline cudaError_t cudaFreeHost(void* data) { return std::free(data), cudaSuccess; }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t stream) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -73,6 +74,51 @@ bool Point::reached() {
 int shared_limit() {
   const char* text = std::getenv("WEFT_EMULATION_SHARED");
   return text != nullptr ? std::atoi(text) : static_cast<int>(kSharedBytes);
+}
+
+namespace {
+
+struct DeviceMemory {
+  std::mutex mutex;
+  std::unordered_map<void*, std::size_t> bytes_of;
+  std::size_t in_use = 0;
+};
+DeviceMemory& device_memory() {
+  static auto& all = *new DeviceMemory;  // memory of statics goes back late
+  return all;
+}
+
+}  // namespace
+
+std::size_t device_bytes() {
+  const char* text = std::getenv("WEFT_EMULATION_MEMORY");
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : kDeviceBytes;
+}
+std::size_t device_bytes_in_use() {
+  DeviceMemory& all = device_memory();
+  const std::lock_guard lock(all.mutex);
+  return all.in_use;
+}
+void* allocate_device_bytes(std::size_t bytes) {
+  constexpr std::size_t kAlignment = 256;
+  DeviceMemory& all = device_memory();
+  const std::lock_guard lock(all.mutex);
+  const std::size_t most = device_bytes();
+  if (bytes > most || all.in_use > most - bytes) return nullptr;
+  void* const data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+  if (data == nullptr) return nullptr;
+  all.bytes_of[data] = bytes;
+  all.in_use += bytes;
+  return data;
+}
+void free_device_bytes(void* data) {
+  if (data == nullptr) return;
+  DeviceMemory& all = device_memory();
+  const std::lock_guard lock(all.mutex);
+  const auto at = all.bytes_of.find(data);
+  all.in_use -= at->second;
+  all.bytes_of.erase(at);
+  std::free(data);
 }
 
 bool LaunchConfig::is_valid() const {

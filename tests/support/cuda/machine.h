@@ -76,6 +76,14 @@ inline constexpr std::size_t kSharedBytes = 232448;  ///< Of a block on sm_90.
 /// What a block may have: kSharedBytes, or WEFT_EMULATION_SHARED, as a smaller GPU would.
 [[nodiscard]] int shared_limit();
 
+/// Bytes of the GPU: kDeviceBytes, or WEFT_EMULATION_MEMORY, as a smaller one would have.
+inline constexpr std::size_t kDeviceBytes = std::size_t{1} << 40;
+[[nodiscard]] std::size_t device_bytes();
+[[nodiscard]] std::size_t device_bytes_in_use();
+/// Null when they do not fit.
+[[nodiscard]] void* allocate_device_bytes(std::size_t bytes);
+void free_device_bytes(void* data);
+
 /// Runs `body` once for every thread of every block. A body that leaves threads waiting at a barrier for ever aborts.
 void run_grid(const LaunchConfig& config, const std::function<void()>& body);
 
