@@ -72,30 +72,35 @@ RunConfig tiny_run(const fs::path& folder) {
   return c;
 }
 
+TrainRun train_here(const RunConfig& config, comm::Communicator& world, const TrainCall& call) {
+  Recorder recorder;
+  TrainOptions options;
+  options.run_dir = call.run_dir;
+  options.resume = call.resume;
+  options.init_from = call.init_from;
+  options.plan = call.plan;
+  options.device = call.device;
+  options.config_text = "a test";
+  options.ranks_per_node = world.size();
+  if (config.schedule.replan > 0) {
+    options.cost = tools::nominal_costs();
+    options.plan_to_text = tools::plan_to_text;
+    options.plan_from_text = [](const std::string& text) { return tools::plan_from_text(text, "a test"); };
+  }
+  const bool asks = world.rank() == world.size() - 1;
+  options.stop_requested = [&] {
+    return asks && call.stop_before_step > 0 && recorder.last_step + 1 >= call.stop_before_step;
+  };
+  if (world.rank() == 0) fs::create_directories(call.run_dir);
+  const TrainOutcome outcome = train(config, world, options, recorder);
+  return {outcome, recorder.notes, recorder.warnings};
+}
+
 TrainRun run_training(const RunConfig& config, const TrainCall& call) {
   TrainRun out;
   comm::run_local_ranks(call.world_size, [&](comm::Communicator& world) {
-    Recorder recorder;
-    TrainOptions options;
-    options.run_dir = call.run_dir;
-    options.resume = call.resume;
-    options.init_from = call.init_from;
-    options.plan = call.plan;
-    options.device = call.device;
-    options.config_text = "a test";
-    options.ranks_per_node = call.world_size;
-    if (config.schedule.replan > 0) {
-      options.cost = tools::nominal_costs();
-      options.plan_to_text = tools::plan_to_text;
-      options.plan_from_text = [](const std::string& text) { return tools::plan_from_text(text, "a test"); };
-    }
-    const bool asks = world.rank() == world.size() - 1;
-    options.stop_requested = [&] {
-      return asks && call.stop_before_step > 0 && recorder.last_step + 1 >= call.stop_before_step;
-    };
-    if (world.rank() == 0) fs::create_directories(call.run_dir);
-    const TrainOutcome outcome = train(config, world, options, recorder);
-    if (world.rank() == 0) out = {outcome, recorder.notes, recorder.warnings};
+    TrainRun mine = train_here(config, world, call);
+    if (world.rank() == 0) out = std::move(mine);
   });
   return out;
 }

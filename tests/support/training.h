@@ -1,4 +1,4 @@
-// tests/support/training.h - whole training runs in a folder of their own, on ranks that are threads.
+// tests/support/training.h - whole training runs in a folder of their own.
 #pragma once
 
 #include <filesystem>
@@ -16,7 +16,7 @@ namespace weft::test {
 [[nodiscard]] parallel::RunConfig tiny_run(const std::filesystem::path& folder);
 
 struct TrainCall {
-  int world_size = 1;
+  int world_size = 1;  ///< Of run_training().
   std::filesystem::path run_dir = {};
   parallel::Resume resume = parallel::Resume::kAuto;
   std::filesystem::path init_from = {};
@@ -26,8 +26,11 @@ struct TrainCall {
 };
 struct TrainRun {
   parallel::TrainOutcome outcome = parallel::TrainOutcome::kFinished;
-  std::vector<std::string> notes, warnings;  ///< Of rank 0.
+  std::vector<std::string> notes, warnings;
 };
+/// Collective over `world`, on one node.
+TrainRun train_here(const parallel::RunConfig& config, comm::Communicator& world, const TrainCall& call);
+/// On ranks that are threads; what rank 0 has to tell.
 TrainRun run_training(const parallel::RunConfig& config, const TrainCall& call);
 
 /// metrics.jsonl without what the clock says (step_ms, tokens_per_second, model_tflops, exposed_comm_frac): a line a
