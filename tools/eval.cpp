@@ -11,6 +11,7 @@
 #include "tools/config/loader.h"
 #include "tools/eval/evaluate.h"
 #include "tools/number_checks.h"
+#include "tools/train/process.h"
 
 namespace weft::tools {
 namespace {
@@ -38,6 +39,8 @@ int run_eval(const EvalArguments& args) {
                                         {"sequences", report.num_sequences},
                                         {"sequence_length", report.sequence_length},
                                         {"dtype", to_string(config.train.dtype)},
+                                        {"device",
+                                         {{"kind", name_of(report.device.kind)}, {"name", device_name(report.device)}}},
                                         {"step", checkpoint.state().step},
                                         {"checkpoint", args.checkpoint},
                                         {"tokens", args.request.tokens}}
@@ -84,6 +87,7 @@ void add_eval(CLI::App& app, Action& action) {
       ->expected(1)
       ->take_all();
   command->add_flag("--json", args->json, "Print one JSON document");
+  command->footer("Computes on a GPU where there is one; --set parallel.device=CPU: on the CPU.");
   command->callback([args, &action] { action = [args] { return run_eval(*args); }; });
 }
 

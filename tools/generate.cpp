@@ -7,6 +7,7 @@
 #include "comm/factory.h"
 #include "core/error.h"
 #include "parallel/eval/evaluator.h"
+#include "parallel/train/run_device.h"
 #include "tools/command.h"
 #include "tools/config/loader.h"
 #include "tools/exit_status.h"
@@ -19,6 +20,7 @@ using parallel::Checkpoint;
 
 struct GenerateArguments {
   std::string checkpoint, prompt;
+  std::vector<std::string> sets;
   int tokens = 200, context = 256;
   parallel::SampleOptions sample{0.8, 0, 1};
   bool json = false;
@@ -28,13 +30,16 @@ struct GenerateArguments {
 constexpr std::int32_t kEndOfText = 256;
 
 std::string generate(const GenerateArguments& args, const Checkpoint& checkpoint, comm::Communicator& world) {
-  const parallel::RunConfig config = parse_config(checkpoint.state().config_text, "the checkpoint's config");
+  const parallel::RunConfig config = parse_config(checkpoint.state().config_text, "the checkpoint's config", args.sets);
   if (config.model.vocab_size != kEndOfText + 1)
     throw Error(ErrorCode::kInvalidArgument,
                 str("the model has a vocabulary of ", config.model.vocab_size,
                     "; generate knows the byte tokenizer's 257 alone"),
                 "use weft eval --logits for other tokenizers");
-  parallel::Evaluator<float> evaluator(config.model, checkpoint, world);
+  parallel::RunConfig here = config;  // the run's layout is not that of one rank
+  here.parallel = {};
+  here.parallel.device = config.parallel.device;
+  parallel::Evaluator<float> evaluator(config.model, checkpoint, world, run_device(here, world));
   std::vector<std::int32_t> tokens{kEndOfText};
   for (const char c : args.prompt) tokens.push_back(static_cast<unsigned char>(c));
   std::string text;
@@ -84,7 +89,12 @@ void add_generate(CLI::App& app, Action& action) {
       ->capture_default_str()
       ->check(not_negative());
   command->add_option("--seed", args->sample.seed, "Seed of the sampling")->capture_default_str();
+  command->add_option("--set", args->sets, "Override a field of the checkpoint's config (repeatable)")
+      ->type_name("PATH=VALUE")
+      ->expected(1)
+      ->take_all();
   command->add_flag("--json", args->json, "Print one JSON document");
+  command->footer("Computes on a GPU where there is one; --set parallel.device=CPU: on the CPU.");
   command->callback([args, &action] { action = [args] { return run_generate(*args); }; });
 }
 

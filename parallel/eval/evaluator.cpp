@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/host_access.h"
 #include "core/rng.h"
 #include "parallel/moe/gate_registry.h"
 #include "scheduler/order.h"
@@ -12,12 +13,14 @@
 namespace weft::parallel {
 
 template <class T>
-Evaluator<T>::Evaluator(const ModelConfig& model, const Checkpoint& checkpoint, comm::Communicator& world)
+Evaluator<T>::Evaluator(const ModelConfig& model, const Checkpoint& checkpoint, comm::Communicator& world,
+                        Device device)
     : model_(model),
+      device_(device),
       mesh_(make_mesh(1, 0, {})),
-      comms_(world, mesh_),
+      comms_(world, mesh_, device),
       table_(model, mesh_),
-      store_(table_, Device{}, false) {
+      store_(table_, device, false) {
   WEFT_CHECK(world.size() == 1, "evaluation runs on one rank, not ", world.size());
   checkpoint.check_model(model);
   checkpoint.verify();
@@ -28,8 +31,9 @@ template <class T>
 auto Evaluator<T>::make_pass(const ModelConfig& model, std::int64_t sequences, std::int64_t length, StepMode mode,
                              Capture<T>* capture) -> std::unique_ptr<Pass> {
   auto pass = std::make_unique<Pass>();
-  const StepSpec spec{
+  StepSpec spec{
       model, mesh_, {1, static_cast<int>(sequences), static_cast<int>(length), model.moe.group_sequences}, mode, false};
+  spec.host_apart = device_.kind != DeviceKind::kCpu;
   const scheduler::Shape shape = uniform_shape(model.layers, {});
   const scheduler::Graph graph = emit_step(spec, shape, dtype_of<T>);
   pass->length = length;
@@ -38,7 +42,7 @@ auto Evaluator<T>::make_pass(const ModelConfig& model, std::int64_t sequences, s
   pass->state.num_tokens = static_cast<double>(sequences * length);
   pass->state.num_groups = static_cast<double>(sequences) / model.moe.group_sequences;
   pass->step = std::make_unique<BoundStep<T>>(spec, scheduler::sequential_plan(graph, shape),
-                                              Runtime<T>{&store_, &comms_, &pass->state, capture});
+                                              Runtime<T>{&store_, &comms_, &pass->state, capture}, device_);
   return pass;
 }
 
@@ -72,9 +76,10 @@ auto Evaluator<T>::run(const Batch& batch, const Wanted& wanted) -> Outputs {
   pass->state.batches = {{batch.tokens.data(), batch.targets.data(), batch.positions.data(), batch.segments.data()}};
   pass->step->run();
   out.loss = pass->state.statistics.loss_sum_on_host(0) / pass->state.num_valid_tokens;
+  HostAccess access(device_);
   if (wanted.gradients)
     for (const LocalParameter& p : table_.parameters()) {
-      const T* g = store_.gradients() + p.offset;
+      const T* g = access.read(store_.gradients() + p.offset, p.count());
       out.gradients[p.spec.name].assign(g, g + p.count());
     }
   return out;

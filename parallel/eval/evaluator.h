@@ -19,9 +19,9 @@ namespace weft::parallel {
 template <class T>
 class Evaluator {
  public:
-  /// Weights of `checkpoint`, whose tensors must be those of `model`. `world`: a group of one that outlives this
-  /// object.
-  Evaluator(const ModelConfig& model, const Checkpoint& checkpoint, comm::Communicator& world);
+  /// Weights of `checkpoint`, whose tensors must be those of `model`, brought to `device`; what is asked for comes back
+  /// to the host. `world`: a group of one over memory of the host that outlives this object.
+  Evaluator(const ModelConfig& model, const Checkpoint& checkpoint, comm::Communicator& world, Device device = {});
 
   struct Outputs {
     double loss = 0.0;  ///< Mean cross-entropy, nats per valid target.
@@ -53,6 +53,7 @@ class Evaluator {
                                                 StepMode mode, Capture<T>* capture);
 
   ModelConfig model_;
+  Device device_;
   Mesh mesh_;
   MeshComms comms_;
   ParameterTable table_;

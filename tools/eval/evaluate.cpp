@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/safetensors.h"
 #include "parallel/eval/evaluator.h"
+#include "parallel/train/run_device.h"
 #include "parallel/train/run_setup.h"
 #include "tools/config/loader.h"
 #include "tools/hf/names.h"
@@ -118,7 +119,8 @@ EvalReport evaluate_as(const RunConfig& config, const parallel::Checkpoint& chec
   RoutingTable<T> routing;
   double loss_sum = 0.0;
   comm::run_local_ranks(1, [&](comm::Communicator& world) {
-    parallel::Evaluator<T> evaluator(model, checkpoint, world);
+    report.device = run_device(config, world);
+    parallel::Evaluator<T> evaluator(model, checkpoint, world, report.device);
     const std::int64_t at_once = wanted.gradients ? count : std::min<std::int64_t>(config.train.micro_batch, count);
     const parallel::ValidationLayout layout{count, at_once, 1, 0};
     for (std::int64_t round = 0; round < layout.num_rounds(); ++round) {
@@ -142,6 +144,7 @@ EvalReport evaluate_as(const RunConfig& config, const parallel::Checkpoint& chec
 EvalReport evaluate(const RunConfig& config, const parallel::Checkpoint& checkpoint, const EvalRequest& request) {
   RunConfig here = config;  // the run's layout is not that of the evaluation
   here.parallel = {};
+  here.parallel.device = config.parallel.device;
   here.train.global_batch = here.train.micro_batch;
   require_valid(here, 1);
   const TokenDataset data = open_tokens(here, request.tokens);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/device.h"
 #include "parallel/train/checkpoint.h"
 #include "parallel/train/run_config.h"
 
@@ -18,11 +19,12 @@ struct EvalRequest {
 struct EvalReport {
   double loss = 0.0;  ///< Mean cross-entropy, nats per target.
   std::int64_t num_targets = 0, num_sequences = 0, sequence_length = 0;
+  Device device;  ///< That computed.
 };
 
-/// Evaluates the model of `config` (train.sequence_length, train.micro_batch and train.dtype count) with the weights of
-/// `checkpoint` on the first B sequences of the file, in file order, on one rank. A file shorter than one sequence is
-/// one shorter sequence. Writes safetensors, in the dtype of the evaluation:
+/// Evaluates the model of `config` (train.sequence_length, train.micro_batch, train.dtype and parallel.device count;
+/// BF16 computes in F32) with the weights of `checkpoint` on the first B sequences of the file, in file order, on one
+/// rank. A file shorter than one sequence is one shorter sequence. Writes safetensors, in the dtype of the evaluation:
 ///   logits     "logits" [B, S, V]
 ///   gradients  dL/dw of every parameter, under its Hugging Face name (export's) where the family has one, else Weft's;
 ///   L is the
@@ -31,7 +33,7 @@ struct EvalReport {
 ///   layer
 /// Passes of micro_batch sequences, so memory does not grow with B; but gradients come from one pass over all B
 /// sequences. Throws Error{kInvalidArgument} (config, B, tokens outside the vocabulary, a checkpoint of another model),
-/// Error{kIo}.
+/// Error{kUnavailable} (parallel.device), Error{kIo}.
 [[nodiscard]] EvalReport evaluate(const parallel::RunConfig& config, const parallel::Checkpoint& checkpoint,
                                   const EvalRequest& request);
 
