@@ -19,6 +19,10 @@ struct GpuInfo {
 /// Throws Error{kUnavailable} for a device this build or machine lacks, and Error{kDevice}.
 [[nodiscard]] GpuInfo gpu_info(Device device);
 
+/// What this process can still take of a GPU's memory: free bytes, and those that its own pool holds unused. Throws as
+/// gpu_info().
+[[nodiscard]] std::int64_t available_bytes(Device device);
+
 /// How one GPU reaches another's memory: not at all (copies go through the host), over PCIe, or over a link that also
 /// carries atomic operations, as NVLink does.
 enum class PeerLink : std::uint8_t { kNone, kPcie, kNvlink };

@@ -6,10 +6,30 @@
 #include "core/error.h"
 
 namespace weft::scheduler {
+namespace {
+
+/// "activations ('logits')": of the slot's first buffer.
+std::string contents_of(const Graph& graph, const SlotMap& slots, std::size_t slot) {
+  for (std::size_t b = 0; b < graph.buffers.size(); ++b)
+    if (!graph.buffers[b].persistent && slots.slot_of_buffer[b] == static_cast<int>(slot))
+      return str(to_string(graph.buffers[b].memory), " ('", graph.buffers[b].label, "')");
+  return str("slot ", slot);
+}
+
+Memory block_of(Device device, const Graph& graph, const SlotMap& slots, std::size_t slot) {
+  try {
+    return {device, slots.slot_bytes[slot]};
+  } catch (const Error& e) {
+    throw Error(e.code(), str(contents_of(graph, slots, slot), ": ", e.message()), e.hint());
+  }
+}
+
+}  // namespace
 
 Arena::Arena(Device device, const Graph& graph, SlotMap slots) : device_(device), map_(std::move(slots)) {
   blocks_.reserve(map_.slot_bytes.size());
-  for (const std::int64_t bytes : map_.slot_bytes) blocks_.emplace_back(device, bytes);
+  for (std::size_t slot = 0; slot < map_.slot_bytes.size(); ++slot)
+    blocks_.push_back(block_of(device, graph, map_, slot));
   labels_.reserve(graph.buffers.size());
   for (const BufferSpec& spec : graph.buffers) labels_.push_back(spec.label);
 }

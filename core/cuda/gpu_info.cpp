@@ -38,6 +38,19 @@ GpuInfo gpu_info(Device device) {
   return info;
 }
 
+std::int64_t available_bytes(Device device) {
+  cuda::require(device);
+  const cuda::DeviceScope scope(device);
+  std::size_t free_bytes = 0, total_bytes = 0;
+  WEFT_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes));
+  cudaMemPool_t pool = nullptr;
+  WEFT_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, device.index));
+  std::uint64_t reserved = 0, used = 0;
+  WEFT_CUDA_CHECK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved));
+  WEFT_CUDA_CHECK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used));
+  return static_cast<std::int64_t>(free_bytes + (reserved - used));
+}
+
 PeerLink peer_link(Device from, Device to) {
   cuda::require(from);
   cuda::require(to);

@@ -27,6 +27,7 @@ void close_range() noexcept {}
 namespace weft {
 
 GpuInfo gpu_info(Device) { cuda::unavailable(); }
+std::int64_t available_bytes(Device) { cuda::unavailable(); }
 PeerLink peer_link(Device, Device) { cuda::unavailable(); }
 CudaVersions cuda_versions() { return {}; }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "core/error.h"
 #include "core/host_access.h"
 #include "core/rng.h"
 #include "kernels/reduce.h"
@@ -12,8 +13,13 @@ namespace weft::parallel {
 namespace {
 
 template <class T>
-Memory zeroed(Device device, std::int64_t count) {
-  Memory memory(device, count * static_cast<std::int64_t>(sizeof(T)));
+Memory zeroed(Device device, std::int64_t count, const char* what) {
+  Memory memory;
+  try {
+    memory = Memory(device, count * static_cast<std::int64_t>(sizeof(T)));
+  } catch (const Error& e) {
+    throw Error(e.code(), str(what, ": ", e.message()), e.hint());
+  }
   const auto stream = make_waiting_stream(device);
   stream->enqueue([&] { kernels::fill<T>(*stream, memory.template as<T>(), count, Wide<T>(0)); });
   stream->synchronize();
@@ -49,11 +55,11 @@ ParameterStore<T>::ParameterStore(const ParameterTable& table, Device device, bo
       device_(device),
       sharded_(sharded),
       state_count_(optimizer_state_count(table, sharded)),
-      weights_(zeroed<T>(device, table.count())),
-      gradients_(zeroed<Wide<T>>(device, table.count())),
-      m_(zeroed<Wide<T>>(device, state_count_)),
-      v_(zeroed<Wide<T>>(device, state_count_)) {
-  if (!std::is_same_v<T, Wide<T>>) masters_ = zeroed<Wide<T>>(device, state_count_);
+      weights_(zeroed<T>(device, table.count(), "parameters")),
+      gradients_(zeroed<Wide<T>>(device, table.count(), "gradients")),
+      m_(zeroed<Wide<T>>(device, state_count_, "optimizer")),
+      v_(zeroed<Wide<T>>(device, state_count_, "optimizer")) {
+  if (!std::is_same_v<T, Wide<T>>) masters_ = zeroed<Wide<T>>(device, state_count_, "optimizer");
   std::int64_t offset = 0;
   for (int b = 0; b < static_cast<int>(table.buckets().size()); ++b) {
     state_offset_.push_back(offset);

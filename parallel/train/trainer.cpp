@@ -15,6 +15,7 @@
 #include "parallel/data/shard.h"
 #include "parallel/step/update.h"
 #include "parallel/train/checkpoint.h"
+#include "parallel/train/device_memory.h"
 #include "parallel/train/lr_schedule.h"
 #include "parallel/train/metrics.h"
 #include "parallel/train/replanner.h"
@@ -56,10 +57,21 @@ class Training final : public TrainingRun {
   [[nodiscard]] const RunPlan& plan() const override { return plan_; }
 
  private:
+  /// What `work` returns; its kOutOfMemory with what the plan needs, and with one that needs less.
+  template <class Work>
+  auto explaining_memory(const Work& work) {
+    try {
+      return work();
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kOutOfMemory) throw;
+      throw explain_out_of_memory(config_, plan_, cost_, e);
+    }
+  }
   void start_from_checkpoint();
   void make_plan();
   void require_same_plan();
   void bind();
+  [[nodiscard]] std::optional<TrainOutcome> next_step();
   [[nodiscard]] bool should_stop(std::int64_t valid_here, std::int64_t& valid_all);
   StepReport one_step(std::int64_t step, const std::vector<LocalBatch>& batches, std::int64_t valid);
   [[nodiscard]] std::vector<LocalBatch> load_batches() const;
@@ -107,10 +119,11 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
       table_(config.model, mesh_) {
   start_from_checkpoint();  // before the parameters take memory: a wrong one costs nothing
   make_plan();
+  require_device_memory(config_, world_, plan_, cost_, options.device);
   if (!config.data.val.empty())
     validator_ = std::make_unique<Validator<T>>(config, comms_, validation_spec(config, mesh_, cost_.machine),
                                                 plan_.plan.shape, options.device);
-  bind();
+  explaining_memory([this] { bind(); });
   next_step_ = first_step_;
   if (world.rank() == 0 && !options.run_dir.empty()) {
     const int aside = set_aside_checkpoints(options.run_dir / "checkpoints", first_step_ - 1);
@@ -351,6 +364,11 @@ void Training<T>::save(std::int64_t step) {
 
 template <class T>
 std::optional<TrainOutcome> Training<T>::step() {
+  return explaining_memory([this] { return next_step(); });
+}
+
+template <class T>
+std::optional<TrainOutcome> Training<T>::next_step() {
   const TrainConfig& t = config_.train;
   const std::int64_t step = next_step_;
   if (step == first_step_) observer_.on_start(plan_, first_step_);

@@ -50,7 +50,12 @@ enum cudaError_t {
   cudaErrorNotReady,
   cudaErrorInvalidResourceHandle
 };
-enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold, cudaMemPoolReuseAllowInternalDependencies };
+enum cudaMemPoolAttr {
+  cudaMemPoolAttrReleaseThreshold,
+  cudaMemPoolReuseAllowInternalDependencies,
+  cudaMemPoolAttrReservedMemCurrent,
+  cudaMemPoolAttrUsedMemCurrent
+};
 enum cudaMemcpyKind { cudaMemcpyDefault };
 enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
@@ -139,6 +144,11 @@ inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event) {
   return cudaSuccess;
 }
 
+/// The pool holds nothing back.
+inline cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr, void* value) {
+  const std::uint64_t used = weft::emulation::device_bytes_in_use();
+  return std::memcpy(value, &used, sizeof used), cudaSuccess;
+}
 inline cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t) {
   *data = weft::emulation::allocate_device_bytes(bytes);
   if (*data == nullptr) return cudaErrorMemoryAllocation;

@@ -104,6 +104,9 @@ void* allocate_device_bytes(std::size_t bytes) {
   DeviceMemory& all = device_memory();
   const std::lock_guard lock(all.mutex);
   const std::size_t most = device_bytes();
+  if (const char* largest = std::getenv("WEFT_EMULATION_LARGEST");
+      largest != nullptr && bytes > std::strtoull(largest, nullptr, 10))
+    return nullptr;
   if (bytes > most || all.in_use > most - bytes) return nullptr;
   void* const data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
   if (data == nullptr) return nullptr;

@@ -80,7 +80,7 @@ inline constexpr std::size_t kSharedBytes = 232448;  ///< Of a block on sm_90.
 inline constexpr std::size_t kDeviceBytes = std::size_t{1} << 40;
 [[nodiscard]] std::size_t device_bytes();
 [[nodiscard]] std::size_t device_bytes_in_use();
-/// Null when they do not fit.
+/// Null when they do not fit, or are more than WEFT_EMULATION_LARGEST, as on a GPU whose free memory is in pieces.
 [[nodiscard]] void* allocate_device_bytes(std::size_t bytes);
 void free_device_bytes(void* data);
 
