@@ -38,7 +38,7 @@ int run_eval(const EvalArguments& args) {
                                         {"targets", report.num_targets},
                                         {"sequences", report.num_sequences},
                                         {"sequence_length", report.sequence_length},
-                                        {"dtype", to_string(config.train.dtype)},
+                                        {"dtype", to_string(report.dtype)},
                                         {"device",
                                          {{"kind", name_of(report.device.kind)}, {"name", device_name(report.device)}}},
                                         {"step", checkpoint.state().step},
