@@ -98,7 +98,8 @@ Lack find_lack(const std::vector<Record>& records) {
       if (records[r].need_bytes > most) lack.rank = static_cast<int>(r);
       most = std::max(most, records[r].need_bytes);
     }
-    const auto room = static_cast<std::int64_t>(static_cast<double>(available) * (1.0 - kDeviceMemoryMargin));
+    const std::int64_t beyond = std::max<std::int64_t>(0, available - lack.num_sharing * kProductWorkspaceBytes);
+    const auto room = static_cast<std::int64_t>(static_cast<double>(beyond) * (1.0 - kDeviceMemoryMargin));
     lack.limit_bytes = room / lack.num_sharing;
     if (need > room) return lack;
   }

@@ -12,7 +12,10 @@
 
 namespace weft::parallel {
 
-/// Part of a GPU's free memory that plans leave alone: workspaces of products, scratch of kernels, gaps of the pool.
+/// Bytes that the products of a rank take for workspaces: a stream that computes has 32 MiB (kernels/cuda/blas.cpp),
+/// the step has one and the validation pass another.
+inline constexpr std::int64_t kProductWorkspaceBytes = std::int64_t{2 * 32} << 20;
+/// Part of a GPU's free memory beyond these that plans leave alone: scratch of kernels, gaps of the pool.
 inline constexpr double kDeviceMemoryMargin = 1.0 / 16.0;
 
 /// Settings with which a step takes less memory.
@@ -27,8 +30,8 @@ struct SmallerStep {
                                                            const scheduler::CostModel& cost, std::int64_t limit_bytes);
 
 /// Throws Error{kOutOfMemory}, the same on every rank, when the steps of the ranks on some GPU need more than it has
-/// free, less the margin: with the rank's need by memory class, and with find_smaller_step(). Nothing on the CPU, where
-/// what is free is not known. Collective.
+/// free, less workspaces and margin: with the rank's need by memory class, and with find_smaller_step(). Nothing on the
+/// CPU, where what is free is not known. Collective.
 void require_device_memory(const RunConfig& config, comm::Communicator& world, const RunPlan& plan,
                            const scheduler::CostModel& cost, Device device);
 
