@@ -66,6 +66,10 @@ class Staging {
     add(in.probs), add(in.expert), add(in.weight), add(in.d_weight), add(in.fraction);
   }
   template <class T>
+  void add(const kernels::RoutedRows<T>& out) {
+    add(out.probs), add_range(out.lse, out.probs.rows), add(out.expert), add(out.weight);
+  }
+  template <class T>
   void add(const kernels::SlotTable<T>& table) {
     add(table.source), add(table.kept), add(table.weight);
   }
@@ -117,6 +121,10 @@ class Staging {
     return {on_device(in.probs),    on_device(in.expert),   on_device(in.weight),
             on_device(in.d_weight), on_device(in.fraction), in.scale,
             in.renormalize};
+  }
+  template <class T>
+  [[nodiscard]] kernels::RoutedRows<T> on_device(const kernels::RoutedRows<T>& out) const {
+    return {on_device(out.probs), pointer(out.lse), on_device(out.expert), on_device(out.weight)};
   }
   template <class T>
   [[nodiscard]] kernels::SlotTable<T> on_device(const kernels::SlotTable<T>& table) const {
