@@ -16,9 +16,7 @@ std::string where(const Communicator& comm, std::string_view collective) {
   return str(collective, " on rank ", comm.rank(), " of ", comm.size(), " (group ", comm.name(), "): ");
 }
 
-bool is_numeric(DType dtype) {
-  return dtype == DType::kF32 || dtype == DType::kF64 || dtype == DType::kI32 || dtype == DType::kI64;
-}
+bool is_numeric(DType dtype) { return dtype != DType::kU8; }
 
 bool overlap(ConstBuffer a, ConstBuffer b) {
   const auto begin = [](ConstBuffer x) { return reinterpret_cast<std::uintptr_t>(x.data); };
@@ -48,7 +46,7 @@ class Check {
     require(send.dtype == recv.dtype, "send is ", to_string(send.dtype), ", recv is ", to_string(recv.dtype));
   }
   void numeric(DType dtype) const {
-    require(is_numeric(dtype), "cannot reduce ", to_string(dtype), "; use F32, F64, I32 or I64");
+    require(is_numeric(dtype), "cannot reduce ", to_string(dtype), "; use F32, F64, BF16, I32 or I64");
   }
   void counts(Counts counts, std::int64_t total, std::string_view what) const {
     require(counts.size() == static_cast<std::size_t>(comm_.size()), what, ": ", counts.size(), " entries for ",

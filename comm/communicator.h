@@ -59,11 +59,11 @@ struct RecvOp {
 /// they are launched. Every rank calls the same collectives in the same order, from one thread at a time. Empty counts
 /// are fine. Reductions combine as ((x_0 op x_1) op x_2) ... in rank order for every element, on every backend of the
 /// CPU: they depend neither on timing nor on how a message is cut, and are bitwise equal on all ranks; kMax and kMin
-/// keep a NaN. NCCL sums in an order of its own, which is the same again for the same ranks, links and sizes.
-/// Errors: what this rank can see by itself (counts, dtype, device) is Error{kInvalidArgument}; a lost peer or a passed
-/// deadline is Error{kComm} or Error{kTimeout} naming the collective, rank and group, and the group is then good for
-/// abort() and destruction alone. The checks stand here, once; a backend is a set of do_... functions that trust their
-/// arguments.
+/// keep a NaN; BF16 is combined in F32 and rounded once. NCCL sums in an order of its own, which is the same again for
+/// the same ranks, links and sizes. Errors: what this rank can see by itself (counts, dtype, device) is
+/// Error{kInvalidArgument}; a lost peer or a passed deadline is Error{kComm} or Error{kTimeout} naming the collective,
+/// rank and group, and the group is then good for abort() and destruction alone. The checks stand here, once; a backend
+/// is a set of do_... functions that trust their arguments.
 class Communicator {
  public:
   virtual ~Communicator() = default;

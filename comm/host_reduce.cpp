@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "core/bf16.h"
 #include "core/error.h"
 
 namespace weft::comm {
@@ -29,16 +30,17 @@ struct Min {
   }
 };
 
+/// BF16 is added up in F32 and rounded once.
 template <class T, class Op>
 void reduce(T* out, std::span<const void* const> sources, std::int64_t count) {
-  std::array<T, kTile> tile;
+  std::array<Wide<T>, kTile> tile;
   for (std::int64_t first = 0; first < count; first += kTile) {
     const std::int64_t length = std::min(kTile, count - first);
     std::copy_n(static_cast<const T*>(sources[0]) + first, length, tile.data());
     for (std::size_t r = 1; r < sources.size(); ++r) {
       const T* x = static_cast<const T*>(sources[r]) + first;
       for (std::int64_t i = 0; i < length; ++i)
-        tile[static_cast<std::size_t>(i)] = Op::apply(tile[static_cast<std::size_t>(i)], x[i]);
+        tile[static_cast<std::size_t>(i)] = Op::template apply<Wide<T>>(tile[static_cast<std::size_t>(i)], x[i]);
     }
     std::copy_n(tile.data(), length, out + first);
   }
@@ -70,6 +72,7 @@ void reduce_in_rank_order(void* out, std::span<const void* const> sources, std::
     case DType::kI64:
       return reduce<std::int64_t>(out, sources, count, op);
     case DType::kBF16:
+      return reduce<BF16>(out, sources, count, op);
     case DType::kU8:
       break;
   }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/bf16.h"
 #include "core/stream.h"
 
 namespace weft::kernels {
@@ -22,11 +23,20 @@ struct AdamWOptions {
 /// device.
 void clip_factor(Stream& stream, double* factor, const double* loss, const double* squares, double clip_norm);
 
-/// n elements: m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr * (m_hat / (sqrt(v_hat) + eps) + decay * w), where
-/// g = grad * *factor. A factor that is not finite leaves everything as it is. factor: [1], on the stream's device, so
-/// that nobody waits for it; nullptr: 1.
+/// What the optimizer keeps of each weight: the moments and, where weights are stored as BF16, the F32 weights that the
+/// stored ones are rounded from (an update is often smaller than a BF16's last bit). [n] each.
 template <class T>
-void adamw(Stream& stream, T* weight, T* m, T* v, const T* grad, std::int64_t n, const double* factor,
-           const AdamWOptions& options);
+struct AdamWState {
+  Wide<T>* m = nullptr;
+  Wide<T>* v = nullptr;
+  Wide<T>* master = nullptr;  ///< BF16 alone; else the weights are their own.
+};
+
+/// n elements: m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr * (m_hat / (sqrt(v_hat) + eps) + decay * w), where
+/// g = grad * *factor and w the master weight; weight = w, rounded once. A factor that is not finite leaves everything
+/// as it is. factor: [1], on the stream's device, so that nobody waits for it; nullptr: 1.
+template <class T>
+void adamw(Stream& stream, T* weight, const AdamWState<T>& state, const Wide<T>* grad, std::int64_t n,
+           const double* factor, const AdamWOptions& options);
 
 }  // namespace weft::kernels

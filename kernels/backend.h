@@ -56,9 +56,14 @@ struct RowKernels {
   decltype(&kernels::axpy<T>) axpy;
   decltype(&kernels::copy<T>) copy;
   decltype(&kernels::copy_rows<T>) copy_rows;
+  decltype(&kernels::copy_blocks<T>) copy_blocks;
+  decltype(&kernels::slots_scatter<T>) slots_scatter;
+  decltype(&kernels::slots_scatter_backward<T>) slots_scatter_backward;
+  decltype(&kernels::slots_gather_backward<T>) slots_gather_backward;
+  decltype(&kernels::adamw<T>) adamw;
 };
 
-/// All of them. What routers, optimizers and norms of gradients work on is never narrower than F32. Functions without
+/// All of them. What routers and norms of gradients work on is never narrower than F32. Functions without
 /// an element type stand in either table.
 template <class T>
 struct Backend : RowKernels<T> {
@@ -66,7 +71,6 @@ struct Backend : RowKernels<T> {
   decltype(&kernels::softmax_backward<T>) softmax_backward;
   decltype(&kernels::count_rows) count_rows;
   decltype(&kernels::place_rows) place_rows;
-  decltype(&kernels::copy_blocks<T>) copy_blocks;
   decltype(&kernels::route_top_k<T>) route_top_k;
   decltype(&kernels::router_drop) router_drop;
   decltype(&kernels::router_count) router_count;
@@ -90,16 +94,15 @@ struct Backend : RowKernels<T> {
   decltype(&kernels::column_softmax_forward<T>) column_softmax_forward;
   decltype(&kernels::column_dot<T>) column_dot;
   decltype(&kernels::column_softmax_backward<T>) column_softmax_backward;
-  decltype(&kernels::slots_scatter<T>) slots_scatter;
-  decltype(&kernels::slots_scatter_backward<T>) slots_scatter_backward;
-  decltype(&kernels::slots_gather_backward<T>) slots_gather_backward;
   decltype(&kernels::clip_factor) clip_factor;
-  decltype(&kernels::adamw<T>) adamw;
   decltype(&kernels::sum_squares<T>) sum_squares;
   decltype(&kernels::inner_product<T>) inner_product;
 };
 template <>
 struct Backend<BF16> : RowKernels<BF16> {
+  decltype(&kernels::linear_forward_wide<BF16>) linear_forward_wide;
+  decltype(&kernels::linear_backward_input_wide<BF16>) linear_backward_input_wide;
+  decltype(&kernels::linear_backward_weight_wide<BF16>) linear_backward_weight_wide;
   decltype(&kernels::widen<BF16>) widen;
   decltype(&kernels::narrow<BF16>) narrow;
 };

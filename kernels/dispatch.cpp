@@ -38,5 +38,6 @@ void copy_blocks(Stream& stream, Matrix<T> out, Matrix<const T> in, std::span<co
 
 template decltype(copy_blocks<float>) copy_blocks<float>;
 template decltype(copy_blocks<double>) copy_blocks<double>;
+template decltype(copy_blocks<BF16>) copy_blocks<BF16>;
 
 }  // namespace weft::kernels

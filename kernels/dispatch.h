@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 
+#include "core/bf16.h"
 #include "core/matrix.h"
 #include "core/stream.h"
 

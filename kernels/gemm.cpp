@@ -40,11 +40,52 @@ void linear_backward_weight(Stream& stream, Matrix<Wide<T>> dw, Wide<T>* dbias, 
   backend<T>(stream).linear_backward_weight(stream, dw, dbias, dy, x, accumulate);
 }
 
-#define WEFT_INSTANTIATE(T)                                             \
-  template decltype(gemm<T>) gemm<T>;                                   \
-  template decltype(linear_forward<T>) linear_forward<T>;               \
-  template decltype(linear_backward_input<T>) linear_backward_input<T>; \
-  template decltype(linear_backward_weight<T>) linear_backward_weight<T>;
+template <class T>
+void linear_forward_wide(Stream& stream, Matrix<Wide<T>> y, Matrix<const T> x, Matrix<const T> w) {
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    linear_forward<T>(stream, y, x, w);
+  } else {
+    check_matrix("linear_forward_wide", "y", y, x.rows, w.rows);
+    check_matrix("linear_forward_wide", "x", x, x.rows, w.cols);
+    check_matrix("linear_forward_wide", "w", w, w.rows, w.cols);
+    backend<T>(stream).linear_forward_wide(stream, y, x, w);
+  }
+}
+
+template <class T>
+void linear_backward_input_wide(Stream& stream, Matrix<T> dx, Matrix<const Wide<T>> dy, Matrix<const T> w,
+                                Accumulate accumulate) {
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    linear_backward_input<T>(stream, dx, dy, w, accumulate);
+  } else {
+    check_matrix("linear_backward_input_wide", "dx", dx, dy.rows, w.cols);
+    check_matrix("linear_backward_input_wide", "dy", dy, dy.rows, w.rows);
+    check_matrix("linear_backward_input_wide", "w", w, w.rows, w.cols);
+    backend<T>(stream).linear_backward_input_wide(stream, dx, dy, w, accumulate);
+  }
+}
+
+template <class T>
+void linear_backward_weight_wide(Stream& stream, Matrix<Wide<T>> dw, Matrix<const Wide<T>> dy, Matrix<const T> x,
+                                 Accumulate accumulate) {
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    linear_backward_weight<T>(stream, dw, nullptr, dy, x, accumulate);
+  } else {
+    check_matrix("linear_backward_weight_wide", "dw", dw, dy.cols, x.cols);
+    check_matrix("linear_backward_weight_wide", "dy", dy, x.rows, dy.cols);
+    check_matrix("linear_backward_weight_wide", "x", x, x.rows, x.cols);
+    backend<T>(stream).linear_backward_weight_wide(stream, dw, dy, x, accumulate);
+  }
+}
+
+#define WEFT_INSTANTIATE(T)                                                       \
+  template decltype(gemm<T>) gemm<T>;                                             \
+  template decltype(linear_forward<T>) linear_forward<T>;                         \
+  template decltype(linear_backward_input<T>) linear_backward_input<T>;           \
+  template decltype(linear_backward_weight<T>) linear_backward_weight<T>;         \
+  template decltype(linear_forward_wide<T>) linear_forward_wide<T>;               \
+  template decltype(linear_backward_input_wide<T>) linear_backward_input_wide<T>; \
+  template decltype(linear_backward_weight_wide<T>) linear_backward_weight_wide<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
 WEFT_INSTANTIATE(BF16)

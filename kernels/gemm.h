@@ -36,4 +36,15 @@ template <class T>
 void linear_backward_weight(Stream& stream, Matrix<Wide<T>> dw, Wide<T>* dbias, Matrix<const T> dy, Matrix<const T> x,
                             Accumulate accumulate);
 
+/// The same for results that rounding would spoil, such as the logits of a router: y stays in F32. Its gradient dy may
+/// be rounded on the way into the products. For rows of F32 and F64 these are the functions above, without a bias.
+template <class T>
+void linear_forward_wide(Stream& stream, Matrix<Wide<T>> y, Matrix<const T> x, Matrix<const T> w);
+template <class T>
+void linear_backward_input_wide(Stream& stream, Matrix<T> dx, Matrix<const Wide<T>> dy, Matrix<const T> w,
+                                Accumulate accumulate);
+template <class T>
+void linear_backward_weight_wide(Stream& stream, Matrix<Wide<T>> dw, Matrix<const Wide<T>> dy, Matrix<const T> x,
+                                 Accumulate accumulate);
+
 }  // namespace weft::kernels

@@ -56,29 +56,37 @@ void copy_rows(Stream& stream, Matrix<T> y, Matrix<const T> x, Accumulate accumu
 
 template <class T>
 void widen(Stream& stream, Matrix<Wide<T>> y, Matrix<const T> x, Accumulate accumulate) {
-  check_matrix("widen", "y", y, y.rows, y.cols);
-  check_matrix("widen", "x", x, y.rows, y.cols);
-  backend<T>(stream).widen(stream, y, x, accumulate);
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    copy_rows<T>(stream, y, x, accumulate);
+  } else {
+    check_matrix("widen", "y", y, y.rows, y.cols);
+    check_matrix("widen", "x", x, y.rows, y.cols);
+    backend<T>(stream).widen(stream, y, x, accumulate);
+  }
 }
 
 template <class T>
 void narrow(Stream& stream, Matrix<T> y, Matrix<const Wide<T>> x, Accumulate accumulate) {
-  check_matrix("narrow", "y", y, y.rows, y.cols);
-  check_matrix("narrow", "x", x, y.rows, y.cols);
-  backend<T>(stream).narrow(stream, y, x, accumulate);
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    copy_rows<T>(stream, y, x, accumulate);
+  } else {
+    check_matrix("narrow", "y", y, y.rows, y.cols);
+    check_matrix("narrow", "x", x, y.rows, y.cols);
+    backend<T>(stream).narrow(stream, y, x, accumulate);
+  }
 }
 
 template decltype(sum_squares<float>) sum_squares<float>;
 template decltype(sum_squares<double>) sum_squares<double>;
 template decltype(inner_product<float>) inner_product<float>;
 template decltype(inner_product<double>) inner_product<double>;
-template decltype(widen<BF16>) widen<BF16>;
-template decltype(narrow<BF16>) narrow<BF16>;
 #define WEFT_INSTANTIATE(T)                   \
   template decltype(sum_rows<T>) sum_rows<T>; \
   template decltype(fill<T>) fill<T>;         \
   template decltype(axpy<T>) axpy<T>;         \
   template decltype(copy<T>) copy<T>;         \
+  template decltype(widen<T>) widen<T>;       \
+  template decltype(narrow<T>) narrow<T>;     \
   template decltype(copy_rows<T>) copy_rows<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)

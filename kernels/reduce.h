@@ -29,8 +29,8 @@ template <class T>
 void axpy(Stream& stream, T* y, const T* x, std::int64_t n, Wide<T> alpha);
 template <class T>
 void copy(Stream& stream, T* y, const T* x, std::int64_t n);
-/// y = x or y += x with x in storage and y in F32, and the other way round: rounded once. [N, M] of any strides. BF16
-/// alone.
+/// y = x or y += x with x in storage and y in F32, and the other way round: rounded once. [N, M] of any strides. For
+/// F32 and F64 they are copy_rows.
 template <class T>
 void widen(Stream& stream, Matrix<Wide<T>> y, Matrix<const T> x, Accumulate accumulate = Accumulate::kOverwrite);
 template <class T>

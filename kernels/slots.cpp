@@ -85,7 +85,8 @@ void column_softmax_backward(Stream& stream, Matrix<T> dz, const ColumnSoftmaxGr
 }
 
 template <class T>
-void slots_scatter(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots, Matrix<const T> weight) {
+void slots_scatter(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots,
+                   Matrix<const Wide<T>> weight) {
   check_slots("slots_scatter", slots);
   check_matrix("slots_scatter", "weight", weight, slots.row.rows, slots.row.cols);
   check_matrix("slots_scatter", "rows", rows, rows.rows, out.cols);
@@ -94,7 +95,7 @@ void slots_scatter(Stream& stream, Matrix<T> out, Matrix<const T> rows, const Sl
 
 template <class T>
 void slots_scatter_backward(Stream& stream, const SlotsGradient<T>& grad, Matrix<const T> dout, Matrix<const T> rows,
-                            const SlotRows& slots, Matrix<const T> weight) {
+                            const SlotRows& slots, Matrix<const Wide<T>> weight) {
   check_slots("slots_scatter_backward", slots);
   check_matrix("slots_scatter_backward", "weight", weight, slots.row.rows, slots.row.cols);
   check_matrix("slots_scatter_backward", "d_weight", grad.d_weight, slots.row.rows, slots.row.cols);
@@ -111,19 +112,25 @@ void slots_gather_backward(Stream& stream, Matrix<T> dx, Matrix<const T> d_rows,
   backend<T>(stream).slots_gather_backward(stream, dx, d_rows, slots);
 }
 
-#define WEFT_INSTANTIATE(T)                                                 \
-  template decltype(expert_choice<T>) expert_choice<T>;                     \
-  template decltype(expert_choice_backward<T>) expert_choice_backward<T>;   \
-  template decltype(merge_logsumexp<T>) merge_logsumexp<T>;                 \
-  template decltype(column_logsumexp<T>) column_logsumexp<T>;               \
-  template decltype(column_dot<T>) column_dot<T>;                           \
-  template decltype(column_softmax_forward<T>) column_softmax_forward<T>;   \
-  template decltype(column_softmax_backward<T>) column_softmax_backward<T>; \
-  template decltype(slots_scatter<T>) slots_scatter<T>;                     \
-  template decltype(slots_scatter_backward<T>) slots_scatter_backward<T>;   \
-  template decltype(slots_gather_backward<T>) slots_gather_backward<T>;
+#define WEFT_INSTANTIATE(T)                                               \
+  template decltype(expert_choice<T>) expert_choice<T>;                   \
+  template decltype(expert_choice_backward<T>) expert_choice_backward<T>; \
+  template decltype(merge_logsumexp<T>) merge_logsumexp<T>;               \
+  template decltype(column_logsumexp<T>) column_logsumexp<T>;             \
+  template decltype(column_dot<T>) column_dot<T>;                         \
+  template decltype(column_softmax_forward<T>) column_softmax_forward<T>; \
+  template decltype(column_softmax_backward<T>) column_softmax_backward<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
 #undef WEFT_INSTANTIATE
+
+#define WEFT_INSTANTIATE_ROWS(T)                                          \
+  template decltype(slots_scatter<T>) slots_scatter<T>;                   \
+  template decltype(slots_scatter_backward<T>) slots_scatter_backward<T>; \
+  template decltype(slots_gather_backward<T>) slots_gather_backward<T>;
+WEFT_INSTANTIATE_ROWS(float)
+WEFT_INSTANTIATE_ROWS(double)
+WEFT_INSTANTIATE_ROWS(BF16)
+#undef WEFT_INSTANTIATE_ROWS
 
 }  // namespace weft::kernels

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "core/bf16.h"
 #include "core/matrix.h"
 #include "core/stream.h"
 #include "kernels/gemm.h"
@@ -63,16 +64,18 @@ struct SlotRows {
 };
 /// out[source] += weight * rows[row] over all entries, experts of a slot in ascending order, slots in ascending order.
 template <class T>
-void slots_scatter(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots, Matrix<const T> weight);
+void slots_scatter(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots,
+                   Matrix<const Wide<T>> weight);
 /// Its backward: d_rows[d_row] = weight * dout[source] and d_weight = <dout[source], rows[row]> (0 where row is -1).
 template <class T>
 struct SlotsGradient {
-  Matrix<T> d_rows, d_weight;
+  Matrix<T> d_rows;
+  Matrix<Wide<T>> d_weight;
   Matrix<const std::int32_t> d_row;
 };
 template <class T>
 void slots_scatter_backward(Stream& stream, const SlotsGradient<T>& grad, Matrix<const T> dout, Matrix<const T> rows,
-                            const SlotRows& slots, Matrix<const T> weight);
+                            const SlotRows& slots, Matrix<const Wide<T>> weight);
 /// dx[source] += d_rows[row] over all entries: the backward of gathering tokens into slots.
 template <class T>
 void slots_gather_backward(Stream& stream, Matrix<T> dx, Matrix<const T> d_rows, const SlotRows& slots);

@@ -14,9 +14,13 @@ void clip_factor(Stream&, double* factor, const double* loss, const double* squa
     *factor = std::numeric_limits<double>::quiet_NaN();
 }
 
-template <class T>
-void adamw(Stream&, T* weight, T* m, T* v, const T* grad, std::int64_t n, const double* factor,
+template <class S>
+void adamw(Stream&, S* weight, const AdamWState<S>& state, const Wide<S>* grad, std::int64_t n, const double* factor,
            const AdamWOptions& options) {
+  using T = Wide<S>;
+  constexpr bool kOwnMaster = std::is_same_v<S, T>;
+  T *m = state.m, *v = state.v, *master = state.master;
+  if constexpr (kOwnMaster) master = weight;
   if (factor != nullptr && !std::isfinite(*factor)) return;
   const auto step = static_cast<double>(options.step);
   const T beta1 = static_cast<T>(options.beta1), beta2 = static_cast<T>(options.beta2);
@@ -32,19 +36,26 @@ void adamw(Stream&, T* weight, T* m, T* v, const T* grad, std::int64_t n, const 
     const T v_new = beta2 * v[i] + rest2 * g * g;
     m[i] = m_new;
     v[i] = v_new;
-    weight[i] = keep * weight[i] - rate * m_new / (std::sqrt(v_new) * correction2 + eps);
+    master[i] = keep * master[i] - rate * m_new / (std::sqrt(v_new) * correction2 + eps);
+    if constexpr (!kOwnMaster) weight[i] = master[i];
   }
 }
 
 }  // namespace
 
 template <class T>
-void add_adamw(Backend<T>& table) {
+void add_clip_factor(Backend<T>& table) {
   table.clip_factor = clip_factor;
+}
+template <class T>
+void add_adamw(RowKernels<T>& table) {
   table.adamw = adamw<T>;
 }
 
-template void add_adamw(Backend<float>& table);
-template void add_adamw(Backend<double>& table);
+template void add_clip_factor(Backend<float>& table);
+template void add_clip_factor(Backend<double>& table);
+template void add_adamw(RowKernels<float>& table);
+template void add_adamw(RowKernels<double>& table);
+template void add_adamw(RowKernels<BF16>& table);
 
 }  // namespace weft::kernels::cpu

@@ -18,7 +18,8 @@ Backend<T> make_table() {
   add_permute(table);
   add_embedding(table);
   add_cross_entropy(table);
-  add_adamw(table);
+  add_clip_factor(table);
+  add_adamw<T>(table);
   add_dispatch(table);
   add_router(table);
   add_slots(table);
@@ -30,6 +31,7 @@ template <>
 Backend<BF16> make_table() {
   Backend<BF16> table{};
   add_bf16(table);
+  add_adamw<BF16>(table);
   add_moves(table);
   return table;
 }

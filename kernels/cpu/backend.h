@@ -32,7 +32,9 @@ void add_embedding(Backend<T>& table);
 template <class T>
 void add_cross_entropy(Backend<T>& table);
 template <class T>
-void add_adamw(Backend<T>& table);
+void add_clip_factor(Backend<T>& table);
+template <class T>
+void add_adamw(RowKernels<T>& table);
 template <class T>
 void add_dispatch(Backend<T>& table);
 template <class T>

@@ -93,6 +93,20 @@ void linear_backward_weight(Stream& stream, Matrix<float> dw, float* dbias, Cons
   Widened w;
   f32().linear_backward_weight(stream, dw, dbias, w.in(dy), w.in(x), accumulate);
 }
+void linear_forward_wide(Stream& stream, Matrix<float> y, ConstRows x, ConstRows weight) {
+  Widened w;
+  f32().linear_forward(stream, y, w.in(x), w.in(weight), nullptr);
+}
+void linear_backward_input_wide(Stream& stream, Rows dx, Matrix<const float> dy, ConstRows weight,
+                                Accumulate accumulate) {
+  Widened w;
+  f32().linear_backward_input(stream, w.out(dx, accumulate), dy, w.in(weight), accumulate);
+}
+void linear_backward_weight_wide(Stream& stream, Matrix<float> dw, Matrix<const float> dy, ConstRows x,
+                                 Accumulate accumulate) {
+  Widened w;
+  f32().linear_backward_weight(stream, dw, nullptr, dy, w.in(x), accumulate);
+}
 void grouped_linear_forward(Stream& stream, Rows y, ConstRows x, ExpertWeights<const BF16> weights, Offsets offsets) {
   Widened w;
   f32().grouped_linear_forward(stream, w.out(y, true), w.in(x), w.in(weights, offsets), offsets);
@@ -186,6 +200,20 @@ void permute_backward(Stream& stream, Rows dx, ConstRows d_rows, Matrix<const st
   Widened w;
   f32().permute_backward(stream, w.out(dx, accumulate), w.in(d_rows), row, accumulate);
 }
+void slots_scatter(Stream& stream, Rows out, ConstRows rows, const SlotRows& slots, Matrix<const float> weight) {
+  Widened w;
+  f32().slots_scatter(stream, w.out(out, true), w.in(rows), slots, weight);
+}
+void slots_scatter_backward(Stream& stream, const SlotsGradient<BF16>& grad, ConstRows dout, ConstRows rows,
+                            const SlotRows& slots, Matrix<const float> weight) {
+  Widened w;
+  f32().slots_scatter_backward(stream, {w.out(grad.d_rows, true), grad.d_weight, grad.d_row}, w.in(dout), w.in(rows),
+                               slots, weight);
+}
+void slots_gather_backward(Stream& stream, Rows dx, ConstRows d_rows, const SlotRows& slots) {
+  Widened w;
+  f32().slots_gather_backward(stream, w.out(dx, true), w.in(d_rows), slots);
+}
 void embedding_forward(Stream& stream, Rows x, ConstRows token_table, const std::int32_t* token,
                        ConstRows position_table, const std::int32_t* position) {
   Widened w;
@@ -231,6 +259,9 @@ void add_bf16(Backend<BF16>& table) {
   table.linear_forward = linear_forward;
   table.linear_backward_input = linear_backward_input;
   table.linear_backward_weight = linear_backward_weight;
+  table.linear_forward_wide = linear_forward_wide;
+  table.linear_backward_input_wide = linear_backward_input_wide;
+  table.linear_backward_weight_wide = linear_backward_weight_wide;
   table.grouped_linear_forward = grouped_linear_forward;
   table.grouped_linear_backward_input = grouped_linear_backward_input;
   table.grouped_linear_backward_weight = grouped_linear_backward_weight;
@@ -249,6 +280,9 @@ void add_bf16(Backend<BF16>& table) {
   table.unpermute_weighted = unpermute_weighted;
   table.unpermute_weighted_backward = unpermute_weighted_backward;
   table.permute_backward = permute_backward;
+  table.slots_scatter = slots_scatter;
+  table.slots_scatter_backward = slots_scatter_backward;
+  table.slots_gather_backward = slots_gather_backward;
   table.embedding_forward = embedding_forward;
   table.embedding_backward = embedding_backward;
   table.cross_entropy = cross_entropy;

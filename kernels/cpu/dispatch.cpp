@@ -38,25 +38,12 @@ void place_rows(Stream&, const RowPlaces& out, Matrix<const std::int32_t> expert
     }
 }
 
-template <class T>
-void copy_blocks(Stream&, Matrix<T> out, Matrix<const T> in, std::span<const RowBlock> blocks) {
-  const bool dense = out.stride == out.cols && in.stride == in.cols;
-  for (const RowBlock& b : blocks) {
-    if (dense) {
-      std::copy_n(in.row(b.from), b.count * in.cols, out.row(b.to));
-      continue;
-    }
-    for (std::int64_t i = 0; i < b.count; ++i) std::copy_n(in.row(b.from + i), in.cols, out.row(b.to + i));
-  }
-}
-
 }  // namespace
 
 template <class T>
 void add_dispatch(Backend<T>& table) {
   table.count_rows = count_rows;
   table.place_rows = place_rows;
-  table.copy_blocks = copy_blocks<T>;
 }
 
 template void add_dispatch(Backend<float>& table);

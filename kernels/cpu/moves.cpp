@@ -28,6 +28,18 @@ void copy(Stream&, T* y, const T* x, std::int64_t n) {
   std::copy_n(x, n, y);
 }
 
+template <class T>
+void copy_blocks(Stream&, Matrix<T> out, Matrix<const T> in, std::span<const RowBlock> blocks) {
+  const bool dense = out.stride == out.cols && in.stride == in.cols;
+  for (const RowBlock& b : blocks) {
+    if (dense) {
+      std::copy_n(in.row(b.from), b.count * in.cols, out.row(b.to));
+      continue;
+    }
+    for (std::int64_t i = 0; i < b.count; ++i) std::copy_n(in.row(b.from + i), in.cols, out.row(b.to + i));
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -35,6 +47,7 @@ void add_moves(RowKernels<T>& table) {
   table.gather_rows = gather_rows<T>;
   table.fill = fill<T>;
   table.copy = copy<T>;
+  table.copy_blocks = copy_blocks<T>;
 }
 
 template void add_moves(RowKernels<float>& table);

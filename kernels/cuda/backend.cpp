@@ -16,6 +16,9 @@ void add_row_kernels(RowKernels<T>& table) {
   add_permute(table);
   add_embedding(table);
   add_row_sums(table);
+  add_block_copies(table);
+  add_slot_moves(table);
+  add_adamw(table);
 }
 
 template <class T>
@@ -23,7 +26,7 @@ Backend<T> make_table() {
   Backend<T> table{};
   add_row_kernels<T>(table);
   add_softmax(table);
-  add_adamw(table);
+  add_clip_factor(table);
   add_dispatch(table);
   add_router(table);
   add_slots(table);
@@ -35,6 +38,7 @@ Backend<BF16> make_table() {
   Backend<BF16> table{};
   add_row_kernels<BF16>(table);
   add_conversions(table);
+  add_wide_linear(table);
   return table;
 }
 

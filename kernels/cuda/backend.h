@@ -27,9 +27,15 @@ void add_cross_entropy(RowKernels<T>& table);
 template <class T>
 void add_row_sums(RowKernels<T>& table);
 template <class T>
+void add_block_copies(RowKernels<T>& table);
+template <class T>
+void add_slot_moves(RowKernels<T>& table);
+template <class T>
+void add_adamw(RowKernels<T>& table);
+template <class T>
 void add_softmax(Backend<T>& table);
 template <class T>
-void add_adamw(Backend<T>& table);
+void add_clip_factor(Backend<T>& table);
 template <class T>
 void add_dispatch(Backend<T>& table);
 template <class T>
@@ -39,5 +45,6 @@ void add_slots(Backend<T>& table);
 template <class T>
 void add_reduce(Backend<T>& table);
 void add_conversions(Backend<BF16>& table);
+void add_wide_linear(Backend<BF16>& table);
 
 }  // namespace weft::kernels::cuda

@@ -104,10 +104,16 @@ template <class T>
 void add_dispatch(Backend<T>& table) {
   table.count_rows = count_rows;
   table.place_rows = place_rows;
+}
+template <class T>
+void add_block_copies(RowKernels<T>& table) {
   table.copy_blocks = copy_blocks<T>;
 }
 
 template void add_dispatch(Backend<float>& table);
 template void add_dispatch(Backend<double>& table);
+template void add_block_copies(RowKernels<float>& table);
+template void add_block_copies(RowKernels<double>& table);
+template void add_block_copies(RowKernels<BF16>& table);
 
 }  // namespace weft::kernels::cuda

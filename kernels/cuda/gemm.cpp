@@ -1,6 +1,9 @@
 // kernels/cuda/gemm.cpp - linear layers of one matrix, and of experts in one launch of products of different heights.
+#include <cuda_runtime.h>
+
 #include <vector>
 
+#include "core/cuda/memory.h"
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/reduce.h"
@@ -31,6 +34,36 @@ void linear_backward_weight(Stream& stream, Matrix<Wide<T>> dw, Wide<T>* dbias, 
                             Accumulate accumulate) {
   multiply(stream, dw, dy, Transpose::kYes, x, Transpose::kNo, Wide<T>(1), accumulate);
   if (dbias != nullptr) kernels::sum_rows<T>(stream, dbias, dy, accumulate);
+}
+
+void linear_forward_wide(Stream& stream, Matrix<float> y, Matrix<const BF16> x, Matrix<const BF16> w) {
+  multiply(stream, y, x, Transpose::kNo, w, Transpose::kYes, 1.0F, Accumulate::kOverwrite);
+}
+
+/// dy as BF16, in room that the stream takes back behind the products.
+class Narrowed {
+ public:
+  Narrowed(Stream& stream, Matrix<const float> dy)
+      : room_(static_cast<cudaStream_t>(stream.native()), dy.rows * dy.cols), rows_(room_.data(), dy.rows, dy.cols) {
+    kernels::narrow<BF16>(stream, rows_, dy);
+  }
+  [[nodiscard]] Matrix<const BF16> rows() const { return rows_; }
+
+ private:
+  weft::cuda::StreamScratch<BF16> room_;
+  Matrix<BF16> rows_;
+};
+
+void linear_backward_input_wide(Stream& stream, Matrix<BF16> dx, Matrix<const float> dy, Matrix<const BF16> w,
+                                Accumulate accumulate) {
+  const Narrowed d(stream, dy);
+  multiply(stream, dx, d.rows(), Transpose::kNo, w, Transpose::kNo, 1.0F, accumulate);
+}
+
+void linear_backward_weight_wide(Stream& stream, Matrix<float> dw, Matrix<const float> dy, Matrix<const BF16> x,
+                                 Accumulate accumulate) {
+  const Narrowed d(stream, dy);
+  multiply(stream, dw, d.rows(), Transpose::kYes, x, Transpose::kNo, 1.0F, accumulate);
 }
 
 template <class T>
@@ -89,6 +122,12 @@ void add_gemm(RowKernels<T>& table) {
   table.grouped_linear_forward = grouped_linear_forward<T>;
   table.grouped_linear_backward_input = grouped_linear_backward_input<T>;
   table.grouped_linear_backward_weight = grouped_linear_backward_weight<T>;
+}
+
+void add_wide_linear(Backend<BF16>& table) {
+  table.linear_forward_wide = linear_forward_wide;
+  table.linear_backward_input_wide = linear_backward_input_wide;
+  table.linear_backward_weight_wide = linear_backward_weight_wide;
 }
 
 template void add_gemm(RowKernels<float>& table);

@@ -115,18 +115,18 @@ __global__ void slot_keys_kernel(std::uint64_t* keys, std::int64_t size, SlotRow
 
 /// A block per key; the first key of a token adds all of its entries, in the order of the table. No weights: 1.
 template <class T>
-__global__ void add_entries_kernel(Matrix<T> out, Matrix<const T> rows, SlotRows slots, Matrix<const T> weight,
+__global__ void add_entries_kernel(Matrix<T> out, Matrix<const T> rows, SlotRows slots, Matrix<const Wide<T>> weight,
                                    const std::uint64_t* keys) {
   const std::int64_t first = blockIdx.x, entries = slots.row.rows * slots.row.cols;
   const std::uint64_t key = keys[first], token = key >> 32;
   if (key == kNoKey || (first > 0 && keys[first - 1] >> 32 == token)) return;
   T* to = out.row(static_cast<std::int64_t>(token));
   for (std::int64_t j = threadIdx.x; j < out.cols; j += blockDim.x) {
-    T sum = to[j];
+    Wide<T> sum = to[j];
     for (std::int64_t at = first; at < entries && keys[at] >> 32 == token; ++at) {
       const auto i = static_cast<std::int64_t>(keys[at] & 0xffffffffU);
       const std::int64_t d = i / slots.row.cols, e = i % slots.row.cols;
-      sum += (weight.data != nullptr ? weight.row(d)[e] : T(1)) * rows.row(slots.row.row(d)[e])[j];
+      sum += (weight.data != nullptr ? weight.row(d)[e] : Wide<T>(1)) * rows.row(slots.row.row(d)[e])[j];
     }
     to[j] = sum;
   }
@@ -135,12 +135,12 @@ __global__ void add_entries_kernel(Matrix<T> out, Matrix<const T> rows, SlotRows
 /// A block per entry.
 template <class T>
 __global__ void slots_scatter_backward_kernel(SlotsGradient<T> grad, Matrix<const T> dout, Matrix<const T> rows,
-                                              SlotRows slots, Matrix<const T> weight) {
+                                              SlotRows slots, Matrix<const Wide<T>> weight) {
   const std::int64_t d = blockIdx.x / slots.row.cols, e = blockIdx.x % slots.row.cols;
   const std::int32_t row = slots.row.row(d)[e];
-  T dot = 0;
+  Wide<T> dot = 0;
   for (std::int64_t j = threadIdx.x; j < dout.cols && row >= 0; j += blockDim.x) {
-    const T dy = dout.row(slots.source.row(d)[e])[j];
+    const Wide<T> dy = dout.row(slots.source.row(d)[e])[j];
     dot += dy * rows.row(row)[j];
     grad.d_rows.row(grad.d_row.row(d)[e])[j] = weight.row(d)[e] * dy;
   }
@@ -196,7 +196,8 @@ void column_softmax_backward(Stream& stream, Matrix<T> dz, const ColumnSoftmaxGr
 
 /// Without weights: 1.
 template <class T>
-void add_entries(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots, Matrix<const T> weight) {
+void add_entries(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots,
+                 Matrix<const Wide<T>> weight) {
   const std::int64_t entries = slots.row.rows * slots.row.cols, size = power_of_two(entries);
   if (entries == 0) return;
   const weft::cuda::StreamScratch<std::uint64_t> keys(native(stream), size);
@@ -205,18 +206,19 @@ void add_entries(Stream& stream, Matrix<T> out, Matrix<const T> rows, const Slot
   launch(stream, add_entries_kernel<T>, per_row(entries, out.cols), out, rows, slots, weight, keys.data());
 }
 template <class T>
-void slots_scatter(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots, Matrix<const T> weight) {
+void slots_scatter(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots,
+                   Matrix<const Wide<T>> weight) {
   add_entries(stream, out, rows, slots, weight);
 }
 template <class T>
 void slots_scatter_backward(Stream& stream, const SlotsGradient<T>& grad, Matrix<const T> dout, Matrix<const T> rows,
-                            const SlotRows& slots, Matrix<const T> weight) {
+                            const SlotRows& slots, Matrix<const Wide<T>> weight) {
   launch(stream, slots_scatter_backward_kernel<T>, per_row(slots.row.rows * slots.row.cols, dout.cols), grad, dout,
          rows, slots, weight);
 }
 template <class T>
 void slots_gather_backward(Stream& stream, Matrix<T> dx, Matrix<const T> d_rows, const SlotRows& slots) {
-  add_entries(stream, dx, d_rows, slots, Matrix<const T>());
+  add_entries(stream, dx, d_rows, slots, Matrix<const Wide<T>>());
 }
 
 }  // namespace
@@ -231,6 +233,9 @@ void add_slots(Backend<T>& table) {
   table.column_dot = column_dot<T>;
   table.column_softmax_forward = column_softmax_forward<T>;
   table.column_softmax_backward = column_softmax_backward<T>;
+}
+template <class T>
+void add_slot_moves(RowKernels<T>& table) {
   table.slots_scatter = slots_scatter<T>;
   table.slots_scatter_backward = slots_scatter_backward<T>;
   table.slots_gather_backward = slots_gather_backward<T>;
@@ -238,5 +243,8 @@ void add_slots(Backend<T>& table) {
 
 template void add_slots(Backend<float>& table);
 template void add_slots(Backend<double>& table);
+template void add_slot_moves(RowKernels<float>& table);
+template void add_slot_moves(RowKernels<double>& table);
+template void add_slot_moves(RowKernels<BF16>& table);
 
 }  // namespace weft::kernels::cuda

@@ -118,6 +118,7 @@ void from_core_order(Stream& stream, Matrix<T> packed, Matrix<const T> core, con
   template decltype(from_core_order<T>) from_core_order<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::parallel

@@ -77,7 +77,7 @@ void ring_forward(Stream& stream, const RingState<T>& state, const kernels::Atte
                   const kernels::AttentionShape& shape, const RingBlock& block) {
   for_each_tile(block, [&](std::int64_t q, std::int64_t q_rows, std::int64_t k, std::int64_t k_rows) {
     const kernels::AttentionInputs<T> part = part_of(in, q, q_rows, k, k_rows);
-    const auto at_queries = [&](Matrix<T> m) { return m.row_range(q, q_rows); };
+    const auto at_queries = [&](auto m) { return m.row_range(q, q_rows); };
     kernels::attention_forward<T>(stream, at_queries(block.first ? state.out : state.part_out),
                                   at_queries(block.first ? state.lse : state.part_lse), part, shape);
     if (!block.first)
@@ -92,7 +92,7 @@ void ring_backward(Stream& stream, const kernels::AttentionGradients<T>& grad, c
                    const RingBlock& block) {
   if (!block.first)  // the first step's tile is everything
     for (const Matrix<T>& m : {grad.dk, grad.dv})
-      for (std::int64_t i = 0; i < m.rows; ++i) kernels::fill<T>(stream, m.row(i), m.cols, T(0));
+      for (std::int64_t i = 0; i < m.rows; ++i) kernels::fill<T>(stream, m.row(i), m.cols, Wide<T>(0));
   for_each_tile(block, [&](std::int64_t q, std::int64_t q_rows, std::int64_t k, std::int64_t k_rows) {
     const kernels::AttentionGradients<T> part{
         grad.dq.row_range(q, q_rows), grad.dk.row_range(k, k_rows), grad.dv.row_range(k, k_rows),
@@ -107,6 +107,7 @@ void ring_backward(Stream& stream, const kernels::AttentionGradients<T>& grad, c
   template decltype(ring_backward<T>) ring_backward<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::parallel

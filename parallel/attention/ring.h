@@ -1,8 +1,7 @@
 // parallel/attention/ring.h - ring attention: queries stay, keys and values go round, and each step's part is merged.
 // Sources: Ring Attention, arXiv:2310.01889; zigzag cases and the travelling dK and dV: zhuzilin/ring-flash-attention.
 // At step s, rank r of P holds the keys and values of rank (r - s) mod P, which came from rank r - 1. What is merged
-// (out, lse) and what travels back (dK, dV) has the type of the computation, which is f32 at least: the error then does
-// not grow with the ring.
+// (out) and what travels back (dK, dV) is stored as rows are, lse in f32 at least: in BF16 each step rounds them once.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +40,10 @@ struct RingBlock {
 /// The merged result so far and the place for a step's part. out, part_out: [R, H d]; lse, part_lse: [R, H].
 template <class T>
 struct RingState {
-  Matrix<T> out, lse, part_out, part_lse;
+  Matrix<T> out;
+  Matrix<Wide<T>> lse;
+  Matrix<T> part_out;
+  Matrix<Wide<T>> part_lse;
 };
 
 /// Merges attention over the step's keys into `state`. The first step starts it afresh.
@@ -52,7 +54,8 @@ void ring_forward(Stream& stream, const RingState<T>& state, const kernels::Atte
 /// What the backward of every step reads: out and lse are the merged ones, of all keys.
 template <class T>
 struct RingOutputs {
-  Matrix<const T> dout, out, lse;
+  Matrix<const T> dout, out;
+  Matrix<const Wide<T>> lse;
 };
 
 /// dq += this step's part (the first step starts it afresh); dk, dv: the step's part, zero where nothing meets.

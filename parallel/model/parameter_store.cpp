@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "core/host_access.h"
 #include "core/rng.h"
@@ -14,7 +15,7 @@ template <class T>
 Memory zeroed(Device device, std::int64_t count) {
   Memory memory(device, count * static_cast<std::int64_t>(sizeof(T)));
   const auto stream = make_waiting_stream(device);
-  stream->enqueue([&] { kernels::fill<T>(*stream, memory.template as<T>(), count, T(0)); });
+  stream->enqueue([&] { kernels::fill<T>(*stream, memory.template as<T>(), count, Wide<T>(0)); });
   stream->synchronize();
   return memory;
 }
@@ -49,9 +50,10 @@ ParameterStore<T>::ParameterStore(const ParameterTable& table, Device device, bo
       sharded_(sharded),
       state_count_(optimizer_state_count(table, sharded)),
       weights_(zeroed<T>(device, table.count())),
-      gradients_(zeroed<T>(device, table.count())),
-      m_(zeroed<T>(device, state_count_)),
-      v_(zeroed<T>(device, state_count_)) {
+      gradients_(zeroed<Wide<T>>(device, table.count())),
+      m_(zeroed<Wide<T>>(device, state_count_)),
+      v_(zeroed<Wide<T>>(device, state_count_)) {
+  if (!std::is_same_v<T, Wide<T>>) masters_ = zeroed<Wide<T>>(device, state_count_);
   std::int64_t offset = 0;
   for (int b = 0; b < static_cast<int>(table.buckets().size()); ++b) {
     state_offset_.push_back(offset);
@@ -72,15 +74,52 @@ std::int64_t ParameterStore<T>::update_end(int b) const {
 }
 
 template <class T>
-void initialize_weights(ParameterStore<T>& store, const ModelConfig& config, std::uint64_t seed) {
-  HostAccess access(store.device());
-  for (const LocalParameter& p : store.table().parameters())
-    access.fill(store.weights() + p.offset, p.count(), [&](T* out) { initialize(out, p, config, seed); });
+std::vector<UpdateRun> update_runs(const ParameterStore<T>& store, int b) {
+  const Bucket& bucket = store.table().buckets()[static_cast<std::size_t>(b)];
+  const std::int64_t begin = bucket.offset + store.update_begin(b), end = bucket.offset + store.update_end(b);
+  std::vector<UpdateRun> runs;
+  for (const LocalParameter& p : store.table().parameters()) {
+    const std::int64_t first = std::max(begin, p.offset), last = std::min(end, p.offset + p.count());
+    if (first < last) runs.push_back({&p, first, last, store.state_offset(b) + first - begin});
+  }
+  return runs;
 }
 
-template class ParameterStore<float>;
-template class ParameterStore<double>;
-template void initialize_weights(ParameterStore<float>&, const ModelConfig&, std::uint64_t);
-template void initialize_weights(ParameterStore<double>&, const ModelConfig&, std::uint64_t);
+template <class T>
+void set_weights(ParameterStore<T>& store, const std::function<void(const LocalParameter&, Wide<T>*)>& write) {
+  HostAccess access(store.device());
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    for (const LocalParameter& p : store.table().parameters())
+      access.fill(store.weights() + p.offset, p.count(), [&](T* out) { write(p, out); });
+    return;
+  }
+  std::map<const LocalParameter*, std::vector<UpdateRun>> owned;
+  for (int b = 0; b < static_cast<int>(store.table().buckets().size()); ++b)
+    for (const UpdateRun& run : update_runs(store, b)) owned[run.parameter].push_back(run);
+  std::vector<Wide<T>> wide;
+  for (const LocalParameter& p : store.table().parameters()) {
+    wide.resize(static_cast<std::size_t>(p.count()));
+    write(p, wide.data());
+    access.fill(store.weights() + p.offset, p.count(), [&](T* out) { std::copy(wide.begin(), wide.end(), out); });
+    for (const UpdateRun& run : owned[&p])
+      access.fill(store.masters() + run.state, run.end - run.begin,
+                  [&](Wide<T>* out) { std::copy_n(wide.data() + run.begin - p.offset, run.end - run.begin, out); });
+  }
+}
+
+template <class T>
+void initialize_weights(ParameterStore<T>& store, const ModelConfig& config, std::uint64_t seed) {
+  set_weights<T>(store, [&](const LocalParameter& p, Wide<T>* out) { initialize(out, p, config, seed); });
+}
+
+#define WEFT_INSTANTIATE(T)                                                                                   \
+  template class ParameterStore<T>;                                                                           \
+  template std::vector<UpdateRun> update_runs(const ParameterStore<T>&, int);                                 \
+  template void set_weights(ParameterStore<T>&, const std::function<void(const LocalParameter&, Wide<T>*)>&); \
+  template void initialize_weights(ParameterStore<T>&, const ModelConfig&, std::uint64_t);
+WEFT_INSTANTIATE(float)
+WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
+#undef WEFT_INSTANTIATE
 
 }  // namespace weft::parallel

@@ -56,7 +56,7 @@ void count_balance(const GateCall<T>& call, const MoeConfig& config, const Balan
     const std::int64_t groups = in.fraction.rows, experts = config.experts;
     // P_i is a mean over the group's tokens; where other ranks hold some of them, this is this rank's part of the sum.
     const double part = double(in.probs.rows / groups) / double(in.group_tokens);
-    kernels::router_mean_probs<T>(call.stream, in.mean, in.probs, part);
+    kernels::router_mean_probs<Wide<T>>(call.stream, in.mean, in.probs, part);
     fill_fractions(call, config, in);
     if (config.balance_form == BalanceForm::kHuggingFace)
       add_pooled(call, config, in);
@@ -68,8 +68,8 @@ void count_balance(const GateCall<T>& call, const MoeConfig& config, const Balan
   kernels::router_count(call.stream, {call.statistics.choices, 1, config.experts}, in.choice);
   kernels::router_count(call.stream, {call.statistics.kept, 1, config.experts}, in.kept);
   if (config.z_loss_coef != 0.0 && in.lse != nullptr)
-    kernels::sum_squares<T>(call.stream, call.statistics.z_loss, in.lse, in.probs.rows,
-                            config.z_loss_coef / state.num_tokens);
+    kernels::sum_squares<Wide<T>>(call.stream, call.statistics.z_loss, in.lse, in.probs.rows,
+                                  config.z_loss_coef / state.num_tokens);
 }
 
 BalanceGradient balance_gradient(const MoeConfig& config, Matrix<const double> fraction, const PooledBalance& pooled,
@@ -83,5 +83,6 @@ BalanceGradient balance_gradient(const MoeConfig& config, Matrix<const double> f
 
 template void count_balance(const GateCall<float>&, const MoeConfig&, const BalanceInput<float>&);
 template void count_balance(const GateCall<double>&, const MoeConfig&, const BalanceInput<double>&);
+template void count_balance(const GateCall<BF16>&, const MoeConfig&, const BalanceInput<BF16>&);
 
 }  // namespace weft::parallel

@@ -14,8 +14,8 @@ namespace weft::parallel {
 /// What a unit's router did, as its losses need it.
 template <class T>
 struct BalanceInput {
-  Matrix<const T> probs;              ///< [T, E]
-  const T* lse = nullptr;             ///< [T] logsumexp of the logits.
+  Matrix<const Wide<T>> probs;        ///< [T, E]
+  const Wide<T>* lse = nullptr;       ///< [T] logsumexp of the logits.
   Matrix<const std::int32_t> choice;  ///< [T, K]
   Matrix<const std::int32_t> kept;    ///< [T, K]
   Matrix<double> fraction;            ///< [G, E] out: f_i as the loss's gradient needs it; null without a balance loss.

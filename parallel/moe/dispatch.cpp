@@ -91,7 +91,9 @@ std::unique_ptr<Combine<T>> make_combine(DispatcherKind kind, const Mesh& mesh) 
 
 template std::unique_ptr<Dispatch<float>> make_dispatch(DispatcherKind, const Mesh&);
 template std::unique_ptr<Dispatch<double>> make_dispatch(DispatcherKind, const Mesh&);
+template std::unique_ptr<Dispatch<BF16>> make_dispatch(DispatcherKind, const Mesh&);
 template std::unique_ptr<Combine<float>> make_combine(DispatcherKind, const Mesh&);
 template std::unique_ptr<Combine<double>> make_combine(DispatcherKind, const Mesh&);
+template std::unique_ptr<Combine<BF16>> make_combine(DispatcherKind, const Mesh&);
 
 }  // namespace weft::parallel

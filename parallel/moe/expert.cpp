@@ -42,7 +42,8 @@ class FeedForwardExpert final : public Expert<T> {
 
  private:
   std::int64_t hidden_width_;
-  kernels::ExpertWeights<T> pre_, down_, d_pre_, d_down_;  ///< Weights, and their gradients.
+  kernels::ExpertWeights<T> pre_, down_;
+  kernels::ExpertWeights<Wide<T>> d_pre_, d_down_;  ///< Their gradients.
 };
 
 }  // namespace
@@ -57,5 +58,6 @@ std::unique_ptr<Expert<T>> make_expert(const ModelConfig& model, std::int64_t hi
 
 template std::unique_ptr<Expert<float>> make_expert(const ModelConfig&, std::int64_t, const ExpertParameters<float>&);
 template std::unique_ptr<Expert<double>> make_expert(const ModelConfig&, std::int64_t, const ExpertParameters<double>&);
+template std::unique_ptr<Expert<BF16>> make_expert(const ModelConfig&, std::int64_t, const ExpertParameters<BF16>&);
 
 }  // namespace weft::parallel

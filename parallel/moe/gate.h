@@ -30,18 +30,19 @@ namespace weft::parallel {
 enum GateTensorId : int {
   kGateKept,    ///< [D, K] i32, expert of each entry; -1: the entry does not travel.
   kGateWeight,  ///< Lists: [D, K], factor on the expert's output, before drops. kSlotMatrix: [T, E * C], slots to
-                ///< tokens.
+                ///< tokens, stored as rows are.
   kGateChoice,  ///< kTokenList: [T, K] i32, choices before drops, best first, distinct in a row.
   kGateSource,  ///< kSlotList: [D, K] i32, the token of each slot.
-  kGateMix,     ///< kSlotMatrix: [T, E * C], tokens to slots.
+  kGateMix,     ///< kSlotMatrix: [T, E * C], tokens to slots, stored as rows are.
   kGateOwn
 };
-inline constexpr int kMaxGateTensors = 24;
+inline constexpr int kMaxGateTensors = 26;
 
 /// How long a tensor lives. kFirstPass: written by the first forward pass alone and kept, so that a recomputation in
 /// the backward finds it.
 enum class GateTensorLife : std::uint8_t { kSaved, kForward, kBackward, kFirstPass };
-enum class GateElement : std::uint8_t { kReal, kI32, kF64 };  ///< kReal: the step's own type.
+/// kReal: what a router computes in, F32 at least. kRow: the type of the step's rows.
+enum class GateElement : std::uint8_t { kReal, kRow, kI32, kF64 };
 
 struct GateTensor {
   int id = 0;
@@ -89,7 +90,8 @@ struct PooledBalance {
   int layers = 0;  ///< None: the sums are not there yet.
 };
 
-/// All that a phase sees when it runs.
+/// All that a phase sees when it runs. Rows are of type T; a router computes in Wide<T>, so that rounding rows does not
+/// change choices further.
 template <class T>
 struct GateCall {
   Stream& stream;
@@ -106,10 +108,10 @@ struct GateCall {
   Matrix<T> dx = {};  ///< [T, M]
   kernels::Accumulate dx_accumulate = kernels::Accumulate::kOverwrite;
   kernels::Accumulate accumulate = kernels::Accumulate::kOverwrite;  ///< Of the parameters' gradients.
-  const T* d_weight = nullptr;                                       ///< As kGateWeight.
-  const T* d_mix = nullptr;                                          ///< As kGateMix.
+  const Wide<T>* d_weight = nullptr;                                 ///< As kGateWeight.
+  const Wide<T>* d_mix = nullptr;                                    ///< As kGateMix.
 
-  template <class U = T>
+  template <class U = Wide<T>>
   [[nodiscard]] U* tensor(int id) const {
     return static_cast<U*>(tensors[static_cast<std::size_t>(id)]);
   }

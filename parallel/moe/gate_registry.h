@@ -32,6 +32,7 @@ struct GateEntry {
   std::vector<std::string> (*check)(const ModelConfig& config) = nullptr;
   std::unique_ptr<Gate<float>> (*make_f32)(const GateOptions& options) = nullptr;
   std::unique_ptr<Gate<double>> (*make_f64)(const GateOptions& options) = nullptr;
+  std::unique_ptr<Gate<BF16>> (*make_bf16)(const GateOptions& options) = nullptr;
 };
 
 /// Names and makers of a gate class template; the rest is the caller's to fill in.
@@ -45,6 +46,9 @@ template <template <class> class Class>
   };
   entry.make_f64 = [](const GateOptions& o) -> std::unique_ptr<Gate<double>> {
     return std::make_unique<Class<double>>(o);
+  };
+  entry.make_bf16 = [](const GateOptions& o) -> std::unique_ptr<Gate<BF16>> {
+    return std::make_unique<Class<BF16>>(o);
   };
   return entry;
 }
@@ -66,6 +70,8 @@ template <class T>
   const GateEntry& entry = gate_entry(options.model.moe.gate);
   if constexpr (std::is_same_v<T, float>)
     return entry.make_f32(options);
+  else if constexpr (std::is_same_v<T, BF16>)
+    return entry.make_bf16(options);
   else
     return entry.make_f64(options);
 }

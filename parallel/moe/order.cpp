@@ -27,7 +27,7 @@ class TokenOrder final : public Order<T> {
     kernels::gather_rows<T>(stream, rows, x, view.token);
   }
   void backward(Stream& stream, const RoutingView<T>& view, Matrix<T> dx, Matrix<const T> d_rows, Matrix<const T>,
-                Matrix<T>) const override {
+                Matrix<Wide<T>>) const override {
     kernels::permute_backward<T>(stream, range(dx, view), d_rows, range(view.row, view), Accumulate::kAdd);
   }
 };
@@ -59,7 +59,7 @@ class SlotOrder final : public Order<T> {
     kernels::gather_rows<T>(stream, rows, x, view.token);
   }
   void backward(Stream& stream, const RoutingView<T>& view, Matrix<T> dx, Matrix<const T> d_rows, Matrix<const T>,
-                Matrix<T>) const override {
+                Matrix<Wide<T>>) const override {
     kernels::slots_gather_backward<T>(stream, dx, d_rows, slot_rows(view));
   }
 };
@@ -119,13 +119,13 @@ class MixOrder final : public Order<T> {
     });
   }
   void backward(Stream& stream, const RoutingView<T>& view, Matrix<T> dx, Matrix<const T> d_rows, Matrix<const T> x,
-                Matrix<T> d_mix) const override {
-    if (view.first) kernels::fill<T>(stream, dx.data, dx.rows * dx.cols, T(0));
+                Matrix<Wide<T>> d_mix) const override {
+    if (view.first) kernels::fill<T>(stream, dx.data, dx.rows * dx.cols, Wide<T>(0));
     for_each_block(view, [&](std::int64_t, std::int64_t, const SlotBlock& b) {
       const Matrix<const T> d = d_rows.row_range(b.row, b.count);
       kernels::gemm<T>(stream, dx.row_range(b.token, b.tokens), of_block(view.mix, b), Transpose::kNo, d,
-                       Transpose::kNo, T(1), Accumulate::kAdd);
-      kernels::gemm<T>(stream, of_block(d_mix, b), x.row_range(b.token, b.tokens), Transpose::kNo, d, Transpose::kYes);
+                       Transpose::kNo, Wide<T>(1), Accumulate::kAdd);
+      kernels::linear_forward_wide<T>(stream, of_block(d_mix, b), x.row_range(b.token, b.tokens), d);
     });
   }
 };
@@ -137,18 +137,17 @@ class MixIOrder final : public IOrder<T> {
                Matrix<const T> rows) const override {
     if (view.first) kernels::copy<T>(stream, out.data, residual.data, out.rows * out.cols);
     for_each_block(view, [&](std::int64_t, std::int64_t, const SlotBlock& b) {
-      kernels::gemm<T>(stream, out.row_range(b.token, b.tokens), of_block(view.weight, b), Transpose::kNo,
-                       rows.row_range(b.row, b.count), Transpose::kNo, T(1), Accumulate::kAdd);
+      kernels::gemm<T>(stream, out.row_range(b.token, b.tokens), of_block(view.combine, b), Transpose::kNo,
+                       rows.row_range(b.row, b.count), Transpose::kNo, Wide<T>(1), Accumulate::kAdd);
     });
   }
   void backward(Stream& stream, const RoutingView<T>& view, const IOrderGradient<T>& grad, Matrix<const T> dout,
                 Matrix<const T> rows) const override {
     for_each_block(view, [&](std::int64_t d, std::int64_t e, const SlotBlock& b) {
       const Matrix<const T> dy = dout.row_range(b.token, b.tokens);
-      kernels::gemm<T>(stream, grad.d_rows.row_range(slot_row(grad.d_chunk, d, e), b.count), of_block(view.weight, b),
+      kernels::gemm<T>(stream, grad.d_rows.row_range(slot_row(grad.d_chunk, d, e), b.count), of_block(view.combine, b),
                        Transpose::kYes, dy, Transpose::kNo);
-      kernels::gemm<T>(stream, of_block(grad.d_weight, b), dy, Transpose::kNo, rows.row_range(b.row, b.count),
-                       Transpose::kYes);
+      kernels::linear_forward_wide<T>(stream, of_block(grad.d_weight, b), dy, rows.row_range(b.row, b.count));
     });
   }
 };
@@ -171,7 +170,9 @@ std::unique_ptr<IOrder<T>> make_i_order(RoutingForm form) {
 
 template std::unique_ptr<Order<float>> make_order<float>(RoutingForm);
 template std::unique_ptr<Order<double>> make_order<double>(RoutingForm);
+template std::unique_ptr<Order<BF16>> make_order<BF16>(RoutingForm);
 template std::unique_ptr<IOrder<float>> make_i_order<float>(RoutingForm);
 template std::unique_ptr<IOrder<double>> make_i_order<double>(RoutingForm);
+template std::unique_ptr<IOrder<BF16>> make_i_order<BF16>(RoutingForm);
 
 }  // namespace weft::parallel

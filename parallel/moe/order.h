@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "core/bf16.h"
 #include "core/matrix.h"
 #include "core/stream.h"
 #include "parallel/moe/routing.h"
@@ -25,8 +26,8 @@ struct RoutingView {
   Matrix<const std::int32_t> row;       ///< [D, K] row of each entry in its chunk; -1: does not travel.
   const std::int32_t* token = nullptr;  ///< [R] token of each row; not for kSlotMatrix.
   Matrix<const std::int32_t> source;    ///< [D, K] kSlotList: token of each entry.
-  Matrix<const T> weight;               ///< As kGateWeight.
-  Matrix<const T> mix;                  ///< As kGateMix.
+  Matrix<const Wide<T>> weight;         ///< Lists: as kGateWeight.
+  Matrix<const T> combine, mix;         ///< kSlotMatrix: as kGateWeight and kGateMix.
   std::int64_t group_rows = 1;          ///< Tokens of a routing group on this rank.
   bool first = true;                    ///< The unit's first chunk: prepares what all chunks add to.
 };
@@ -39,14 +40,14 @@ class Order {
   virtual void forward(Stream& stream, const RoutingView<T>& view, Matrix<T> rows, Matrix<const T> x) const = 0;
   /// dx += what d_rows says; kSlotMatrix: the first chunk sets dx to zero before, and d_mix is filled for the range.
   virtual void backward(Stream& stream, const RoutingView<T>& view, Matrix<T> dx, Matrix<const T> d_rows,
-                        Matrix<const T> x, Matrix<T> d_mix) const = 0;
+                        Matrix<const T> x, Matrix<Wide<T>> d_mix) const = 0;
 };
 
 /// What the backward of I-Order makes: the rows' gradients in the order of the backward chunk, and the weights'.
 template <class T>
 struct IOrderGradient {
   Matrix<T> d_rows;                  ///< [R', M]
-  Matrix<T> d_weight;                ///< As kGateWeight.
+  Matrix<Wide<T>> d_weight;          ///< As kGateWeight.
   Matrix<const std::int32_t> d_row;  ///< [D, K] row of each entry in the backward chunk.
   ChunkRange d_chunk;                ///< The backward chunk.
 };

@@ -33,7 +33,7 @@ void AttentionBlock<T>::emit_norm(const Unit& unit, Phase phase, BufferId x, Buf
                              2.0 * static_cast<double>(rows * width) * sizeof(T)),
                 {x, ctx_.weights(bucket_)}, {normed, statistics},
                 [rows, width, x, normed, statistics, norm = norm_](TaskContext& c) {
-                  norm.forward(c.stream, {c.arena.get<T>(normed), rows, width}, c.arena.get<T>(statistics),
+                  norm.forward(c.stream, {c.arena.get<T>(normed), rows, width}, c.arena.get<Wide<T>>(statistics),
                                Matrix<const T>(c.arena.get<T>(x), rows, width));
                 });
 }
@@ -65,7 +65,7 @@ BufferId AttentionBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, A
   const std::int64_t rows = unit.rows, width = ctx_.width(), q_width = q_width_;
   saved.x = x;
   saved.normed = ctx_.buffer("attention norm", rows * width);
-  saved.statistics = ctx_.buffer("attention norm statistics", norm_.statistics_count(rows));
+  saved.statistics = ctx_.template buffer<Wide<T>>("attention norm statistics", norm_.statistics_count(rows));
   const BufferId out = ctx_.buffer("residual", rows * width);
   emit_norm(unit, phase, x, saved.normed, saved.statistics);
   saved.context = core_.forward(unit, phase, emit_qkv(unit, phase, saved.normed), saved.core);
@@ -76,7 +76,7 @@ BufferId AttentionBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, A
                   const Matrix<T> y(c.arena.get<T>(out), rows, width);
                   kernels::linear_forward<T>(c.stream, y, Matrix<const T>(c.arena.get<T>(context), rows, q_width),
                                              Matrix<const T>(w.weight, width, q_width), b.weight);
-                  kernels::axpy<T>(c.stream, y.data, c.arena.get<T>(x), rows * width, T(1));
+                  kernels::axpy<T>(c.stream, y.data, c.arena.get<T>(x), rows * width, Wide<T>(1));
                 });
   if (ctx_.shape.layers[layer_].recompute != scheduler::Recompute::kNone && phase == Phase::kForward)
     saved.normed = kNoBuffer;
@@ -139,12 +139,13 @@ void AttentionBlock<T>::backward(const Unit& unit, const AttentionSaved& saved_i
                 {d_normed, saved.x, saved.statistics, weights}, {d, gradients}, [=, norm = norm_](TaskContext& c) {
                   norm.backward(c.stream, {c.arena.get<T>(d), rows, width},
                                 Matrix<const T>(c.arena.get<T>(d_normed), rows, width),
-                                Matrix<const T>(c.arena.get<T>(saved.x), rows, width), c.arena.get<T>(saved.statistics),
-                                accumulate);
+                                Matrix<const T>(c.arena.get<T>(saved.x), rows, width),
+                                c.arena.get<Wide<T>>(saved.statistics), accumulate);
                 });
 }
 
 template class AttentionBlock<float>;
 template class AttentionBlock<double>;
+template class AttentionBlock<BF16>;
 
 }  // namespace weft::parallel

@@ -100,7 +100,7 @@ BufferId AttentionCore<T>::forward(const Unit& unit, Phase phase, BufferId qkv, 
   else
     saved.in = circulates() ? pack_ring_message(unit, phase, qkv) : local_tensors(qkv);
   saved.context = ctx_.buffer("attention context", core_rows(unit) * split_.q_width());
-  saved.lse = ctx_.buffer("attention lse", core_rows(unit) * split_.heads);
+  saved.lse = ctx_.template buffer<Wide<T>>("attention lse", core_rows(unit) * split_.heads);
   if (circulates())
     emit_ring_forward(unit, phase, saved);
   else
@@ -139,7 +139,7 @@ void AttentionCore<T>::emit_local_forward(const Unit& unit, Phase phase, const C
                   const kernels::AttentionRows mask = at.of(ring_rank);
                   kernels::attention_forward<T>(
                       c.stream, {c.arena.get<T>(s.context), rows, shape.num_heads * shape.head_dim},
-                      {c.arena.get<T>(s.lse), rows, shape.num_heads},
+                      {c.arena.get<Wide<T>>(s.lse), rows, shape.num_heads},
                       {columns<T>(c, s.in.q, rows, shape.num_heads * shape.head_dim),
                        columns<T>(c, s.in.k, rows, shape.num_kv_heads * shape.head_dim),
                        columns<T>(c, s.in.v, rows, shape.num_kv_heads * shape.head_dim), mask, mask},
@@ -159,7 +159,7 @@ void AttentionCore<T>::emit_local_backward(const Unit& unit, const CoreSaved& s,
         kernels::attention_backward<T>(
             c.stream, {columns<T>(c, d.q, rows, q), columns<T>(c, d.k, rows, kv), columns<T>(c, d.v, rows, kv)},
             Matrix<const T>(c.arena.get<T>(d_context), rows, q), Matrix<const T>(c.arena.get<T>(s.context), rows, q),
-            Matrix<const T>(c.arena.get<T>(s.lse), rows, shape.num_heads),
+            Matrix<const Wide<T>>(c.arena.get<Wide<T>>(s.lse), rows, shape.num_heads),
             {columns<T>(c, s.in.q, rows, q), columns<T>(c, s.in.k, rows, kv), columns<T>(c, s.in.v, rows, kv), mask,
              mask},
             shape);
@@ -168,7 +168,9 @@ void AttentionCore<T>::emit_local_backward(const Unit& unit, const CoreSaved& s,
 
 template struct CoreRows<float>;
 template struct CoreRows<double>;
+template struct CoreRows<BF16>;
 template class AttentionCore<float>;
 template class AttentionCore<double>;
+template class AttentionCore<BF16>;
 
 }  // namespace weft::parallel

@@ -136,6 +136,7 @@ BufferId AttentionCore<T>::return_gradients(const Unit& unit, const CoreTensors&
   template BufferId AttentionCore<T>::return_gradients(const Unit&, const CoreTensors&) const;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::parallel

@@ -50,23 +50,24 @@ void AttentionCore<T>::emit_ring_forward(const Unit& unit, Phase phase, const Co
     const bool first = step == 0;
     const BufferId part = first ? kNoBuffer : ctx_.buffer("ring part", rows * q_width, MemoryClass::kWorkspace);
     const BufferId part_lse =
-        first ? kNoBuffer : ctx_.buffer("ring part", rows * split_.heads, MemoryClass::kWorkspace);
-    ctx_.out.task(ring_task(unit, phase, step, kForwardFlops), {s.in.q.buffer, message},
-                  {s.context, s.lse, part, part_lse},
-                  [=, steps = steps_, at = rows_of(unit), shape = shape_, rank = ctx_.mesh.ring_rank(),
-                   n = sequences(unit)](TaskContext& c) {
-                    const RingStep& this_step = (*steps)[static_cast<std::size_t>(step)];
-                    const auto place = [&](BufferId id, std::int64_t cols) {
-                      return Matrix<T>(id == kNoBuffer ? nullptr : c.arena.get<T>(id), rows, cols);
-                    };
-                    const Matrix<const T> keys(c.arena.get<T>(message), rows, 2 * kv);
-                    ring_forward<T>(c.stream,
-                                    {place(s.context, q_width), place(s.lse, shape.num_heads), place(part, q_width),
-                                     place(part_lse, shape.num_heads)},
-                                    {columns<T>(c, s.in.q, rows, q_width), keys.col_range(0, kv),
-                                     keys.col_range(kv, kv), at.of(rank), at.of(this_step.source)},
-                                    shape, {&this_step, n, rows / n, first});
-                  });
+        first ? kNoBuffer : ctx_.template buffer<Wide<T>>("ring part", rows * split_.heads, MemoryClass::kWorkspace);
+    ctx_.out.task(
+        ring_task(unit, phase, step, kForwardFlops), {s.in.q.buffer, message}, {s.context, s.lse, part, part_lse},
+        [=, steps = steps_, at = rows_of(unit), shape = shape_, rank = ctx_.mesh.ring_rank(),
+         n = sequences(unit)](TaskContext& c) {
+          const RingStep& this_step = (*steps)[static_cast<std::size_t>(step)];
+          const auto place = [&](BufferId id, std::int64_t cols) {
+            return Matrix<T>(id == kNoBuffer ? nullptr : c.arena.get<T>(id), rows, cols);
+          };
+          const auto lse_at = [&](BufferId id) {
+            return Matrix<Wide<T>>(id == kNoBuffer ? nullptr : c.arena.get<Wide<T>>(id), rows, shape.num_heads);
+          };
+          const Matrix<const T> keys(c.arena.get<T>(message), rows, 2 * kv);
+          ring_forward<T>(c.stream, {place(s.context, q_width), lse_at(s.lse), place(part, q_width), lse_at(part_lse)},
+                          {columns<T>(c, s.in.q, rows, q_width), keys.col_range(0, kv), keys.col_range(kv, kv),
+                           at.of(rank), at.of(this_step.source)},
+                          shape, {&this_step, n, rows / n, first});
+        });
     message = next;
   }
 }
@@ -88,7 +89,7 @@ void AttentionCore<T>::emit_ring_block_backward(const Unit& unit, const CoreSave
                       c.stream, {columns<T>(c, d.q, rows, q_width), d_keys.col_range(0, kv), d_keys.col_range(kv, kv)},
                       {Matrix<const T>(c.arena.get<T>(d_context), rows, q_width),
                        Matrix<const T>(c.arena.get<T>(s.context), rows, q_width),
-                       Matrix<const T>(c.arena.get<T>(s.lse), rows, shape.num_heads)},
+                       Matrix<const Wide<T>>(c.arena.get<Wide<T>>(s.lse), rows, shape.num_heads)},
                       {columns<T>(c, s.in.q, rows, q_width), keys.col_range(0, kv), keys.col_range(kv, kv), at.of(rank),
                        at.of(this_step.source)},
                       shape, {&this_step, n, rows / n, step == 0});
@@ -115,7 +116,7 @@ void AttentionCore<T>::emit_ring_backward(const Unit& unit, const CoreSaved& sav
     if (step > 0)
       ctx_.out.task(copy_task(unit, Phase::kBackward, "add dk and dv", count), {travelling}, {part},
                     [=](TaskContext& c) {
-                      kernels::axpy<T>(c.stream, c.arena.get<T>(part), c.arena.get<T>(travelling), count, T(1));
+                      kernels::axpy<T>(c.stream, c.arena.get<T>(part), c.arena.get<T>(travelling), count, Wide<T>(1));
                     });
     travelling = last ? final_gradient : message_buffer("ring dk and dv");
     emit_hop(unit, Phase::kBackward, "dk and dv", step, part, travelling);
@@ -134,6 +135,7 @@ void AttentionCore<T>::emit_ring_backward(const Unit& unit, const CoreSaved& sav
   template void AttentionCore<T>::emit_ring_backward(const Unit&, const CoreSaved&, BufferId, CoreTensors&) const;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::parallel

@@ -29,7 +29,7 @@ BufferId DenseBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, Dense
   const std::int64_t rows = unit.rows, width = ctx_.width(), hidden = hidden_width_, pre = pre_width_;
   saved.x = x;
   saved.normed = ctx_.buffer("ffn norm", rows * width);
-  saved.statistics = ctx_.buffer("ffn norm statistics", norm_.statistics_count(rows));
+  saved.statistics = ctx_.template buffer<Wide<T>>("ffn norm statistics", norm_.statistics_count(rows));
   saved.pre = ctx_.buffer("ffn pre-activation", rows * pre);
   saved.hidden = ctx_.buffer("ffn hidden", rows * hidden);
   const BufferId out = ctx_.buffer("residual", rows * width);
@@ -40,12 +40,12 @@ BufferId DenseBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, Dense
                  family = ctx_.model.family](TaskContext& c) {
                   const Matrix<T> normed(c.arena.get<T>(s.normed), rows, width), y(c.arena.get<T>(out), rows, width);
                   const Matrix<T> mid(c.arena.get<T>(s.pre), rows, pre), h(c.arena.get<T>(s.hidden), rows, hidden);
-                  norm.forward(c.stream, normed, c.arena.get<T>(s.statistics),
+                  norm.forward(c.stream, normed, c.arena.get<Wide<T>>(s.statistics),
                                Matrix<const T>(c.arena.get<T>(x), rows, width));
                   kernels::linear_forward<T>(c.stream, mid, normed, Matrix<const T>(w.weight, pre, width), wb.weight);
                   activation_forward<T>(c.stream, family, h, mid);
                   kernels::linear_forward<T>(c.stream, y, h, Matrix<const T>(v.weight, width, hidden), vb.weight);
-                  kernels::axpy<T>(c.stream, y.data, c.arena.get<T>(x), rows * width, T(1));
+                  kernels::axpy<T>(c.stream, y.data, c.arena.get<T>(x), rows * width, Wide<T>(1));
                 });
   if (ctx_.shape.layers[layer_].recompute != scheduler::Recompute::kNone && phase == Phase::kForward)
     saved.normed = saved.hidden = kNoBuffer;
@@ -68,31 +68,33 @@ void DenseBlock<T>::backward(const Unit& unit, const DenseSaved& saved_in, Buffe
   BufferList writes{d, d_hidden, d_pre, d_normed, ctx_.gradients(bucket_, GradientPart::kFeedForward)};
   (again ? writes : reads).add(s.normed);
   (again ? writes : reads).add(s.hidden);
-  ctx_.out.task(
-      compute_task(Stage::kDenseFfn, Phase::kBackward, "ffn", layer_, unit, WorkKind::kGemm,
-                   4.0 * static_cast<double>(rows * width * (pre + hidden))),
-      reads, writes,
-      [=, norm = norm_, w = pre_, wb = pre_bias_, v = down_, vb = down_bias_,
-       family = ctx_.model.family](TaskContext& c) {
-        const Matrix<const T> x(c.arena.get<T>(s.x), rows, width), dy(c.arena.get<T>(d), rows, width);
-        const Matrix<T> normed(c.arena.get<T>(s.normed), rows, width), h(c.arena.get<T>(s.hidden), rows, hidden);
-        const Matrix<T> mid(c.arena.get<T>(s.pre), rows, pre), dh(c.arena.get<T>(d_hidden), rows, hidden);
-        const Matrix<T> dmid(c.arena.get<T>(d_pre), rows, pre), dn(c.arena.get<T>(d_normed), rows, width);
-        if (again) {
-          norm.forward(c.stream, normed, c.arena.get<T>(s.statistics), x);
-          activation_forward<T>(c.stream, family, h, mid);
-        }
-        const Matrix<const T> down(v.weight, width, hidden), up(w.weight, pre, width);
-        kernels::linear_backward_input<T>(c.stream, dh, dy, down, Accumulate::kOverwrite);
-        kernels::linear_backward_weight<T>(c.stream, {v.grad, width, hidden}, vb.grad, dy, h, accumulate);
-        activation_backward<T>(c.stream, family, dmid, dh, mid);
-        kernels::linear_backward_input<T>(c.stream, dn, dmid, up, Accumulate::kOverwrite);
-        kernels::linear_backward_weight<T>(c.stream, {w.grad, pre, width}, wb.grad, dmid, normed, accumulate);
-        norm.backward(c.stream, {c.arena.get<T>(d), rows, width}, dn, x, c.arena.get<T>(s.statistics), accumulate);
-      });
+  ctx_.out.task(compute_task(Stage::kDenseFfn, Phase::kBackward, "ffn", layer_, unit, WorkKind::kGemm,
+                             4.0 * static_cast<double>(rows * width * (pre + hidden))),
+                reads, writes,
+                [=, norm = norm_, w = pre_, wb = pre_bias_, v = down_, vb = down_bias_,
+                 family = ctx_.model.family](TaskContext& c) {
+                  const Matrix<const T> x(c.arena.get<T>(s.x), rows, width), dy(c.arena.get<T>(d), rows, width);
+                  const Matrix<T> normed(c.arena.get<T>(s.normed), rows, width),
+                      h(c.arena.get<T>(s.hidden), rows, hidden);
+                  const Matrix<T> mid(c.arena.get<T>(s.pre), rows, pre), dh(c.arena.get<T>(d_hidden), rows, hidden);
+                  const Matrix<T> dmid(c.arena.get<T>(d_pre), rows, pre), dn(c.arena.get<T>(d_normed), rows, width);
+                  if (again) {
+                    norm.forward(c.stream, normed, c.arena.get<Wide<T>>(s.statistics), x);
+                    activation_forward<T>(c.stream, family, h, mid);
+                  }
+                  const Matrix<const T> down(v.weight, width, hidden), up(w.weight, pre, width);
+                  kernels::linear_backward_input<T>(c.stream, dh, dy, down, Accumulate::kOverwrite);
+                  kernels::linear_backward_weight<T>(c.stream, {v.grad, width, hidden}, vb.grad, dy, h, accumulate);
+                  activation_backward<T>(c.stream, family, dmid, dh, mid);
+                  kernels::linear_backward_input<T>(c.stream, dn, dmid, up, Accumulate::kOverwrite);
+                  kernels::linear_backward_weight<T>(c.stream, {w.grad, pre, width}, wb.grad, dmid, normed, accumulate);
+                  norm.backward(c.stream, {c.arena.get<T>(d), rows, width}, dn, x, c.arena.get<Wide<T>>(s.statistics),
+                                accumulate);
+                });
 }
 
 template class DenseBlock<float>;
 template class DenseBlock<double>;
+template class DenseBlock<BF16>;
 
 }  // namespace weft::parallel

@@ -70,18 +70,18 @@ std::int64_t LossHead<T>::block_rows(std::int64_t rows, std::int64_t vocab_size)
 /// The pointers of one run of the loss task.
 template <class T>
 struct LossHead<T>::Block {
-  Matrix<T> logits;        // [block, V]
-  Matrix<const T> normed;  // [block, M]
-  Matrix<T> d_normed;      // [block, M]
-  Matrix<const T> weight;  // [V, M]
-  Matrix<T> d_weight;      // [V, M]
+  Matrix<T> logits;          // [block, V]
+  Matrix<const T> normed;    // [block, M]
+  Matrix<T> d_normed;        // [block, M]
+  Matrix<const T> weight;    // [V, M]
+  Matrix<Wide<T>> d_weight;  // [V, M]
   const std::int32_t* target;
 
   double* loss;      // [block]
   double* loss_sum;  // [1], of the unit
 
   /// The block's losses and their part of the sum; with `scale`, also d_normed and d_weight. first: the unit's.
-  void run(Stream& stream, const T* scale, Accumulate accumulate, bool first) const {
+  void run(Stream& stream, const Wide<T>* scale, Accumulate accumulate, bool first) const {
     kernels::cross_entropy<T>(stream, loss, logits, target, scale);
     if (scale != nullptr) {
       kernels::linear_backward_input<T>(stream, d_normed, logits, weight, Accumulate::kOverwrite);
@@ -100,7 +100,7 @@ BufferId LossHead<T>::emit(const Unit& unit, BufferId x) const {
   const Runtime<T>* runtime = ctx_.runtime;
   const BufferId normed = ctx_.buffer("final norm", rows * width), logits = ctx_.buffer("logits block", block * vocab);
   const BufferId loss = ctx_.template buffer<double>("losses of a block", block, MemoryClass::kWorkspace);
-  const BufferId statistics = ctx_.buffer("final norm statistics", norm_.statistics_count(rows));
+  const BufferId statistics = ctx_.template buffer<Wide<T>>("final norm statistics", norm_.statistics_count(rows));
   const BufferId d_normed = training ? ctx_.buffer("d final norm", rows * width) : kNoBuffer;
   const BufferId d = training ? ctx_.buffer("d residual", rows * width) : kNoBuffer;
   const int head = ctx_.table.head_bucket(), embedding = ctx_.table.embedding_bucket();
@@ -117,8 +117,8 @@ BufferId LossHead<T>::emit(const Unit& unit, BufferId x) const {
                   const Matrix<const T> in(c.arena.get<T>(x), rows, width), weight(w.weight, vocab, width);
                   const Matrix<T> n(c.arena.get<T>(normed), rows, width);
                   const Matrix<T> dn(training ? c.arena.get<T>(d_normed) : nullptr, rows, width);
-                  norm.forward(c.stream, n, c.arena.get<T>(statistics), in);
-                  const T scale = static_cast<T>(1.0 / state.num_valid_tokens);
+                  norm.forward(c.stream, n, c.arena.get<Wide<T>>(statistics), in);
+                  const auto scale = static_cast<Wide<T>>(1.0 / state.num_valid_tokens);
                   const std::int32_t* target =
                       state.inputs[static_cast<std::size_t>(unit.micro_batch)].targets + unit.first_row;
                   for (std::int64_t at = 0; at < rows; at += block) {
@@ -140,15 +140,17 @@ BufferId LossHead<T>::emit(const Unit& unit, BufferId x) const {
                   }
                   if (!training) return;
                   const Matrix<T> dx(c.arena.get<T>(d), rows, width);
-                  kernels::fill<T>(c.stream, dx.data, rows * width, T(0));
-                  norm.backward(c.stream, dx, dn, in, c.arena.get<T>(statistics), first);
+                  kernels::fill<T>(c.stream, dx.data, rows * width, Wide<T>(0));
+                  norm.backward(c.stream, dx, dn, in, c.arena.get<Wide<T>>(statistics), first);
                 });
   return d;
 }
 
 template class Embedding<float>;
 template class Embedding<double>;
+template class Embedding<BF16>;
 template class LossHead<float>;
 template class LossHead<double>;
+template class LossHead<BF16>;
 
 }  // namespace weft::parallel

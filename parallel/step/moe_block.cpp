@@ -108,7 +108,7 @@ void MoeBlock<T>::emit_norm(const Unit& unit, Phase phase, const MoeSaved& s) co
                              2.0 * static_cast<double>(rows * width) * sizeof(T)),
                 {s.x, ctx_.weights(dense_bucket_)}, {s.normed, s.statistics},
                 [rows, width, norm = norm_, x = s.x, y = s.normed, statistics = s.statistics](TaskContext& c) {
-                  norm.forward(c.stream, {c.arena.get<T>(y), rows, width}, c.arena.get<T>(statistics),
+                  norm.forward(c.stream, {c.arena.get<T>(y), rows, width}, c.arena.get<Wide<T>>(statistics),
                                Matrix<const T>(c.arena.get<T>(x), rows, width));
                 });
 }
@@ -289,7 +289,7 @@ BufferId MoeBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, MoeSave
   const std::int64_t rows = unit.rows, width = ctx_.width();
   s.x = x;
   s.normed = ctx_.buffer("ffn norm", rows * width);
-  s.statistics = ctx_.buffer("ffn norm statistics", norm_.statistics_count(rows));
+  s.statistics = ctx_.template buffer<Wide<T>>("ffn norm statistics", norm_.statistics_count(rows));
   const BufferId out = ctx_.buffer("residual", rows * width);
   emit_norm(unit, phase, s);
   gate_.forward({unit, phase, s.gate, s.plan, pooled}, s.normed);
@@ -307,5 +307,6 @@ BufferId MoeBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, MoeSave
 
 template class MoeBlock<float>;
 template class MoeBlock<double>;
+template class MoeBlock<BF16>;
 
 }  // namespace weft::parallel

@@ -129,8 +129,8 @@ void MoeBlock<T>::backward(const Unit& unit, const MoeSaved& saved, BufferId d,
   }
   const TableShape table = gate_.gate().table(rows);
   const std::int64_t weights = table.width * (mixes ? table.group_rows * rows : table.rows);
-  GateGradients gradients{ctx_.buffer("d router weight", weights), kNoBuffer};
-  if (mixes) gradients.d_mix = ctx_.buffer("d router mix", weights);
+  GateGradients gradients{ctx_.template buffer<Wide<T>>("d router weight", weights), kNoBuffer};
+  if (mixes) gradients.d_mix = ctx_.template buffer<Wide<T>>("d router mix", weights);
   const BufferId d_normed = ctx_.buffer("d ffn norm", rows * width);
   const MemoryClass memory = has_hops() ? MemoryClass::kCommunication : MemoryClass::kActivations;
   std::vector<BufferId> d_rows, d_sent;
@@ -167,7 +167,7 @@ void MoeBlock<T>::backward(const Unit& unit, const MoeSaved& saved, BufferId d,
       [=, x = s.x, statistics = s.statistics, norm = norm_, accumulate = accumulate_after_first(unit)](TaskContext& c) {
         norm.backward(c.stream, {c.arena.get<T>(d), rows, width},
                       Matrix<const T>(c.arena.get<T>(d_normed), rows, width),
-                      Matrix<const T>(c.arena.get<T>(x), rows, width), c.arena.get<T>(statistics), accumulate);
+                      Matrix<const T>(c.arena.get<T>(x), rows, width), c.arena.get<Wide<T>>(statistics), accumulate);
       });
   const std::vector<int> cuts = scheduler::weight_grad_cuts(chunks, ctx_.shape.layers[layer_].weight_grad_pieces);
   for (std::size_t i = 0; i + 1 < cuts.size(); ++i)
@@ -178,5 +178,7 @@ template void MoeBlock<float>::backward(const Unit&, const MoeSaved&, BufferId,
                                         const std::shared_ptr<PooledBalance>&) const;
 template void MoeBlock<double>::backward(const Unit&, const MoeSaved&, BufferId,
                                          const std::shared_ptr<PooledBalance>&) const;
+template void MoeBlock<BF16>::backward(const Unit&, const MoeSaved&, BufferId,
+                                       const std::shared_ptr<PooledBalance>&) const;
 
 }  // namespace weft::parallel

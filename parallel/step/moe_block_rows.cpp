@@ -30,8 +30,12 @@ struct MoeBlock<T>::ViewSource {
     out.row = {c.arena.get<std::int32_t>(tables.row), shape.rows, shape.width};
     out.token = c.arena.get<std::int32_t>(tables.token) + first_token;
     if (source != kNoBuffer) out.source = {c.arena.get<std::int32_t>(source), shape.rows, shape.width};
-    out.weight = weights<const T>(c.arena.get<T>(weight));
-    if (mix != kNoBuffer) out.mix = weights<const T>(c.arena.get<T>(mix));
+    if (form == RoutingForm::kSlotMatrix) {
+      out.combine = weights<const T>(c.arena.get<T>(weight));
+      out.mix = weights<const T>(c.arena.get<T>(mix));
+    } else {
+      out.weight = weights<const Wide<T>>(c.arena.get<Wide<T>>(weight));
+    }
     out.group_rows = group_rows;
     out.chunk = chunk;
     out.first = first;
@@ -92,10 +96,10 @@ void MoeBlock<T>::emit_order_backward(const Scope& s, BufferId d_sent, BufferId 
       [=, source = view_source(s, s.saved.backward), order = order_, plan = s.saved.plan, c = s.index,
        normed = s.saved.normed, unit_rows = s.unit.rows](TaskContext& ctx) {
         Matrix<const T> x(nullptr, unit_rows, width);
-        Matrix<T> d_weights;
+        Matrix<Wide<T>> d_weights;
         if (mixes) {
           x.data = ctx.arena.get<T>(normed);
-          d_weights = source.weights(ctx.arena.get<T>(d_mix));
+          d_weights = source.weights(ctx.arena.get<Wide<T>>(d_mix));
         }
         order->backward(ctx.stream, source.view(ctx), {ctx.arena.get<T>(d_normed), unit_rows, width},
                         Matrix<const T>(ctx.arena.get<T>(d_sent), plan->chunk(true, c).num_order, width), x, d_weights);
@@ -144,7 +148,7 @@ void MoeBlock<T>::emit_i_order_backward(const Scope& s, BufferId d, BufferId d_r
                     const RoutingView<T> view = part.source.view(ctx);
                     const IOrderGradient<T> gradient{
                         {ctx.arena.get<T>(d_rows), plan->chunk(true, b).num_order, width},
-                        part.source.weights(ctx.arena.get<T>(d_weight)),
+                        part.source.weights(ctx.arena.get<Wide<T>>(d_weight)),
                         {ctx.arena.get<std::int32_t>(d_row), view.shape.rows, view.shape.width},
                         d_chunk};
                     i_order->backward(
@@ -233,6 +237,7 @@ void MoeBlock<T>::emit_exchange(const Scope& s, bool to_experts, BufferId from, 
   template void MoeBlock<T>::emit_exchange(const Scope&, bool, BufferId, BufferId) const;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::parallel

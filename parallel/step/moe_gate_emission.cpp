@@ -54,6 +54,8 @@ GateBuffers GateEmission<T>::buffers(const Unit& unit, const GateBuffers& before
     const MemoryClass memory =
         tensor.life == GateTensorLife::kForward ? MemoryClass::kWorkspace : MemoryClass::kActivations;
     if (tensor.element == GateElement::kReal)
+      out[id] = ctx_.template buffer<Wide<T>>(tensor.label, tensor.count, memory);
+    else if (tensor.element == GateElement::kRow)
       out[id] = ctx_.buffer(tensor.label, tensor.count, memory);
     else if (tensor.element == GateElement::kI32)
       out[id] = ctx_.template buffer<std::int32_t>(tensor.label, tensor.count, memory);
@@ -92,7 +94,7 @@ auto GateEmission<T>::show_choices(const Unit& unit) const -> After {
     const std::int64_t n = shape.rows * shape.width;
     copy_bytes(call.stream, capture.expert[layer].row(first_row), choice, n * std::int64_t{sizeof(std::int32_t)});
     copy_bytes(call.stream, capture.expert_weight[layer].row(first_row), call.tensor(kGateWeight),
-               n * std::int64_t{sizeof(T)});
+               n * std::int64_t{sizeof(Wide<T>)});
   };
   return {{show}, {kGateWeight, kGateChoice}};
 }
@@ -115,7 +117,7 @@ void GateEmission<T>::emit(const Pass& pass, const GatePhase<T>& phase, bool fir
   std::set<int> named(phase.reads.begin(), phase.reads.end());
   named.insert(after.reads.begin(), after.reads.end());
   for (const int id : named) reads.add(buffer_of(id));
-  for (const int id : phase.writes) writes.add(buffer_of(id));
+  for (const int id : std::set<int>(phase.writes.begin(), phase.writes.end())) writes.add(buffer_of(id));
   named.insert(phase.writes.begin(), phase.writes.end());
   if (phase.group == GateGroup::kWorld) writes.add(world_state_);
   if (backward && phase.reads_hidden) {
@@ -148,8 +150,8 @@ void GateEmission<T>::emit(const Pass& pass, const GatePhase<T>& phase, bool fir
           call.dx = {c.arena.get<T>(p.dx), unit.rows, width};
           call.dx_accumulate = p.dx_accumulate;
           call.accumulate = accumulate;
-          call.d_weight = c.arena.get<T>(p.gradients.d_weight);
-          if (p.gradients.d_mix != kNoBuffer) call.d_mix = c.arena.get<T>(p.gradients.d_mix);
+          call.d_weight = c.arena.get<Wide<T>>(p.gradients.d_weight);
+          if (p.gradients.d_mix != kNoBuffer) call.d_mix = c.arena.get<Wide<T>>(p.gradients.d_mix);
         }
         run(call);
         for (const auto& follow : then) follow(call);
@@ -207,12 +209,13 @@ void GateEmission<T>::backward(const Unit& unit, BufferId x, const GateBuffers& 
   for (const GateTensor& tensor : gate_->tensors(unit.rows))
     if (tensor.life == GateTensorLife::kBackward)
       pass.tensors[static_cast<std::size_t>(tensor.id)] =
-          ctx_.buffer(tensor.label, tensor.count, MemoryClass::kWorkspace);
+          ctx_.template buffer<Wide<T>>(tensor.label, tensor.count, MemoryClass::kWorkspace);
   const std::vector<GatePhase<T>> phases = gate_->backward(unit.rows);
   for (const GatePhase<T>& phase : phases) emit(pass, phase, false, After{});
 }
 
 template class GateEmission<float>;
 template class GateEmission<double>;
+template class GateEmission<BF16>;
 
 }  // namespace weft::parallel

@@ -20,14 +20,14 @@ struct Norm {
   /// Elements of the statistics of T rows: rstd, and for LayerNorm the mean behind it.
   [[nodiscard]] std::int64_t statistics_count(std::int64_t rows) const { return rms ? rows : 2 * rows; }
 
-  void forward(Stream& stream, Matrix<T> y, T* statistics, Matrix<const T> x) const {
+  void forward(Stream& stream, Matrix<T> y, Wide<T>* statistics, Matrix<const T> x) const {
     if (rms)
       kernels::rms_norm_forward<T>(stream, y, statistics, x, weight.weight, eps);
     else
       kernels::layer_norm_forward<T>(stream, y, statistics + x.rows, statistics, x, weight.weight, bias.weight, eps);
   }
   /// dx += ...; the weight's gradients by `accumulate`.
-  void backward(Stream& stream, Matrix<T> dx, Matrix<const T> dy, Matrix<const T> x, const T* statistics,
+  void backward(Stream& stream, Matrix<T> dx, Matrix<const T> dy, Matrix<const T> x, const Wide<T>* statistics,
                 kernels::Accumulate accumulate) const {
     using kernels::Accumulate;
     if (rms)

@@ -99,6 +99,8 @@ scheduler::Graph emit_step(const StepSpec& spec, const scheduler::Shape& shape, 
   Emission out(false);
   if (dtype == DType::kF64)
     emit_all<double>(spec, shape, out, nullptr);
+  else if (dtype == DType::kBF16)
+    emit_all<BF16>(spec, shape, out, nullptr);
   else
     emit_all<float>(spec, shape, out, nullptr);
   scheduler::Graph graph = out.take_graph();
@@ -186,5 +188,6 @@ scheduler::Timeline BoundStep<T>::run_inline(const scheduler::TaskHooks& hooks) 
 
 template class BoundStep<float>;
 template class BoundStep<double>;
+template class BoundStep<BF16>;
 
 }  // namespace weft::parallel

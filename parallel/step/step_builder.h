@@ -12,7 +12,7 @@
 
 namespace weft::parallel {
 
-/// The graph alone: no device, no communicator, no memory. dtype: kF32 or kF64.
+/// The graph alone: no device, no communicator, no memory. dtype: kF32, kF64 or kBF16.
 [[nodiscard]] scheduler::Graph emit_step(const StepSpec& spec, const scheduler::Shape& shape, DType dtype);
 
 /// One Shape for all layers, from plain figures.

@@ -13,10 +13,10 @@ template <class T>
 StepContext<T>::StepContext(const StepSpec& spec_, const scheduler::Shape& shape_, const ParameterTable& table_,
                             Emission& out_, const Runtime<T>* runtime_)
     : spec(spec_), model(spec_.model), mesh(spec_.mesh), shape(shape_), table(table_), out(out_), runtime(runtime_) {
-  constexpr auto kElement = static_cast<std::int64_t>(sizeof(T));
   for (const Bucket& bucket : table.buckets()) {
-    const std::int64_t bytes = bucket.count * kElement;
-    weights_.push_back(persistent(out, "weights", MemoryClass::kParameters, bytes));
+    const std::int64_t bytes = bucket.count * static_cast<std::int64_t>(sizeof(Wide<T>));
+    weights_.push_back(
+        persistent(out, "weights", MemoryClass::kParameters, bucket.count * static_cast<std::int64_t>(sizeof(T))));
     if (!training()) continue;
     gradients_.push_back(persistent(out, "gradients", MemoryClass::kGradients, bytes));
     const bool two =
@@ -80,5 +80,6 @@ TaskSpec comm_task(Stage stage, Phase phase, const char* label, int layer, sched
 
 template class StepContext<float>;
 template class StepContext<double>;
+template class StepContext<BF16>;
 
 }  // namespace weft::parallel

@@ -35,9 +35,9 @@ struct StepSpec {
 /// Where evaluation puts what a caller asked to see, on the host. Null pointers: not wanted.
 template <class T>
 struct Capture {
-  Matrix<T> logits;                          ///< [micro-batches * B * S, V]
-  std::vector<Matrix<std::int32_t>> expert;  ///< [layers] of [rows, K]; before drops.
-  std::vector<Matrix<T>> expert_weight;      ///< [layers] of [rows, K]
+  Matrix<T> logits;                            ///< [micro-batches * B * S, V]
+  std::vector<Matrix<std::int32_t>> expert;    ///< [layers] of [rows, K]; before drops.
+  std::vector<Matrix<Wide<T>>> expert_weight;  ///< [layers] of [rows, K]
 };
 
 /// The live half: null in all its parts while a graph is only planned.

@@ -15,34 +15,14 @@ comm::Communicator& replicas_of(const MeshComms& comms, const Bucket& bucket) {
   return bucket.kind == Bucket::Kind::kExperts ? comms.edp() : comms.world();
 }
 
-/// A run of elements of one bucket with one weight decay.
-struct Run {
-  std::int64_t offset;        // in weights and gradients
-  std::int64_t state_offset;  // in m and v
-  std::int64_t count;
-  bool decay;
-};
-
-template <class T>
-std::vector<Run> update_runs(const ParameterStore<T>& store, int b) {
-  const Bucket& bucket = store.table().buckets()[static_cast<std::size_t>(b)];
-  const std::int64_t begin = bucket.offset + store.update_begin(b), end = bucket.offset + store.update_end(b);
-  std::vector<Run> runs;
-  for (const LocalParameter& p : store.table().parameters()) {
-    const std::int64_t first = std::max(begin, p.offset), last = std::min(end, p.offset + p.count());
-    if (first < last) runs.push_back({first, store.state_offset(b) + first - begin, last - first, p.spec.decay});
-  }
-  return runs;
-}
-
 /// *out = the squares of all gradients that this rank owns. parts: [buckets], room.
 template <class T>
 void owned_squares(const ParameterStore<T>& store, Stream& stream, double* parts, double* out) {
   std::int64_t count = 0;
   for (const Bucket& bucket : store.table().buckets())
-    kernels::sum_squares<T>(stream, parts + count++,
-                            store.gradients() + bucket.offset + bucket.owner_begin(bucket.replica_rank),
-                            bucket.owner_count(bucket.replica_rank));
+    kernels::sum_squares<Wide<T>>(stream, parts + count++,
+                                  store.gradients() + bucket.offset + bucket.owner_begin(bucket.replica_rank),
+                                  bucket.owner_count(bucket.replica_rank));
   kernels::sum_rows<double>(stream, out, Matrix<const double>(parts, count, 1));
 }
 
@@ -93,28 +73,28 @@ void Update<T>::emit_reduce_scatter(int b, const GradientPiece& piece) const {
   std::int64_t total = 0;
   for (int r = 0; r < bucket.num_replicas; ++r) total += count_of(bucket, r);
   const std::int64_t own = count_of(bucket, bucket.replica_rank);
-  const BufferId staging = ctx_.buffer("gradient staging", total + own, MemoryClass::kCommunication);
+  const BufferId staging = ctx_.template buffer<Wide<T>>("gradient staging", total + own, MemoryClass::kCommunication);
   BufferList writes = ctx_.all_gradients(b);
   writes.add(staging);
-  const double wire = double(total) * sizeof(T) * (bucket.num_replicas - 1) / bucket.num_replicas;
+  const double wire = double(total) * sizeof(Wide<T>) * (bucket.num_replicas - 1) / bucket.num_replicas;
   TaskSpec spec =
       comm_task(Stage::kGradReduce, Phase::kBackward, "", bucket.layer, links(bucket), WorkKind::kReduceScatter, wire);
   spec.chunk = static_cast<std::int16_t>(piece.index);
   ctx_.out.task(spec, {}, writes, [=, bucket = bucket](TaskContext& c) {
-    T* gradients = runtime->store->gradients() + bucket.offset;
-    T* packed = c.arena.get<T>(staging);
+    Wide<T>* gradients = runtime->store->gradients() + bucket.offset;
+    Wide<T>* packed = c.arena.get<Wide<T>>(staging);
     std::vector<std::int64_t> counts;
     std::int64_t at = 0;
     for (int r = 0; r < bucket.num_replicas; ++r) {
       counts.push_back(count_of(bucket, r));
-      kernels::copy<T>(c.stream, packed + at, gradients + begin_of(bucket, r), counts.back());
+      kernels::copy<Wide<T>>(c.stream, packed + at, gradients + begin_of(bucket, r), counts.back());
       at += counts.back();
     }
-    T* reduced = packed + at;
+    Wide<T>* reduced = packed + at;
     replicas_of(*runtime->comms, bucket)
         .reduce_scatter_v(comm::as_buffer(packed, at), comm::as_buffer(reduced, own), counts, comm::ReduceOp::kSum,
                           c.stream);
-    kernels::copy<T>(c.stream, gradients + begin_of(bucket, bucket.replica_rank), reduced, own);
+    kernels::copy<Wide<T>>(c.stream, gradients + begin_of(bucket, bucket.replica_rank), reduced, own);
   });
 }
 
@@ -124,12 +104,12 @@ void Update<T>::emit_all_reduce(int b, const GradientPiece& piece) const {
   const Bucket& bucket = ctx_.table.buckets()[static_cast<std::size_t>(b)];
   const std::int64_t begin = std::llround(double(bucket.count) * piece.begin);
   const std::int64_t count = std::llround(double(bucket.count) * piece.end) - begin;
-  const double wire = 2.0 * double(count) * sizeof(T) * (bucket.num_replicas - 1) / bucket.num_replicas;
+  const double wire = 2.0 * double(count) * sizeof(Wide<T>) * (bucket.num_replicas - 1) / bucket.num_replicas;
   TaskSpec spec =
       comm_task(Stage::kGradReduce, Phase::kBackward, "", bucket.layer, links(bucket), WorkKind::kAllReduce, wire);
   spec.chunk = static_cast<std::int16_t>(piece.index);
   ctx_.out.task(spec, {}, ctx_.all_gradients(b), [=, bucket = bucket](TaskContext& c) {
-    T* gradients = runtime->store->gradients() + bucket.offset + begin;
+    Wide<T>* gradients = runtime->store->gradients() + bucket.offset + begin;
     replicas_of(*runtime->comms, bucket)
         .all_reduce(comm::as_buffer(gradients, count), comm::as_buffer(gradients, count), comm::ReduceOp::kSum,
                     c.stream);
@@ -164,7 +144,7 @@ void Update<T>::emit_norm(BufferId norm) const {
     const BufferList gradients = ctx_.all_gradients(b);
     for (const BufferId id : gradients.span()) reads.add(id);
   }
-  const double bytes = double(ctx_.table.owned_count()) * sizeof(T);
+  const double bytes = double(ctx_.table.owned_count()) * sizeof(Wide<T>);
   TaskSpec spec;
   spec.stage = Stage::kGradNorm;
   spec.phase = Phase::kUpdate;
@@ -191,28 +171,32 @@ void Update<T>::emit_adamw(int b, BufferId norm) const {
   const Runtime<T>* runtime = ctx_.runtime;
   const Bucket& bucket = ctx_.table.buckets()[static_cast<std::size_t>(b)];
   const std::int64_t count = ctx_.spec.sharded_optimizer ? bucket.owner_count(bucket.replica_rank) : bucket.count;
-  const BufferId states = ctx_.out.buffer(
-      {"optimizer state", MemoryClass::kOptimizer, 2 * count * static_cast<std::int64_t>(sizeof(T)), false, true});
+  const BufferId states =
+      ctx_.out.buffer({"optimizer state", MemoryClass::kOptimizer,
+                       kNumOptimizerStates<T> * count * static_cast<std::int64_t>(sizeof(Wide<T>)), false, true});
   BufferList reads = ctx_.all_gradients(b);
   reads.add(norm);
   TaskSpec spec;
   spec.stage = Stage::kOptimizer;
   spec.phase = Phase::kUpdate;
   spec.layer = static_cast<std::int16_t>(bucket.layer);
-  spec.work = {WorkKind::kMemory, 7.0 * double(count) * sizeof(T)};
-  ctx_.out.task(spec, reads, {states, ctx_.weights(b)},
-                [=, runs = runtime != nullptr ? update_runs(*runtime->store, b) : std::vector<Run>{}](TaskContext& c) {
-                  const StepState& state = *runtime->state;
-                  const ParameterStore<T>& store = *runtime->store;
-                  for (const Run& run : runs) {
-                    kernels::AdamWOptions options = state.optimizer;
-                    options.step = state.step;
-                    if (!run.decay) options.weight_decay = 0.0;
-                    kernels::adamw<T>(c.stream, store.weights() + run.offset, store.m() + run.state_offset,
-                                      store.v() + run.state_offset, store.gradients() + run.offset, run.count,
-                                      state.statistics.clip_factor(), options);
-                  }
-                });
+  // read and written: moments and weights; read: gradients; written: weights that have a master
+  const double stored = std::is_same_v<T, Wide<T>> ? 0.0 : sizeof(T);
+  spec.work = {WorkKind::kMemory, double(count) * (7.0 * sizeof(Wide<T>) + stored)};
+  ctx_.out.task(
+      spec, reads, {states, ctx_.weights(b)},
+      [=, runs = runtime != nullptr ? update_runs(*runtime->store, b) : std::vector<UpdateRun>{}](TaskContext& c) {
+        const StepState& state = *runtime->state;
+        const ParameterStore<T>& store = *runtime->store;
+        for (const UpdateRun& run : runs) {
+          kernels::AdamWOptions options = state.optimizer;
+          options.step = state.step;
+          if (!run.parameter->spec.decay) options.weight_decay = 0.0;
+          kernels::adamw<T>(c.stream, store.weights() + run.begin, store.state_at(run.state),
+                            store.gradients() + run.begin, run.end - run.begin, state.statistics.clip_factor(),
+                            options);
+        }
+      });
 }
 
 template <class T>
@@ -225,7 +209,9 @@ void Update<T>::emit_norm_and_update() const {
 
 template void gather_weights(const ParameterStore<float>&, int, const MeshComms&, Stream&);
 template void gather_weights(const ParameterStore<double>&, int, const MeshComms&, Stream&);
+template void gather_weights(const ParameterStore<BF16>&, int, const MeshComms&, Stream&);
 template class Update<float>;
 template class Update<double>;
+template class Update<BF16>;
 
 }  // namespace weft::parallel

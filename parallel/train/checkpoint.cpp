@@ -161,29 +161,21 @@ void load_checkpoint(const Checkpoint& checkpoint, ParameterStore<T>& store, boo
   if (with_optimizer && !checkpoint.has_optimizer())
     throw Error(ErrorCode::kInvalidArgument, str("checkpoint ", checkpoint.folder().string(), " has weights alone"),
                 "start from it with --init_from instead of --resume");
-  const ParameterTable& table = store.table();
-  HostAccess access(store.device());
-  /// Elements [first, last) of the rank's memory, all in parameter p; `data`: where the first one goes.
-  const auto load = [&](const char* array, const LocalParameter& p, std::int64_t first, std::int64_t last, T* data) {
-    access.fill(data, last - first, [&](T* out) {
-      for (const ElementRun& run : p.runs(first - p.offset, last - first))
-        checkpoint.read(array, p.spec.name, run.tensor_begin, run.count, out + p.offset + run.local_begin - first);
-    });
+  /// Elements [first, last) of the rank's memory, all in parameter p.
+  const auto read = [&](const char* array, const LocalParameter& p, std::int64_t first, std::int64_t last,
+                        Wide<T>* out) {
+    for (const ElementRun& run : p.runs(first - p.offset, last - first))
+      checkpoint.read(array, p.spec.name, run.tensor_begin, run.count, out + p.offset + run.local_begin - first);
   };
-  for (const LocalParameter& p : table.parameters())
-    load("weight", p, p.offset, p.offset + p.count(), store.weights() + p.offset);
+  set_weights<T>(
+      store, [&](const LocalParameter& p, Wide<T>* out) { read("weight", p, p.offset, p.offset + p.count(), out); });
   if (!with_optimizer) return;
-  for (int b = 0; b < static_cast<int>(table.buckets().size()); ++b) {
-    const Bucket& bucket = table.buckets()[static_cast<std::size_t>(b)];
-    const std::int64_t begin = bucket.offset + store.update_begin(b), end = bucket.offset + store.update_end(b);
-    for (const LocalParameter& p : table.parameters()) {
-      const std::int64_t first = std::max(begin, p.offset), last = std::min(end, p.offset + p.count());
-      if (first >= last) continue;
-      const std::int64_t state = store.state_offset(b) + first - begin;
-      load("m", p, first, last, store.m() + state);
-      load("v", p, first, last, store.v() + state);
-    }
-  }
+  HostAccess access(store.device());
+  for (int b = 0; b < static_cast<int>(store.table().buckets().size()); ++b)
+    for (const UpdateRun& run : update_runs(store, b))
+      for (const auto& [array, data] : {std::pair{"m", store.m()}, {"v", store.v()}})
+        access.fill(data + run.state, run.end - run.begin,
+                    [&, array = array](Wide<T>* out) { read(array, *run.parameter, run.begin, run.end, out); });
 }
 
 std::unique_ptr<Checkpoint> newest_valid_checkpoint(const fs::path& root, comm::Communicator& world,
@@ -216,5 +208,6 @@ template void Checkpoint::read(const std::string&, const std::string&, std::int6
 template void Checkpoint::read(const std::string&, const std::string&, std::int64_t, std::int64_t, double*) const;
 template void load_checkpoint(const Checkpoint&, ParameterStore<float>&, bool);
 template void load_checkpoint(const Checkpoint&, ParameterStore<double>&, bool);
+template void load_checkpoint(const Checkpoint&, ParameterStore<BF16>&, bool);
 
 }  // namespace weft::parallel

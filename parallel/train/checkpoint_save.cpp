@@ -28,7 +28,7 @@ std::string rank_file(int rank) {
   return "rank-" + std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits + ".safetensors";
 }
 
-/// A run of elements that this rank owns.
+/// A run of elements that this rank owns. T: the type they are stored as.
 template <class T>
 struct OwnedPiece {
   const ParameterSpec* spec;
@@ -38,9 +38,18 @@ struct OwnedPiece {
   const T* v;
 };
 
+/// The weights as they are stored: elements from `state` of m and v on, which are those from `at` of the weights on.
 template <class T>
-std::vector<OwnedPiece<T>> owned_pieces(const ParameterStore<T>& store) {
-  std::vector<OwnedPiece<T>> out;
+const Wide<T>* stored_weights(const ParameterStore<T>& store, std::int64_t at, std::int64_t state) {
+  if constexpr (std::is_same_v<T, Wide<T>>)
+    return store.weights() + at;
+  else
+    return store.masters() + state;
+}
+
+template <class T>
+std::vector<OwnedPiece<Wide<T>>> owned_pieces(const ParameterStore<T>& store) {
+  std::vector<OwnedPiece<Wide<T>>> out;
   const auto buckets = store.table().buckets();
   for (int b = 0; b < static_cast<int>(buckets.size()); ++b) {
     const Bucket& bucket = buckets[static_cast<std::size_t>(b)];
@@ -52,8 +61,8 @@ std::vector<OwnedPiece<T>> owned_pieces(const ParameterStore<T>& store) {
       if (first >= last) continue;
       for (const ElementRun& run : p.runs(first - p.offset, last - first)) {
         const std::int64_t at = p.offset + run.local_begin;
-        out.push_back({&p.spec, run.tensor_begin, run.count, store.weights() + at, store.m() + state + at,
-                       store.v() + state + at});
+        out.push_back({&p.spec, run.tensor_begin, run.count, stored_weights(store, at, state + at),
+                       store.m() + state + at, store.v() + state + at});
       }
     }
   }
@@ -64,11 +73,11 @@ std::vector<OwnedPiece<T>> owned_pieces(const ParameterStore<T>& store) {
 /// v}]}}.
 template <class T>
 Json write_rank_file(const fs::path& path, const ParameterStore<T>& store, int rank) {
-  const std::vector<OwnedPiece<T>> pieces = owned_pieces(store);
+  const std::vector<OwnedPiece<Wide<T>>> pieces = owned_pieces(store);
   std::vector<TensorInfo> infos;
   for (const auto& p : pieces)
     for (const char* array : {"weight", "m", "v"})
-      infos.push_back({str(array, ":", p.spec->name, "@", p.begin), dtype_of<T>, {p.count}, 0});
+      infos.push_back({str(array, ":", p.spec->name, "@", p.begin), dtype_of<Wide<T>>, {p.count}, 0});
   SafetensorsWriter writer(path, infos, {{"format", "weft.checkpoint"}});
   HostAccess access(store.device());
   Json entries = Json::object();
@@ -76,8 +85,8 @@ Json write_rank_file(const fs::path& path, const ParameterStore<T>& store, int r
   for (const auto& p : pieces) {
     Json entry = {{"file", rank}, {"begin", p.begin}, {"count", p.count}};
     for (const auto& [array, there] : {std::pair{"weight", p.weight}, {"m", p.m}, {"v", p.v}}) {
-      const T* data = access.read(there, p.count);
-      const std::int64_t bytes = p.count * static_cast<std::int64_t>(sizeof(T));
+      const Wide<T>* data = access.read(there, p.count);
+      const std::int64_t bytes = p.count * static_cast<std::int64_t>(sizeof(Wide<T>));
       writer.write((info++)->name, data, bytes);
       entry[array] = checksum_to_text(checksum(data, bytes));
     }
@@ -175,7 +184,7 @@ fs::path save_checkpoint(const fs::path& root, const ParameterStore<T>& store, c
     const std::vector<std::string> parts = gather_text(world, part, *stream);
     on_all_ranks(world, *stream, [&] {
       if (world.rank() != 0) return;
-      write_manifest(temporary, state, dtype_of<T>, parts);
+      write_manifest(temporary, state, dtype_of<Wide<T>>, parts);
       remove_folder(folder);  // the same step once more: its content is the same
       commit_folder(temporary, folder);
     });
@@ -265,6 +274,8 @@ void prune_checkpoints(const fs::path& root, int keep) {
 template fs::path save_checkpoint(const fs::path&, const ParameterStore<float>&, const MeshComms&,
                                   const CheckpointState&);
 template fs::path save_checkpoint(const fs::path&, const ParameterStore<double>&, const MeshComms&,
+                                  const CheckpointState&);
+template fs::path save_checkpoint(const fs::path&, const ParameterStore<BF16>&, const MeshComms&,
                                   const CheckpointState&);
 
 }  // namespace weft::parallel

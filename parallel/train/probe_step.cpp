@@ -206,5 +206,6 @@ std::vector<scheduler::TaskSample> TaskTimes::samples(comm::Communicator& world,
 
 template class StepProbe<float>;
 template class StepProbe<double>;
+template class StepProbe<BF16>;
 
 }  // namespace weft::parallel

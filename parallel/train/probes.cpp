@@ -164,6 +164,7 @@ class Measurement {
 
 Profile measure_profile(const RunConfig& config, comm::Communicator& world, const ProbeOptions& options) {
   if (config.train.dtype == DType::kF64) return Measurement<double>(config, world, options).run();
+  if (config.train.dtype == DType::kBF16) return Measurement<BF16>(config, world, options).run();
   return Measurement<float>(config, world, options).run();
 }
 

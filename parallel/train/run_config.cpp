@@ -125,8 +125,8 @@ void check_train(const RunConfig& config, Problems& problems) {
   problems.positive("train.global_batch", t.global_batch);
   problems.positive("train.micro_batch", t.micro_batch);
   problems.positive("train.sequence_length", t.sequence_length);
-  if (t.dtype != DType::kF32 && t.dtype != DType::kF64)
-    problems.add("train.dtype", to_string(t.dtype), "must be F32 or F64");
+  if (t.dtype != DType::kF32 && t.dtype != DType::kF64 && t.dtype != DType::kBF16)
+    problems.add("train.dtype", to_string(t.dtype), "must be F32, F64 or BF16");
   check_optimizer(t.optimizer, problems);
   problems.not_negative("train.validate_every", t.validate_every);
   problems.not_negative("train.validate_sequences", t.validate_sequences);

@@ -37,7 +37,7 @@ struct TrainConfig {
   int micro_batch = 2;        ///< Sequences per rank and micro-batch; a multiple of moe.group_sequences.
   int sequence_length = 128;  ///< S
   std::uint64_t seed = 1;
-  DType dtype = DType::kF32;  ///< kF32 or kF64: storage and arithmetic.
+  DType dtype = DType::kF32;  ///< Of rows and weights: kF32, kF64, or kBF16 with F32 masters, gradients and routers.
   OptimizerConfig optimizer;
   int validate_every = 0;       ///< Steps between validations; 0: only at the end (when there is validation data).
   int validate_sequences = 64;  ///< Fixed validation set: the first sequences of data.val; 0: all.

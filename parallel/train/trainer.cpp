@@ -141,7 +141,7 @@ void Training<T>::start_from_checkpoint() {
   for (const std::string& why : refused) observer_.on_warning("a checkpoint was passed over: " + why);
   if (!resume_) return;
   resume_->check_model(config_.model);
-  if (resume_->dtype() != config_.train.dtype)
+  if (resume_->dtype() != dtype_of<Wide<T>>)  // BF16 stores its F32 master weights
     throw Error(
         ErrorCode::kInvalidArgument,
         str("train.dtype is ", to_string(config_.train.dtype), ", the checkpoint's ", to_string(resume_->dtype())),
@@ -381,6 +381,7 @@ std::optional<TrainOutcome> Training<T>::step() {
 std::unique_ptr<TrainingRun> start_training(const RunConfig& config, comm::Communicator& world,
                                             const TrainOptions& options, TrainObserver& observer) {
   if (config.train.dtype == DType::kF64) return std::make_unique<Training<double>>(config, world, options, observer);
+  if (config.train.dtype == DType::kBF16) return std::make_unique<Training<BF16>>(config, world, options, observer);
   return std::make_unique<Training<float>>(config, world, options, observer);
 }
 

@@ -74,5 +74,6 @@ double Validator<T>::run(ParameterStore<T>& store) {
 
 template class Validator<float>;
 template class Validator<double>;
+template class Validator<BF16>;
 
 }  // namespace weft::parallel

@@ -200,9 +200,9 @@ void embedding_backward(KernelDevice& on, Matrix<Wide<T>> d_table, const std::in
 }
 
 template <class T>
-void adamw(KernelDevice& on, T* weight, T* m, T* v, const T* grad, std::int64_t n, const double* factor,
-           const kernels::AdamWOptions& options) {
-  on.run(kernels::adamw<T>, Array<T>{weight, n}, Array<T>{m, n}, Array<T>{v, n}, Array<const T>{grad, n}, n,
+void adamw(KernelDevice& on, T* weight, const kernels::AdamWState<T>& state, const Wide<T>* grad, std::int64_t n,
+           const double* factor, const kernels::AdamWOptions& options) {
+  on.run(kernels::adamw<T>, Array<T>{weight, n}, OptimizerState<T>{state, n}, Array<const Wide<T>>{grad, n}, n,
          Array<const double>{factor, 1}, options);
 }
 inline void clip_factor(KernelDevice& on, double* factor, const double* loss, const double* squares, double clip_norm) {

@@ -115,7 +115,7 @@ TEMPLATE_TEST_CASE("entries of a table are placed by (expert, row, choice)", "[d
   }
 }
 
-TEMPLATE_TEST_CASE("blocks of rows are moved, and nothing else", "[dispatch]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("blocks of rows are moved, and nothing else", "[dispatch]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (const std::int64_t pad : {0, 2})
     for (const std::int64_t cols : {1, 5, 70}) {

@@ -47,6 +47,44 @@ TEMPLATE_TEST_CASE("gemm equals its definition in every transposition", "[gemm]"
   }
 }
 
+TEMPLATE_TEST_CASE("the products of a linear layer with a wide result equal their definitions", "[gemm]",
+                   WEFT_ROW_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    Random random(seed);
+    const std::int64_t t = random.pick(kSides), in = random.pick(kSides), out = random.pick(kSides);
+    const bool add = random.below(2) != 0;
+    INFO("seed " << seed << ": T " << t << " I " << in << " O " << out << " add " << add);
+    const auto accumulate = add ? Accumulate::kAdd : Accumulate::kOverwrite;
+    const auto x = Grid<T>::normal(random, t, in, random.below(3)), w = Grid<T>::normal(random, out, in, 1);
+    const auto dy = Grid<Wide<T>>::normal(random, t, out, random.below(3));
+    const reference::Dense rx(x.view()), rw(w.view()), rdy(dy.view());
+    Grid<Wide<T>> y(t, out, 2);
+    device.run(kernels::linear_forward_wide<T>, y.view(), Matrix<const T>(x.view()), Matrix<const T>(w.view()));
+    CHECK(difference(y, reference::product(rx, reference::transpose(rw)), in + 1) == "");  // nothing is rounded to T
+
+    Grid<T> dx(t, in, 1);
+    Grid<Wide<T>> dw(out, in, 1);
+    reference::Dense want_dx = reference::product(rdy, rw), want_dw = reference::product(reference::transpose(rdy), rx);
+    if (add) {
+      dx = Grid<T>::normal(random, t, in, 1);
+      dw = Grid<Wide<T>>::normal(random, out, in, 1);
+      want_dx = reference::sum(want_dx, reference::Dense(dx.view()));
+      want_dw = reference::sum(want_dw, reference::Dense(dw.view()));
+    }
+    device.run(kernels::linear_backward_input_wide<T>, dx.view(), Matrix<const Wide<T>>(dy.view()),
+               Matrix<const T>(w.view()), accumulate);
+    device.run(kernels::linear_backward_weight_wide<T>, dw.view(), Matrix<const Wide<T>>(dy.view()),
+               Matrix<const T>(x.view()), accumulate);
+    CHECK(difference(dx, want_dx, out + 1) == "");
+    // dy may have been rounded to T on the way
+    std::vector<T> narrowed;
+    for (std::int64_t i = 0; i < out; ++i)
+      for (std::int64_t j = 0; j < in; ++j) narrowed.push_back(static_cast<T>(dw(i, j)));
+    CHECK(difference(narrowed, want_dw.data, t + 1) == "");
+  }
+}
+
 TEMPLATE_TEST_CASE("the products of a linear layer equal their definitions", "[gemm]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 100; ++seed) {

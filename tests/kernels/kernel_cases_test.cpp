@@ -44,8 +44,9 @@ TEMPLATE_TEST_CASE("the kernels of the benchmark run", "[bench]", WEFT_DEVICES) 
   const auto in_bf16 = names_that_run<BF16>(device);
   CHECK(std::includes(in_bf16.begin(), in_bf16.end(), names.begin(), names.end()));
   CHECK(in_bf16.count("narrow") == 1);
+  CHECK(in_bf16.count("linear_forward_wide") == 1);
   constexpr std::size_t kNumRowKernels = sizeof(kernels::RowKernels<float>) / sizeof(void*);
-  constexpr std::size_t kNumOthers = 11;                   // of routers and optimizers
+  constexpr std::size_t kNumOthers = 10;                   // of routers and gradients
   CHECK(names.size() == kNumRowKernels - 1 + kNumOthers);  // gemm is what they are compared with
 }
 

@@ -133,6 +133,47 @@ TEMPLATE_TEST_CASE("rows of slots are scattered to their tokens, with gradients"
   for (int j = 0; j < 3; ++j) CHECK(dx(1, j) == Approx(1.0 + rows(2, j) + rows(1, j) + rows(3, j)));
 }
 
+TEMPLATE_TEST_CASE("slots move rows of every type as plain loops do", "[slots]", WEFT_ROW_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    Random random(seed);
+    const std::int64_t tokens = random.pick({1, 3, 40}), slots = random.pick({1, 4, 9}), experts = random.pick({1, 3}),
+                       width = random.pick({1, 7, 65}), entries = slots * experts;
+    INFO("seed " << seed << ": " << tokens << " tokens, " << slots << " slots of " << experts << ", width " << width);
+    Grid<std::int32_t> row(slots, experts), source(slots, experts);
+    std::int32_t next = 0;
+    for (std::int64_t d = 0; d < slots; ++d)
+      for (std::int64_t e = 0; e < experts; ++e) {
+        row(d, e) = random.below(4) == 0 ? -1 : next++;
+        source(d, e) = static_cast<std::int32_t>(random.below(tokens));
+      }
+    const SlotRows at{row.view(), source.view()};
+    const auto rows = Grid<T>::normal(random, entries, width), dout = Grid<T>::normal(random, tokens, width);
+    const auto weight = Grid<Wide<T>>::normal(random, slots, experts);
+    auto out = Grid<T>::normal(random, tokens, width), dx = out, d_rows = Grid<T>::normal(random, entries, width);
+    Grid<Wide<T>> d_weight(slots, experts);
+    reference::Dense want_out(out.view()), want_dx(dx.view()), want_d_rows(d_rows.view()),
+        want_d_weight(slots, experts);
+    for (std::int64_t d = 0; d < slots; ++d)
+      for (std::int64_t e = 0; e < experts; ++e)
+        for (std::int64_t j = 0; j < width && row(d, e) >= 0; ++j) {
+          const double w = weight(d, e), y = rows(row(d, e), j), dy = dout(source(d, e), j);
+          want_out(source(d, e), j) += w * y;
+          want_dx(source(d, e), j) += y;
+          want_d_rows(row(d, e), j) = w * dy;
+          want_d_weight(d, e) += y * dy;
+        }
+    device.run(kernels::slots_scatter<T>, out.view(), constant(rows), at, constant(weight));
+    device.run(kernels::slots_gather_backward<T>, dx.view(), constant(rows), at);
+    device.run(kernels::slots_scatter_backward<T>, SlotsGradient<T>{d_rows.view(), d_weight.view(), at.row},
+               constant(dout), constant(rows), at, constant(weight));
+    CHECK(test::difference(out, want_out, entries + 1) == "");
+    CHECK(test::difference(dx, want_dx, entries + 1) == "");
+    CHECK(test::difference(d_rows, want_d_rows, 1) == "");
+    CHECK(test::difference(d_weight, want_d_weight, width, 1.0) == "");
+  }
+}
+
 TEMPLATE_TEST_CASE("normalised rows have length 1, and their gradient", "[router][gradcheck]", WEFT_F64_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   Random random(5);

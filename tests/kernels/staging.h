@@ -28,6 +28,13 @@ struct Experts {
   std::int64_t count;
 };
 
+/// The optimizer's of n weights.
+template <class T>
+struct OptimizerState {
+  kernels::AdamWState<T> state;
+  std::int64_t count;
+};
+
 /// The host memory of one call, mirrored on a GPU. Ranges that overlap (in-place calls) are mirrored once. Around each
 /// mirror lies a margin of NaN, so that what reads outside spoils its result and what writes there is found out; so is
 /// who writes to what the kernel takes as const.
@@ -46,6 +53,10 @@ class Staging {
     if (e.count == 0) return;
     add_range(e.weights.data, (e.count - 1) * e.weights.expert_stride + e.weights.out_width * e.weights.in_width);
     if (e.weights.bias) add_range(e.weights.bias, (e.count - 1) * e.weights.bias_stride + e.weights.out_width);
+  }
+  template <class T>
+  void add(const OptimizerState<T>& s) {
+    add_range(s.state.m, s.count), add_range(s.state.v, s.count), add_range(s.state.master, s.count);
   }
   template <class T>
   void add(const kernels::AttentionInputs<T>& in) {
@@ -99,6 +110,10 @@ class Staging {
     w.data = pointer(w.data);
     w.bias = pointer(w.bias);
     return w;
+  }
+  template <class T>
+  [[nodiscard]] kernels::AdamWState<T> on_device(const OptimizerState<T>& s) const {
+    return {pointer(s.state.m), pointer(s.state.v), pointer(s.state.master)};
   }
   template <class T>
   [[nodiscard]] kernels::AttentionInputs<T> on_device(const kernels::AttentionInputs<T>& in) const {

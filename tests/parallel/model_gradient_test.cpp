@@ -3,11 +3,9 @@
 
 #include "comm/factory.h"
 #include "core/error.h"
-#include "core/rng.h"
-#include "parallel/step/step_builder.h"
-#include "scheduler/order.h"
 #include "tests/support/catch.h"
 #include "tests/support/gates.h"
+#include "tests/support/gradient_probe.h"
 #include "tests/support/step_harness.h"
 
 using namespace weft;
@@ -15,60 +13,7 @@ using namespace weft::parallel;
 
 namespace {
 
-/// A model with its step in kGradients mode, and the scalar that the step differentiates.
-class GradientProbe {
- public:
-  GradientProbe(const ModelConfig& model, comm::Communicator& world, const ShapeOptions& shape_options)
-      : model_(model),
-        mesh_(make_mesh(1, 0, {})),
-        comms_(world, mesh_),
-        table_(model, mesh_),
-        store_(table_, Device{}, false) {
-    initialize_weights(store_, model, 7);
-    const Rng rng(3, RngPurpose::kTest);
-    for (int i = 0; i < kSequences * kLength; ++i) {
-      tokens_.push_back(static_cast<std::int32_t>(
-          rng.below(static_cast<std::uint64_t>(model.vocab_size), static_cast<std::uint64_t>(i))));
-      targets_.push_back(i % 5 == 4 ? -1
-                                    : static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(model.vocab_size),
-                                                                          static_cast<std::uint64_t>(1000 + i))));
-      positions_.push_back(i % kLength);
-      segments_.push_back(i / kLength);
-      valid_ += targets_.back() >= 0;
-    }
-    state_.previous_choices.assign(static_cast<std::size_t>(model.layers),
-                                   std::vector<double>(static_cast<std::size_t>(model.moe.experts), 0.0));
-    state_.num_valid_tokens = valid_;
-    state_.num_tokens = kSequences * kLength;
-    state_.num_groups = kSequences;
-    state_.gate_noise = true;
-    state_.batches = {{tokens_.data(), targets_.data(), positions_.data(), segments_.data()}};
-    const StepSpec spec{model, mesh_, {1, kSequences, kLength, 1}, StepMode::kGradients, false};
-    const scheduler::Shape shape = uniform_shape(model.layers, shape_options);
-    const auto graph = emit_step(spec, shape, DType::kF64);
-    step_ = std::make_unique<BoundStep<double>>(spec, scheduler::sequential_plan(graph, shape),
-                                                Runtime<double>{&store_, &comms_, &state_, nullptr});
-  }
-  /// The loss that training minimises: cross-entropy, balance loss and z-loss.
-  double loss() {
-    step_->run();
-    const StepResult r = unpack(state_.sums, model_, valid_);
-    return r.loss + r.balance_loss + r.z_loss;
-  }
-  [[nodiscard]] ParameterStore<double>& store() { return store_; }
-
- private:
-  static constexpr int kSequences = 2, kLength = 6;
-  ModelConfig model_;
-  Mesh mesh_;
-  MeshComms comms_;
-  ParameterTable table_;
-  ParameterStore<double> store_;
-  StepState state_;
-  std::vector<std::int32_t> tokens_, targets_, positions_, segments_;
-  double valid_ = 0;
-  std::unique_ptr<BoundStep<double>> step_;
-};
+using GradientProbe = test::GradientProbe<double>;
 
 /// Directional derivatives of each tensor along its own gradient: |g|^2 must be what the loss does. Returns the worst
 /// relative error.

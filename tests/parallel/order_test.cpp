@@ -72,7 +72,7 @@ struct Routing {
     v.row = table(backward ? back_row : row);
     v.token = (backward ? back_token : token).data() + v.begin * shape.width;
     v.source = table(source);
-    v.weight = weights(weight.data());
+    v.weight = v.combine = weights(weight.data());
     v.mix = weights(mix.data());
     v.group_rows = kGroupRows;
     v.chunk = {v.begin, v.end - v.begin};

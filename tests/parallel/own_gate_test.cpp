@@ -55,9 +55,10 @@ class HashGate : public Gate<T> {
     weigh.reads = {kGateChoice};
     weigh.writes = {kLogits, kGateWeight};
     weigh.run = [this](GateCall<T>& call) {
-      const Matrix<T> z(call.tensor(kLogits), call.x.rows, this->moe().experts);
+      const Matrix<Wide<T>> z(call.tensor(kLogits), call.x.rows, this->moe().experts);
       linear_logits<T>(call, 0, z);
-      kernels::router_sigmoid<T>(call.stream, {call.tensor(kGateWeight), z.rows, this->moe().top_k}, z, choices(call));
+      kernels::router_sigmoid<Wide<T>>(call.stream, {call.tensor(kGateWeight), z.rows, this->moe().top_k}, z,
+                                       choices(call));
     };
     return {choose, weigh};
   }
@@ -68,10 +69,11 @@ class HashGate : public Gate<T> {
     phase.writes = {kDLogits};
     phase.run = [this](GateCall<T>& call) {
       const std::int64_t rows = call.x.rows, k = this->moe().top_k;
-      const Matrix<T> dz(call.tensor(kDLogits), rows, this->moe().experts);
-      std::fill_n(dz.data, dz.rows * dz.cols, T(0));
-      kernels::router_sigmoid_backward<T>(call.stream, dz, Matrix<const T>(call.tensor(kGateWeight), rows, k),
-                                          Matrix<const T>(call.d_weight, rows, k), choices(call));
+      const Matrix<Wide<T>> dz(call.tensor(kDLogits), rows, this->moe().experts);
+      std::fill_n(dz.data, dz.rows * dz.cols, Wide<T>(0));
+      kernels::router_sigmoid_backward<Wide<T>>(call.stream, dz,
+                                                Matrix<const Wide<T>>(call.tensor(kGateWeight), rows, k),
+                                                Matrix<const Wide<T>>(call.d_weight, rows, k), choices(call));
       linear_logits_backward<T>(call, 0, dz);
     };
     return {phase};

@@ -69,7 +69,7 @@ const std::vector<Wrong> kWrong{
     {"train.sequence_length", 1, [](RunConfig& c) { c.train.sequence_length = 0; }},
     {"train.sequence_length", 1,
      [](RunConfig& c) { c.model.family = ModelFamily::kGpt2Moe, c.model.max_positions = 127; }},
-    {"train.dtype", 1, [](RunConfig& c) { c.train.dtype = DType::kBF16; }},
+    {"train.dtype", 1, [](RunConfig& c) { c.train.dtype = DType::kI32; }},
     {"train.optimizer.lr", 1, [](RunConfig& c) { c.train.optimizer.lr = kNan; }},
     {"train.optimizer.min_lr_ratio", 1, [](RunConfig& c) { c.train.optimizer.min_lr_ratio = 1.5; }},
     {"train.optimizer.warmup_steps", 1, [](RunConfig& c) { c.train.optimizer.warmup_steps = -1; }},

@@ -50,14 +50,15 @@ T combine(ReduceOp op, T a, T b) {
   return op == ReduceOp::kSum ? a + b : op == ReduceOp::kMax ? std::max(a, b) : std::min(a, b);
 }
 
+/// Rounded once, where T is narrower than what it is combined in.
 template <class T>
 std::vector<T> reduced(std::uint64_t seed, int num_ranks, std::int64_t count, ReduceOp op) {
-  std::vector<T> result = values<T>(seed, 0, count);
-  for (int r = 1; r < num_ranks; ++r)
-    for (std::int64_t i = 0; i < count; ++i) {
-      T& x = result[static_cast<std::size_t>(i)];
-      x = combine(op, x, value<T>(seed, r, i));
-    }
+  std::vector<T> result;
+  for (std::int64_t i = 0; i < count; ++i) {
+    Wide<T> x = value<T>(seed, 0, i);
+    for (int r = 1; r < num_ranks; ++r) x = combine<Wide<T>>(op, x, value<T>(seed, r, i));
+    result.push_back(static_cast<T>(x));
+  }
   return result;
 }
 
@@ -97,7 +98,7 @@ void all_reduce_of(Communicator& comm, std::uint64_t seed, Findings& findings) {
       const std::string what = str("all_reduce ", to_string(dtype_of<T>), " n=", n, " op=", static_cast<int>(op));
       const auto want = reduced<T>(seed, comm.size(), n, op);
       const auto send = values<T>(seed, comm.rank(), n);
-      std::vector<T> recv(send.size(), T{77}), in_place = send;
+      std::vector<T> recv(send.size(), T(77)), in_place = send;
       comm.all_reduce(buffer_of(send), buffer_of(recv), op, *stream);
       comm.all_reduce(buffer_of(in_place), buffer_of(in_place), op, *stream);
       expect_same(findings, recv, want, what);
@@ -110,6 +111,7 @@ void all_reduce_of(Communicator& comm, std::uint64_t seed, Findings& findings) {
 void all_reduce(Communicator& comm, std::uint64_t seed, Findings& findings) {
   all_reduce_of<float>(comm, seed, findings);
   all_reduce_of<double>(comm, seed, findings);
+  all_reduce_of<BF16>(comm, seed, findings);
   all_reduce_of<std::int32_t>(comm, seed, findings);
   all_reduce_of<std::int64_t>(comm, seed, findings);
 }
@@ -160,7 +162,7 @@ void all_gather_of(Communicator& comm, std::uint64_t seed, Findings& findings) {
   for (const std::int64_t n : kSizes) {
     const Counts counts = uneven_counts(seed, comm.size(), n);
     const auto send = values<T>(seed, comm.rank(), counts[static_cast<std::size_t>(comm.rank())]);
-    std::vector<T> want, recv(static_cast<std::size_t>(total(counts)), T{77}), in_place = recv;
+    std::vector<T> want, recv(static_cast<std::size_t>(total(counts)), T(77)), in_place = recv;
     T* share = in_place.data();
     for (int r = 0; r < comm.size(); ++r) {
       const auto part = values<T>(seed, r, counts[static_cast<std::size_t>(r)]);
@@ -192,7 +194,7 @@ void reduce_scatter_of(Communicator& comm, std::uint64_t seed, Findings& finding
       const auto all = reduced<T>(seed, comm.size(), total(counts), op);
       const auto first = total(std::span(counts).first(static_cast<std::size_t>(comm.rank())));
       const auto mine = counts[static_cast<std::size_t>(comm.rank())];
-      std::vector<T> recv(static_cast<std::size_t>(mine), T{77});
+      std::vector<T> recv(static_cast<std::size_t>(mine), T(77));
       comm.reduce_scatter_v(buffer_of(send), buffer_of(recv), counts, op, *stream);
       expect_same(findings, recv, {all.begin() + first, all.begin() + first + mine},
                   str("reduce_scatter_v ", to_string(dtype_of<T>), " n=", n, " op=", static_cast<int>(op)));
@@ -203,6 +205,7 @@ void reduce_scatter_of(Communicator& comm, std::uint64_t seed, Findings& finding
 void reduce_scatter_v(Communicator& comm, std::uint64_t seed, Findings& findings) {
   reduce_scatter_of<float>(comm, seed, findings);
   reduce_scatter_of<double>(comm, seed, findings);
+  reduce_scatter_of<BF16>(comm, seed, findings);
   reduce_scatter_of<std::int32_t>(comm, seed, findings);
   reduce_scatter_of<std::int64_t>(comm, seed, findings);
 }
@@ -233,7 +236,7 @@ void all_to_all_of(Communicator& comm, std::uint64_t seed, std::int64_t n, int s
     send.insert(send.end(), out.begin(), out.end());
     want.insert(want.end(), in.begin(), in.end());
   }
-  std::vector<T> recv(want.size(), T{77});
+  std::vector<T> recv(want.size(), T(77));
   comm.all_to_all_v(buffer_of(send), send_counts, buffer_of(recv), recv_counts, *stream);
   expect_same(findings, recv, want, str("all_to_all_v ", to_string(dtype_of<T>), " n=", n, " shape=", shape));
 }

@@ -203,6 +203,7 @@ StepOutcome run_steps(const StepCase& c) {
 
 template StepOutcome run_steps<float>(const StepCase&);
 template StepOutcome run_steps<double>(const StepCase&);
+template StepOutcome run_steps<BF16>(const StepCase&);
 
 ModelConfig small_mixtral() {
   ModelConfig m;

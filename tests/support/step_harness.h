@@ -45,7 +45,7 @@ struct StepOutcome {
   std::int64_t num_tasks = 0;  ///< Of one rank's step.
 };
 
-/// Runs in f64 (T = double) or f32. Every rank's figures must agree bit for bit, else it throws kInternal.
+/// Runs in f64 (T = double), f32 or BF16. Every rank's figures must agree bit for bit, else it throws kInternal.
 template <class T>
 [[nodiscard]] StepOutcome run_steps(const StepCase& c);
 

@@ -20,6 +20,7 @@
 #include "kernels/reduce.h"
 #include "kernels/rope.h"
 #include "kernels/router.h"
+#include "kernels/slots.h"
 #include "kernels/softmax.h"
 
 namespace weft::tools {
@@ -36,6 +37,7 @@ class Cases {
 
   [[nodiscard]] std::vector<KernelCase> all() {
     products();
+    router_products();
     experts();
     norms();
     elementwise();
@@ -92,6 +94,26 @@ class Cases {
         "linear_backward_weight", double(2 * t * m), flops,
         [=](Stream& s) { linear_backward_weight<T>(s, dw, nullptr, y, x, Accumulate::kOverwrite); },
         kWide * double(m * m));
+  }
+
+  /// The logits of a router, which stay in F32: rows of BF16 have products of their own for them.
+  void router_products() {
+    if constexpr (!std::is_same_v<T, W>) {
+      const std::int64_t t = tokens_, m = o_.model_dim, e = o_.experts;
+      const Matrix<T> x = matrix(t, m), w = matrix(e, m), dx = matrix(t, m);
+      const Matrix<W> y = matrix<W>(t, e), dw = matrix<W>(e, m);
+      const double flops = 2.0 * double(t) * double(e) * double(m), moved = double(t * m + e * m);
+      const double logits = kWide * double(t * e);
+      add(
+          "linear_forward_wide", moved, flops, [=](Stream& s) { linear_forward_wide<T>(s, y, x, w); }, logits);
+      add(
+          "linear_backward_input_wide", moved, flops,
+          [=](Stream& s) { linear_backward_input_wide<T>(s, dx, y, w, Accumulate::kOverwrite); }, logits);
+      add(
+          "linear_backward_weight_wide", double(t * m), flops,
+          [=](Stream& s) { linear_backward_weight_wide<T>(s, dw, y, x, Accumulate::kOverwrite); },
+          logits + kWide * double(e * m));
+    }
   }
 
   void experts() {
@@ -243,6 +265,24 @@ class Cases {
           unpermute_weighted_backward<T>(s, {d_rows, d_weight, row}, x, rows, row, weight);
         },
         index);
+    // In two halves that change places, as between the orders of senders and of experts.
+    auto blocks = std::make_shared<std::vector<RowBlock>>();
+    blocks->push_back({r / 2, 0, r - r / 2});
+    blocks->push_back({0, r - r / 2, r / 2});
+    add("copy_blocks", 2 * row_elements, 0, [=](Stream& s) { copy_blocks<T>(s, d_rows, rows, *blocks); });
+    const SlotRows slots{row, {tokens, t, o_.top_k}};
+    add(
+        "slots_scatter", row_elements + 2 * token_elements, 0,
+        [=](Stream& s) { slots_scatter<T>(s, out, rows, slots, weight); }, 2 * index);
+    add(
+        "slots_scatter_backward", 2 * row_elements + token_elements, 0,
+        [=](Stream& s) {
+          slots_scatter_backward<T>(s, {d_rows, d_weight, row}, x, rows, slots, weight);
+        },
+        2 * index);
+    add(
+        "slots_gather_backward", row_elements + 2 * token_elements, 0,
+        [=](Stream& s) { slots_gather_backward<T>(s, out, rows, slots); }, 2 * index);
     add(
         "permute_backward", row_elements + token_elements, 0,
         [=](Stream& s) { permute_backward<T>(s, out, rows, row, Accumulate::kOverwrite); }, index);
@@ -271,9 +311,15 @@ class Cases {
     W* const second = upload(std::vector<W>(static_cast<std::size_t>(n)));
     double* const squares = upload(std::vector<double>{0.0});
     const double bytes = kWide * double(n);
+    T* stored = nullptr;
+    AdamWState<T> state{first, second};
+    if constexpr (std::is_same_v<T, W>)
+      stored = weight;
+    else
+      stored = array(n), state.master = weight;
     add(
-        "adamw", 0, 0, [=](Stream& s) { adamw<W>(s, weight, first, second, grad, n, nullptr, {.lr = 1e-4}); },
-        7 * bytes);
+        "adamw", state.master != nullptr ? double(n) : 0, 0,
+        [=](Stream& s) { adamw<T>(s, stored, state, grad, n, nullptr, {.lr = 1e-4}); }, 7 * bytes);
     add(
         "sum_squares", 0, 0, [=](Stream& s) { sum_squares<W>(s, squares, grad, n); }, bytes);
     add(

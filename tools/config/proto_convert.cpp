@@ -21,7 +21,7 @@ constexpr std::string_view kFamilies[] = {"MIXTRAL", "GPT2_MOE"};
 constexpr std::string_view kBalanceScopes[] = {"ROUTING_GROUP", "GLOBAL_PREVIOUS", "GLOBAL_RUNNING"};
 constexpr std::string_view kBalanceForms[] = {"PER_LAYER", "HUGGING_FACE"};
 constexpr std::string_view kLrSchedules[] = {"CONSTANT", "COSINE", "LINEAR", "WSD"};
-constexpr std::string_view kDTypes[] = {"F32", "F64"};
+constexpr std::string_view kDTypes[] = {"F32", "F64", "BF16"};
 constexpr std::string_view kRecomputes[] = {"NONE", "SELECTIVE", "FULL"};
 constexpr std::string_view kPolicies[] = {
     "MANUAL", "SEQUENTIAL", "TUTEL", "TUTEL_IMPROVED", "PIPEMOE_LINA", "FSMOE_NO_IIO", "FSMOE", "FLOWMOE", "WEFT"};

@@ -100,7 +100,9 @@ Hops<T> shard_hops(const Mesh& mesh, Direction direction) {
 
 template Hops<float> flat_hops<float>(const Mesh&, Direction);
 template Hops<double> flat_hops<double>(const Mesh&, Direction);
+template Hops<BF16> flat_hops<BF16>(const Mesh&, Direction);
 template Hops<float> shard_hops<float>(const Mesh&, Direction);
 template Hops<double> shard_hops<double>(const Mesh&, Direction);
+template Hops<BF16> shard_hops<BF16>(const Mesh&, Direction);
 
 }  // namespace weft::parallel

@@ -209,7 +209,9 @@ Hops<T> leader_hops(const Mesh& mesh, Direction direction) {
 
 template Hops<float> lane_hops<float>(const Mesh&, Direction);
 template Hops<double> lane_hops<double>(const Mesh&, Direction);
+template Hops<BF16> lane_hops<BF16>(const Mesh&, Direction);
 template Hops<float> leader_hops<float>(const Mesh&, Direction);
 template Hops<double> leader_hops<double>(const Mesh&, Direction);
+template Hops<BF16> leader_hops<BF16>(const Mesh&, Direction);
 
 }  // namespace weft::parallel

@@ -63,5 +63,6 @@ std::shared_ptr<const Hop<T>> shared_slot_hop(const Mesh& mesh, int experts, Dir
 
 template std::shared_ptr<const Hop<float>> shared_slot_hop(const Mesh&, int, Direction, const scheduler::ResourceSet&);
 template std::shared_ptr<const Hop<double>> shared_slot_hop(const Mesh&, int, Direction, const scheduler::ResourceSet&);
+template std::shared_ptr<const Hop<BF16>> shared_slot_hop(const Mesh&, int, Direction, const scheduler::ResourceSet&);
 
 }  // namespace weft::parallel

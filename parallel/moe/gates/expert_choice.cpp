@@ -97,16 +97,16 @@ class ExpertChoiceGate final : public Gate<T> {
 
   void score(GateCall<T>& call) const {
     const std::int64_t rows = call.x.rows, experts = this->moe().experts;
-    const Matrix<T> z(call.tensor(kLogits), rows, experts), probs(call.tensor(kProbs), rows, experts);
+    const Matrix<Wide<T>> z(call.tensor(kLogits), rows, experts), probs(call.tensor(kProbs), rows, experts);
     linear_logits<T>(call, 0, z);
-    kernels::softmax_forward<T>(call.stream, probs, call.tensor(kLse), z);
+    kernels::softmax_forward<Wide<T>>(call.stream, probs, call.tensor(kLse), z);
   }
   void choose(GateCall<T>& call) const {
-    kernels::expert_choice<T>(call.stream,
-                              {entries<std::int32_t>(call, kGateSource), entries<std::int32_t>(call, kGateKept),
-                               entries<T>(call, kGateWeight)},
-                              Matrix<const T>(call.tensor(kProbs), call.x.rows, this->moe().experts),
-                              this->options().group_rows);
+    kernels::expert_choice<Wide<T>>(call.stream,
+                                    {entries<std::int32_t>(call, kGateSource), entries<std::int32_t>(call, kGateKept),
+                                     entries<Wide<T>>(call, kGateWeight)},
+                                    Matrix<const Wide<T>>(call.tensor(kProbs), call.x.rows, this->moe().experts),
+                                    this->options().group_rows);
   }
   /// kShared: [SP, T, E], the scores of every rank that shares the groups.
   [[nodiscard]] GatePhase<T> share_phase(std::int64_t rows) const {
@@ -114,7 +114,7 @@ class ExpertChoiceGate final : public Gate<T> {
     const std::int64_t count = rows * this->moe().experts;
     GatePhase<T> phase;
     phase.label = "share scores";
-    phase.work = {scheduler::WorkKind::kAllGather, double(count * (ranks - 1)) * sizeof(T)};
+    phase.work = {scheduler::WorkKind::kAllGather, double(count * (ranks - 1)) * sizeof(Wide<T>)};
     phase.group = GateGroup::kSequence;
     phase.reads_hidden = false;
     phase.reads = {kProbs};
@@ -129,11 +129,11 @@ class ExpertChoiceGate final : public Gate<T> {
   void choose_shared(GateCall<T>& call) const {
     require_host(call.stream, "the choice over shared routing groups");
     const std::int64_t rows = call.x.rows, experts = this->moe().experts, n = this->options().group_tokens;
-    const T* shared = call.tensor(kShared);
-    std::vector<T> scores(static_cast<std::size_t>(n * experts));
+    const Wide<T>* shared = call.tensor(kShared);
+    std::vector<Wide<T>> scores(static_cast<std::size_t>(n * experts));
     const Matrix<std::int32_t> source = entries<std::int32_t>(call, kGateSource);
     const Matrix<std::int32_t> kept = entries<std::int32_t>(call, kGateKept);
-    const Matrix<T> weight = entries<T>(call, kGateWeight);
+    const Matrix<Wide<T>> weight = entries<Wide<T>>(call, kGateWeight);
     for (std::int64_t g = 0; g < rows / this->options().group_rows; ++g) {
       const std::vector<GroupRow> order = rows_of_group(this->options(), call.ids, g);
       for (std::int64_t i = 0; i < n; ++i) {
@@ -142,8 +142,8 @@ class ExpertChoiceGate final : public Gate<T> {
       }
       const Matrix<std::int32_t> from = source.row_range(g * slots(), slots());
       const Matrix<std::int32_t> to = kept.row_range(g * slots(), slots());
-      kernels::expert_choice<T>(call.stream, {from, to, weight.row_range(g * slots(), slots())},
-                                Matrix<const T>(scores.data(), n, experts), n);
+      kernels::expert_choice<Wide<T>>(call.stream, {from, to, weight.row_range(g * slots(), slots())},
+                                      Matrix<const Wide<T>>(scores.data(), n, experts), n);
       for (std::int64_t j = 0; j < slots(); ++j)
         for (std::int64_t e = 0; e < experts; ++e) {
           const GroupRow& at = order[static_cast<std::size_t>(from.row(j)[e])];
@@ -162,16 +162,16 @@ class ExpertChoiceGate final : public Gate<T> {
   }
   void choose_backward(GateCall<T>& call) const {
     const std::int64_t rows = call.x.rows, experts = this->moe().experts;
-    const Matrix<T> dz(call.tensor(kDLogits), rows, experts);
-    const Matrix<const T> probs(call.tensor(kProbs), rows, experts);
+    const Matrix<Wide<T>> dz(call.tensor(kDLogits), rows, experts);
+    const Matrix<const Wide<T>> probs(call.tensor(kProbs), rows, experts);
     const Matrix<const std::int32_t> source = entries<std::int32_t>(call, kGateSource);
     const Matrix<const std::int32_t> kept = entries<std::int32_t>(call, kGateKept);
-    kernels::expert_choice_backward<T>(call.stream, dz,
-                                       {source, kept, Matrix<const T>(call.d_weight, source.rows, experts)});
-    kernels::softmax_backward<T>(call.stream, dz, dz, probs);
+    kernels::expert_choice_backward<Wide<T>>(
+        call.stream, dz, {source, kept, Matrix<const Wide<T>>(call.d_weight, source.rows, experts)});
+    kernels::softmax_backward<Wide<T>>(call.stream, dz, dz, probs);
     if (this->moe().z_loss_coef != 0.0)
-      kernels::router_z_backward<T>(call.stream, dz, probs, call.tensor(kLse),
-                                    2.0 * this->moe().z_loss_coef / call.state->num_tokens);
+      kernels::router_z_backward<Wide<T>>(call.stream, dz, probs, call.tensor(kLse),
+                                          2.0 * this->moe().z_loss_coef / call.state->num_tokens);
     linear_logits_backward<T>(call, 0, dz);
   }
 };

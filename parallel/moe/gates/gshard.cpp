@@ -26,21 +26,22 @@ class GShardGate final : public TopKGate<T> {
             {kDRaw, "d router noise", count, GateElement::kReal, GateTensorLife::kBackward}};
   }
   [[nodiscard]] double logits_flops(std::int64_t rows) const override { return 2.0 * TopKGate<T>::logits_flops(rows); }
-  void logits(GateCall<T>& call, Matrix<T> z) const override {
-    const Matrix<T> noise(call.tensor(kNoise), z.rows, z.cols), raw(call.tensor(kRaw), z.rows, z.cols);
+  void logits(GateCall<T>& call, Matrix<Wide<T>> z) const override {
+    const Matrix<Wide<T>> noise(call.tensor(kNoise), z.rows, z.cols), raw(call.tensor(kRaw), z.rows, z.cols);
     linear_logits<T>(call, 0, z);
-    if (!call.state->gate_noise) return kernels::fill<T>(call.stream, noise.data, z.rows * z.cols, T(0));
+    if (!call.state->gate_noise) return kernels::fill<Wide<T>>(call.stream, noise.data, z.rows * z.cols, Wide<T>(0));
     linear_logits<T>(call, 1, raw);
-    kernels::router_draw<T>(call.stream, noise,
-                            Rng(call.state->seed, RngPurpose::kGateNoise, static_cast<std::uint64_t>(call.state->step),
-                                static_cast<std::uint64_t>(call.layer)),
-                            call.ids.noise_rows());
-    kernels::router_noise<T>(call.stream, z, noise, raw);
+    kernels::router_draw<Wide<T>>(
+        call.stream, noise,
+        Rng(call.state->seed, RngPurpose::kGateNoise, static_cast<std::uint64_t>(call.state->step),
+            static_cast<std::uint64_t>(call.layer)),
+        call.ids.noise_rows());
+    kernels::router_noise<Wide<T>>(call.stream, z, noise, raw);
   }
-  void logits_backward(GateCall<T>& call, Matrix<const T> dz) const override {
-    const Matrix<T> d_raw(call.tensor(kDRaw), dz.rows, dz.cols);
-    const T* slope = call.tensor(kNoise);
-    kernels::multiply<T>(call.stream, d_raw.data, dz.data, slope, dz.rows * dz.cols);
+  void logits_backward(GateCall<T>& call, Matrix<const Wide<T>> dz) const override {
+    const Matrix<Wide<T>> d_raw(call.tensor(kDRaw), dz.rows, dz.cols);
+    const Wide<T>* slope = call.tensor(kNoise);
+    kernels::multiply<Wide<T>>(call.stream, d_raw.data, dz.data, slope, dz.rows * dz.cols);
     linear_logits_backward<T>(call, 0, dz);
     call.dx_accumulate = kernels::Accumulate::kAdd;
     linear_logits_backward<T>(call, 1, d_raw);

@@ -13,8 +13,10 @@ class SigmoidGate final : public TopKGate<T> {
 
  protected:
   [[nodiscard]] kernels::RouterWeighting weighting() const override { return kernels::RouterWeighting::kSigmoid; }
-  void logits(GateCall<T>& call, Matrix<T> z) const override { linear_logits<T>(call, 0, z); }
-  void logits_backward(GateCall<T>& call, Matrix<const T> dz) const override { linear_logits_backward<T>(call, 0, dz); }
+  void logits(GateCall<T>& call, Matrix<Wide<T>> z) const override { linear_logits<T>(call, 0, z); }
+  void logits_backward(GateCall<T>& call, Matrix<const Wide<T>> dz) const override {
+    linear_logits_backward<T>(call, 0, dz);
+  }
 };
 
 }  // namespace

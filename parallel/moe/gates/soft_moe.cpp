@@ -4,6 +4,7 @@
 // Source: arXiv:2308.00951, section 2.1: X' = D^T X, Y = C Y', D and C softmaxes of X Phi by columns and by rows.
 #include "comm/communicator.h"
 #include "core/error.h"
+#include "kernels/reduce.h"
 #include "kernels/slots.h"
 #include "kernels/softmax.h"
 #include "parallel/moe/dispatch_plan.h"
@@ -41,12 +42,16 @@ class SoftMoeGate final : public Gate<T> {
     const std::int64_t weights = rows * columns(), per_group = groups(rows) * columns();
     const int ranks = this->options().layout.sequence_ranks;
     std::vector<GateTensor> out{{kGateKept, "router kept", table(rows).rows * this->moe().experts, kI32},
-                                {kGateWeight, "router combine weights", weights},
-                                {kGateMix, "router mix weights", weights},
+                                {kGateWeight, "router combine weights", weights, kRow},
+                                {kGateMix, "router mix weights", weights, kRow},
                                 {kLogits, "router logits", weights, kReal, kForward},
                                 {kDLogits, "d router logits", weights, kReal, kBackward},
                                 {kLse, "router slot lse", per_group, kReal, kForward},
                                 {kDot, "d router slot sums", per_group, kReal, kBackward}};
+    if (kNarrows) {
+      out.push_back({kWeight, "router combine weights, wide", weights});
+      out.push_back({kMix, "router mix weights, wide", weights});
+    }
     if (shared()) out.push_back({kAllLse, "router slot lse of the group", ranks * per_group, kReal, kForward});
     return out;
   }
@@ -54,14 +59,14 @@ class SoftMoeGate final : public Gate<T> {
     GatePhase<T> scores, mixes;
     scores.label = "score";
     scores.work = {scheduler::WorkKind::kGemm, flops(rows)};
-    scores.writes = {kLogits, kGateWeight, kLse};
+    scores.writes = {kLogits, kGateWeight, kWeight, kLse};
     scores.run = [this](GateCall<T>& call) { score(call); };
     mixes.label = "mix";
-    mixes.work = {scheduler::WorkKind::kMemory, 2.0 * double(rows * columns()) * sizeof(T)};
+    mixes.work = {scheduler::WorkKind::kMemory, 2.0 * double(rows * columns()) * sizeof(Wide<T>)};
     mixes.reads_hidden = false;
     mixes.reads = {kLogits};
     if (shared()) mixes.reads.push_back(kAllLse);
-    mixes.writes = {kGateMix, kGateKept, kLse};
+    mixes.writes = {kGateMix, kMix, kGateKept, kLse};
     mixes.run = [this, rows, counted](GateCall<T>& call) {
       mix(call, rows);
       if (counted) count(call, rows);
@@ -72,25 +77,26 @@ class SoftMoeGate final : public Gate<T> {
   [[nodiscard]] std::vector<GatePhase<T>> backward(std::int64_t rows) const override {
     GatePhase<T> sums, phase;
     sums.label = "slot sums";
-    sums.work = {scheduler::WorkKind::kMemory, 2.0 * double(rows * columns()) * sizeof(T)};
+    sums.work = {scheduler::WorkKind::kMemory, 2.0 * double(rows * columns()) * sizeof(Wide<T>)};
     sums.reads_hidden = false;
-    sums.reads = {kGateMix};
+    sums.reads = {kMix};
     sums.writes = {kDot};
     sums.run = [this, rows](GateCall<T>& call) {
-      kernels::column_dot<T>(call.stream, per_group(call, kDot, rows), Matrix<const T>(call.d_mix, rows, columns()),
-                             matrix(call, kGateMix, rows), this->options().group_rows);
+      kernels::column_dot<Wide<T>>(call.stream, per_group(call, kDot, rows),
+                                   Matrix<const Wide<T>>(call.d_mix, rows, columns()), matrix(call, kMix, rows),
+                                   this->options().group_rows);
     };
     phase.label = "mix";
     phase.work = {scheduler::WorkKind::kGemm, 2.0 * flops(rows)};
-    phase.reads = {kGateWeight, kGateMix, kDot};
+    phase.reads = {kWeight, kMix, kDot};
     phase.writes = {kDLogits};
     phase.run = [this, rows](GateCall<T>& call) {
-      const Matrix<T> dz = matrix(call, kDLogits, rows);
-      kernels::softmax_backward<T>(call.stream, dz, Matrix<const T>(call.d_weight, dz.rows, dz.cols),
-                                   matrix(call, kGateWeight, rows));
-      kernels::column_softmax_backward<T>(
+      const Matrix<Wide<T>> dz = matrix(call, kDLogits, rows);
+      kernels::softmax_backward<Wide<T>>(call.stream, dz, Matrix<const Wide<T>>(call.d_weight, dz.rows, dz.cols),
+                                         matrix(call, kWeight, rows));
+      kernels::column_softmax_backward<Wide<T>>(
           call.stream, dz,
-          {Matrix<const T>(call.d_mix, dz.rows, dz.cols), matrix(call, kGateMix, rows), per_group(call, kDot, rows)},
+          {Matrix<const Wide<T>>(call.d_mix, dz.rows, dz.cols), matrix(call, kMix, rows), per_group(call, kDot, rows)},
           this->options().group_rows);
       linear_logits_backward<T>(call, 0, dz);
     };
@@ -101,6 +107,9 @@ class SoftMoeGate final : public Gate<T> {
  private:
   static constexpr int kLogits = kGateOwn, kDLogits = kGateOwn + 1, kLse = kGateOwn + 2, kAllLse = kGateOwn + 3,
                        kDot = kGateOwn + 4;
+  /// The matrices as the router computes them: those that rows are multiplied with, unless rows are narrower.
+  static constexpr bool kNarrows = !std::is_same_v<T, Wide<T>>;
+  static constexpr int kWeight = kNarrows ? kGateOwn + 5 : kGateWeight, kMix = kNarrows ? kGateOwn + 6 : kGateMix;
 
   [[nodiscard]] bool shared() const { return this->options().layout.sequence_ranks > 1; }
   [[nodiscard]] std::int64_t groups(std::int64_t rows) const { return rows / this->options().group_rows; }
@@ -108,18 +117,24 @@ class SoftMoeGate final : public Gate<T> {
   [[nodiscard]] double flops(std::int64_t rows) const {
     return 2.0 * static_cast<double>(rows * this->options().model.model_dim * columns());
   }
-  [[nodiscard]] Matrix<T> matrix(const GateCall<T>& call, int id, std::int64_t rows) const {
+  [[nodiscard]] Matrix<Wide<T>> matrix(const GateCall<T>& call, int id, std::int64_t rows) const {
     return {call.tensor(id), rows, columns()};
   }
-  [[nodiscard]] Matrix<T> per_group(const GateCall<T>& call, int id, std::int64_t rows) const {
+  [[nodiscard]] Matrix<Wide<T>> per_group(const GateCall<T>& call, int id, std::int64_t rows) const {
     return {call.tensor(id), groups(rows), columns()};
+  }
+  /// The matrix as rows are multiplied with it, from the one the router computes.
+  void narrow(const GateCall<T>& call, int to, int from, std::int64_t rows) const {
+    if (to != from)
+      kernels::narrow<T>(call.stream, {call.template tensor<T>(to), rows, columns()}, matrix(call, from, rows));
   }
   void score(GateCall<T>& call) const {
     const std::int64_t rows = call.x.rows;
-    const Matrix<T> z = matrix(call, kLogits, rows);
+    const Matrix<Wide<T>> z = matrix(call, kLogits, rows);
     linear_logits<T>(call, 0, z);
-    kernels::softmax_forward<T>(call.stream, matrix(call, kGateWeight, rows), nullptr, z);
-    kernels::column_logsumexp<T>(call.stream, per_group(call, kLse, rows), z, this->options().group_rows);
+    kernels::softmax_forward<Wide<T>>(call.stream, matrix(call, kWeight, rows), nullptr, z);
+    narrow(call, kGateWeight, kWeight, rows);
+    kernels::column_logsumexp<Wide<T>>(call.stream, per_group(call, kLse, rows), z, this->options().group_rows);
   }
   /// kAllLse: [SP, G, S], of the tokens of every rank that shares the groups.
   [[nodiscard]] GatePhase<T> share_lse(std::int64_t rows) const {
@@ -127,7 +142,7 @@ class SoftMoeGate final : public Gate<T> {
     const std::int64_t n = groups(rows) * columns();
     GatePhase<T> phase;
     phase.label = "share lse";
-    phase.work = {scheduler::WorkKind::kAllGather, double(n * (ranks - 1)) * sizeof(T)};
+    phase.work = {scheduler::WorkKind::kAllGather, double(n * (ranks - 1)) * sizeof(Wide<T>)};
     phase.group = GateGroup::kSequence;
     phase.reads_hidden = false;
     phase.reads = {kLse};
@@ -143,7 +158,7 @@ class SoftMoeGate final : public Gate<T> {
     const std::int64_t n = groups(rows) * columns();
     GatePhase<T> phase;
     phase.label = "share slot sums";
-    phase.work = {scheduler::WorkKind::kAllReduce, double(n) * sizeof(T)};
+    phase.work = {scheduler::WorkKind::kAllReduce, double(n) * sizeof(Wide<T>)};
     phase.group = GateGroup::kSequence;
     phase.reads_hidden = false;
     phase.writes = {kDot};
@@ -154,13 +169,14 @@ class SoftMoeGate final : public Gate<T> {
     return phase;
   }
   void mix(GateCall<T>& call, std::int64_t rows) const {
-    const Matrix<T> lse = per_group(call, kLse, rows);
+    const Matrix<Wide<T>> lse = per_group(call, kLse, rows);
     const int ranks = this->options().layout.sequence_ranks;
     if (shared())  // in the order of ranks: the same bits on all of them
-      kernels::merge_logsumexp<T>(call.stream, lse.data,
-                                  Matrix<const T>(call.tensor(kAllLse), ranks, lse.rows * lse.cols));
-    kernels::column_softmax_forward<T>(call.stream, matrix(call, kGateMix, rows), matrix(call, kLogits, rows), lse,
-                                       this->options().group_rows);
+      kernels::merge_logsumexp<Wide<T>>(call.stream, lse.data,
+                                        Matrix<const Wide<T>>(call.tensor(kAllLse), ranks, lse.rows * lse.cols));
+    kernels::column_softmax_forward<Wide<T>>(call.stream, matrix(call, kMix, rows), matrix(call, kLogits, rows), lse,
+                                             this->options().group_rows);
+    narrow(call, kGateMix, kMix, rows);
     // Of slots that ranks share, each sends those of its own experts (dispatchers/shared_slots.cpp).
     const std::vector<std::int64_t> owners = chunk_cuts(this->moe().experts, ranks);
     const auto rank = static_cast<std::size_t>(call.ids.sp_rank);

@@ -94,10 +94,10 @@ void TopKGate<T>::count(GateCall<T>& call, bool counts_known) const {
 template <class T>
 void TopKGate<T>::route(GateCall<T>& call, bool drops) const {
   const std::int64_t rows = call.x.rows, experts = this->moe().experts, k = this->moe().top_k;
-  const Matrix<T> z(call.tensor(kLogits), rows, experts);
+  const Matrix<Wide<T>> z(call.tensor(kLogits), rows, experts);
   const Matrix<std::int32_t> choice(call.template tensor<std::int32_t>(kGateChoice), rows, k);
   logits(call, z);
-  kernels::route_top_k<T>(
+  kernels::route_top_k<Wide<T>>(
       call.stream,
       {{call.tensor(kProbs), rows, experts}, call.tensor(kLse), choice, {call.tensor(kGateWeight), rows, k}}, z,
       weighting());
@@ -225,26 +225,26 @@ void TopKGate<T>::route_backward(GateCall<T>& call) const {
   const std::int64_t rows = call.x.rows, experts = this->moe().experts, k = this->moe().top_k;
   const bool sigmoid = weighting() == RouterWeighting::kSigmoid;
   const BalanceInput<T> in = balance_input(call);
-  const Matrix<const T> weight(call.tensor(kGateWeight), rows, k), d_weight(call.d_weight, rows, k);
-  const Matrix<T> dz(call.tensor(kDLogits), rows, experts);
+  const Matrix<const Wide<T>> weight(call.tensor(kGateWeight), rows, k), d_weight(call.d_weight, rows, k);
+  const Matrix<Wide<T>> dz(call.tensor(kDLogits), rows, experts);
   const BalanceGradient balance =
       balance_gradient(this->moe(), in.fraction, *call.pooled, call.state->num_groups, in.group_tokens);
-  kernels::RouterGradient<T> gradient{in.probs,
-                                      in.choice,
-                                      weight,
-                                      d_weight,
-                                      balance.fraction,
-                                      balance.scale,
-                                      weighting() == RouterWeighting::kRenormalized};
+  kernels::RouterGradient<Wide<T>> gradient{in.probs,
+                                            in.choice,
+                                            weight,
+                                            d_weight,
+                                            balance.fraction,
+                                            balance.scale,
+                                            weighting() == RouterWeighting::kRenormalized};
   if (sigmoid) {  // the weights do not come from the probabilities: of these, the balance loss alone
     gradient.expert.cols = gradient.weight.cols = gradient.d_weight.cols = 0;
   }
-  kernels::router_backward<T>(call.stream, dz, gradient);
-  kernels::softmax_backward<T>(call.stream, dz, dz, in.probs);
-  if (sigmoid) kernels::router_sigmoid_backward<T>(call.stream, dz, weight, d_weight, in.choice);
+  kernels::router_backward<Wide<T>>(call.stream, dz, gradient);
+  kernels::softmax_backward<Wide<T>>(call.stream, dz, dz, in.probs);
+  if (sigmoid) kernels::router_sigmoid_backward<Wide<T>>(call.stream, dz, weight, d_weight, in.choice);
   if (this->moe().z_loss_coef != 0.0)
-    kernels::router_z_backward<T>(call.stream, dz, in.probs, in.lse,
-                                  2.0 * this->moe().z_loss_coef / call.state->num_tokens);
+    kernels::router_z_backward<Wide<T>>(call.stream, dz, in.probs, in.lse,
+                                        2.0 * this->moe().z_loss_coef / call.state->num_tokens);
   logits_backward(call, dz);
 }
 
@@ -266,25 +266,26 @@ ParameterSpec router_weight(const ModelConfig& config) {
 }
 
 template <class T>
-void linear_logits(GateCall<T>& call, std::size_t index, Matrix<T> z) {
-  kernels::linear_forward<T>(call.stream, z, call.x,
-                             Matrix<const T>(call.parameters[index].weight, z.cols, call.x.cols));
+void linear_logits(GateCall<T>& call, std::size_t index, Matrix<Wide<T>> z) {
+  kernels::linear_forward_wide<T>(call.stream, z, call.x,
+                                  Matrix<const T>(call.parameters[index].weight, z.cols, call.x.cols));
 }
 
 template <class T>
-void linear_logits_backward(GateCall<T>& call, std::size_t index, Matrix<const T> dz) {
+void linear_logits_backward(GateCall<T>& call, std::size_t index, Matrix<const Wide<T>> dz) {
   const Parameter<T>& w = call.parameters[index];
-  kernels::linear_backward_input<T>(call.stream, call.dx, dz, Matrix<const T>(w.weight, dz.cols, call.x.cols),
-                                    call.dx_accumulate);
-  kernels::linear_backward_weight<T>(call.stream, {w.grad, dz.cols, call.x.cols}, nullptr, dz, call.x, call.accumulate);
+  kernels::linear_backward_input_wide<T>(call.stream, call.dx, dz, Matrix<const T>(w.weight, dz.cols, call.x.cols),
+                                         call.dx_accumulate);
+  kernels::linear_backward_weight_wide<T>(call.stream, {w.grad, dz.cols, call.x.cols}, dz, call.x, call.accumulate);
 }
 
-#define WEFT_INSTANTIATE(T)                                          \
-  template class TopKGate<T>;                                        \
-  template void linear_logits(GateCall<T>&, std::size_t, Matrix<T>); \
-  template void linear_logits_backward(GateCall<T>&, std::size_t, Matrix<const T>);
+#define WEFT_INSTANTIATE(T)                                                \
+  template class TopKGate<T>;                                              \
+  template void linear_logits(GateCall<T>&, std::size_t, Matrix<Wide<T>>); \
+  template void linear_logits_backward(GateCall<T>&, std::size_t, Matrix<const Wide<T>>);
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
+WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
 
 }  // namespace weft::parallel

@@ -29,16 +29,16 @@ class TopKGate : public Gate<T> {
   static constexpr int kProbs = kGateOwn, kLse = kGateOwn + 1, kFraction = kGateOwn + 2, kLogits = kGateOwn + 3,
                        kDLogits = kGateOwn + 4, kShared = kGateOwn + 5, kCounts = kGateOwn + 6, kMean = kGateOwn + 7,
                        kOwn = kGateOwn + 8;  ///< A gate's own tensors begin at kOwn.
-  static_assert(kOwn + 8 <= kMaxGateTensors);
+  static_assert(kOwn + 10 <= kMaxGateTensors);
   /// By MoeConfig::renormalize, unless the gate says otherwise.
   [[nodiscard]] virtual kernels::RouterWeighting weighting() const {
     using enum kernels::RouterWeighting;
     return this->moe().renormalize ? kRenormalized : kProbability;
   }
   /// z: [T, E].
-  virtual void logits(GateCall<T>& call, Matrix<T> z) const = 0;
+  virtual void logits(GateCall<T>& call, Matrix<Wide<T>> z) const = 0;
   /// call.dx by call.dx_accumulate, and the parameters' gradients, from dz: [T, E].
-  virtual void logits_backward(GateCall<T>& call, Matrix<const T> dz) const = 0;
+  virtual void logits_backward(GateCall<T>& call, Matrix<const Wide<T>> dz) const = 0;
   /// FLOPs of logits().
   [[nodiscard]] virtual double logits_flops(std::int64_t rows) const {
     return 2.0 * static_cast<double>(rows) * this->options().model.model_dim * this->moe().experts;
@@ -71,8 +71,8 @@ class TopKGate : public Gate<T> {
 [[nodiscard]] ParameterSpec router_weight(const ModelConfig& config);
 /// z = x W^T with parameter `index` of the gate, and its backward.
 template <class T>
-void linear_logits(GateCall<T>& call, std::size_t index, Matrix<T> z);
+void linear_logits(GateCall<T>& call, std::size_t index, Matrix<Wide<T>> z);
 template <class T>
-void linear_logits_backward(GateCall<T>& call, std::size_t index, Matrix<const T> dz);
+void linear_logits_backward(GateCall<T>& call, std::size_t index, Matrix<const Wide<T>> dz);
 
 }  // namespace weft::parallel

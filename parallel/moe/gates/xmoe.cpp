@@ -27,7 +27,7 @@ class XmoeGate final : public TopKGate<T> {
  protected:
   static constexpr int kHidden = TopKGate<T>::kOwn, kHiddenNorm = kHidden + 1, kUnit = kHidden + 2,
                        kUnitNorm = kHidden + 3, kCosine = kHidden + 4, kDCosine = kHidden + 5, kDHidden = kHidden + 6,
-                       kDUnit = kHidden + 7;
+                       kDUnit = kHidden + 7, kTemperature = kHidden + 8;
 
   /// kHidden: [T, d] the normalised projections; kUnit: [E, d] the normalised expert vectors; kCosine: [T, E].
   [[nodiscard]] std::vector<GateTensor> own_tensors(std::int64_t rows) const override {
@@ -41,43 +41,46 @@ class XmoeGate final : public TopKGate<T> {
             {kCosine, "router cosine", rows * experts},
             {kDCosine, "d router cosine", rows * experts, kReal, kBackward},
             {kDHidden, "d router projection", rows * d, kReal, kBackward},
-            {kDUnit, "d router expert directions", experts * d, kReal, kBackward}};
+            {kDUnit, "d router expert directions", experts * d, kReal, kBackward},
+            {kTemperature, "router temperature", 1}};
   }
   [[nodiscard]] double logits_flops(std::int64_t rows) const override {
     const ModelConfig& m = this->options().model;
     return 2.0 * static_cast<double>(rows * low_dimension(m) * (m.model_dim + m.moe.experts));
   }
 
-  void logits(GateCall<T>& call, Matrix<T> z) const override {
+  void logits(GateCall<T>& call, Matrix<Wide<T>> z) const override {
     const View v(call, low_dimension(this->options().model), z.cols);
     linear_logits<T>(call, kProjection, v.hidden);
-    kernels::normalize_rows<T>(call.stream, v.hidden, call.tensor(kHiddenNorm), v.hidden);
-    kernels::normalize_rows<T>(call.stream, v.unit, call.tensor(kUnitNorm),
-                               Matrix<const T>(call.parameters[kExperts].weight, z.cols, v.unit.cols));
-    kernels::linear_forward<T>(call.stream, v.cosine, v.hidden, v.unit);
+    kernels::normalize_rows<Wide<T>>(call.stream, v.hidden, call.tensor(kHiddenNorm), v.hidden);
+    kernels::widen<T>(call.stream, v.unit, Matrix<const T>(call.parameters[kExperts].weight, z.cols, v.unit.cols));
+    kernels::normalize_rows<Wide<T>>(call.stream, v.unit, call.tensor(kUnitNorm), v.unit);
+    kernels::widen<T>(call.stream, {call.tensor(kTemperature), 1, 1},
+                      Matrix<const T>(call.parameters[kTheta].weight, 1, 1));
+    kernels::linear_forward<Wide<T>>(call.stream, v.cosine, v.hidden, v.unit);
     divide_by_temperature(call, z.data, v.cosine.data, z.rows * z.cols);
   }
 
-  void logits_backward(GateCall<T>& call, Matrix<const T> dz) const override {
+  void logits_backward(GateCall<T>& call, Matrix<const Wide<T>> dz) const override {
     const View v(call, low_dimension(this->options().model), dz.cols);
-    const Matrix<T> d_cosine(call.tensor(kDCosine), dz.rows, dz.cols),
+    const Matrix<Wide<T>> d_cosine(call.tensor(kDCosine), dz.rows, dz.cols),
         d_hidden(call.tensor(kDHidden), dz.rows, v.hidden.cols);
-    const Matrix<T> d_unit(call.tensor(kDUnit), dz.cols, v.unit.cols);
+    const Matrix<Wide<T>> d_unit(call.tensor(kDUnit), dz.cols, v.unit.cols);
     const std::int64_t count = dz.rows * dz.cols;
     divide_by_temperature(call, d_cosine.data, dz.data, count);
     // z = cosine / tau and d tau / d theta = tau, so d theta = -sum dz * z = -sum dz / tau * cosine
-    kernels::inner_product<T>(call.stream, call.parameters[kTheta].grad, d_cosine.data, v.cosine.data, count, T(-1),
-                              call.accumulate);
-    kernels::linear_backward_input<T>(call.stream, d_hidden, d_cosine, v.unit, kernels::Accumulate::kOverwrite);
-    kernels::linear_backward_weight<T>(call.stream, d_unit, nullptr, d_cosine, v.hidden,
-                                       kernels::Accumulate::kOverwrite);
-    kernels::normalize_rows_backward<T>(call.stream, d_unit, d_unit, v.unit, call.tensor(kUnitNorm));
-    T* experts = call.parameters[kExperts].grad;
+    kernels::inner_product<Wide<T>>(call.stream, call.parameters[kTheta].grad, d_cosine.data, v.cosine.data, count,
+                                    Wide<T>(-1), call.accumulate);
+    kernels::linear_backward_input<Wide<T>>(call.stream, d_hidden, d_cosine, v.unit, kernels::Accumulate::kOverwrite);
+    kernels::linear_backward_weight<Wide<T>>(call.stream, d_unit, nullptr, d_cosine, v.hidden,
+                                             kernels::Accumulate::kOverwrite);
+    kernels::normalize_rows_backward<Wide<T>>(call.stream, d_unit, d_unit, v.unit, call.tensor(kUnitNorm));
+    Wide<T>* experts = call.parameters[kExperts].grad;
     if (call.accumulate == kernels::Accumulate::kAdd)
-      kernels::axpy<T>(call.stream, experts, d_unit.data, d_unit.rows * d_unit.cols, T(1));
+      kernels::axpy<Wide<T>>(call.stream, experts, d_unit.data, d_unit.rows * d_unit.cols, Wide<T>(1));
     else
-      kernels::copy<T>(call.stream, experts, d_unit.data, d_unit.rows * d_unit.cols);
-    kernels::normalize_rows_backward<T>(call.stream, d_hidden, d_hidden, v.hidden, call.tensor(kHiddenNorm));
+      kernels::copy<Wide<T>>(call.stream, experts, d_unit.data, d_unit.rows * d_unit.cols);
+    kernels::normalize_rows_backward<Wide<T>>(call.stream, d_hidden, d_hidden, v.hidden, call.tensor(kHiddenNorm));
     linear_logits_backward<T>(call, kProjection, d_hidden);
   }
 
@@ -87,12 +90,12 @@ class XmoeGate final : public TopKGate<T> {
         : hidden(call.tensor(kHidden), call.x.rows, d),
           unit(call.tensor(kUnit), experts, d),
           cosine(call.tensor(kCosine), call.x.rows, experts) {}
-    Matrix<T> hidden, unit, cosine;
+    Matrix<Wide<T>> hidden, unit, cosine;
   };
   /// z = x / tau: [n].
-  void divide_by_temperature(const GateCall<T>& call, T* z, const T* x, std::int64_t n) const {
-    kernels::router_temperature<T>(call.stream, z, x, n, call.parameters[kTheta].weight,
-                                   1.0 / gate_option(this->moe(), "temperature"));
+  void divide_by_temperature(const GateCall<T>& call, Wide<T>* z, const Wide<T>* x, std::int64_t n) const {
+    kernels::router_temperature<Wide<T>>(call.stream, z, x, n, call.tensor(kTemperature),
+                                         1.0 / gate_option(this->moe(), "temperature"));
   }
 };
 
