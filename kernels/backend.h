@@ -89,6 +89,7 @@ struct Backend : RowKernels<T> {
   decltype(&kernels::expert_choice<T>) expert_choice;
   decltype(&kernels::expert_choice_backward<T>) expert_choice_backward;
   decltype(&kernels::keep_experts) keep_experts;
+  decltype(&kernels::fill_slots<T>) fill_slots;
   decltype(&kernels::merge_logsumexp<T>) merge_logsumexp;
   decltype(&kernels::column_logsumexp<T>) column_logsumexp;
   decltype(&kernels::column_softmax_forward<T>) column_softmax_forward;

@@ -45,6 +45,19 @@ void keep_experts(Stream& stream, Matrix<std::int32_t> kept, std::int64_t first,
 }
 
 template <class T>
+void fill_slots(Stream& stream, const SlotTable<T>& table, Matrix<std::int32_t> place, Matrix<const std::int32_t> kept,
+                Matrix<const T> weight, std::int64_t group_rows) {
+  const std::int64_t groups = groups_of("fill_slots", kept.rows, group_rows);
+  WEFT_CHECK(groups == 0 ? table.source.rows == 0 : table.source.rows % groups == 0, "fill_slots: ", table.source.rows,
+             " slots for ", groups, " groups");
+  for (const MatrixShape& m : {MatrixShape(table.source), MatrixShape(table.kept), MatrixShape(table.weight)})
+    check_matrix("fill_slots", "a table", m, table.source.rows, table.source.cols);
+  for (const MatrixShape& m : {MatrixShape(place), MatrixShape(kept), MatrixShape(weight)})
+    check_matrix("fill_slots", "choices", m, kept.rows, kept.cols);
+  backend<T>(stream).fill_slots(stream, table, place, kept, weight, group_rows);
+}
+
+template <class T>
 void merge_logsumexp(Stream& stream, T* lse, Matrix<const T> parts) {
   check_matrix("merge_logsumexp", "parts", parts, parts.rows, parts.cols);
   check_array("merge_logsumexp", "lse", lse, parts.cols);
@@ -115,6 +128,7 @@ void slots_gather_backward(Stream& stream, Matrix<T> dx, Matrix<const T> d_rows,
 #define WEFT_INSTANTIATE(T)                                               \
   template decltype(expert_choice<T>) expert_choice<T>;                   \
   template decltype(expert_choice_backward<T>) expert_choice_backward<T>; \
+  template decltype(fill_slots<T>) fill_slots<T>;                         \
   template decltype(merge_logsumexp<T>) merge_logsumexp<T>;               \
   template decltype(column_logsumexp<T>) column_logsumexp<T>;             \
   template decltype(column_dot<T>) column_dot<T>;                         \

@@ -34,6 +34,12 @@ void expert_choice_backward(Stream& stream, Matrix<T> d_scores, const SlotTable<
 
 /// kept[d, e] = e for the experts [first, end), -1 for the others: all slots of some experts. kept: [N, E].
 void keep_experts(Stream& stream, Matrix<std::int32_t> kept, std::int64_t first, std::int64_t end);
+/// The kept choices of tokens in slots. Those of each group and expert fill its first slots there, by (row, choice);
+/// the others stay empty: source -1, weight 0. All slots are kept. place[t, k] = d * E + e for a choice in slot (d, e),
+/// -1 where kept is -1. kept (i32, at most C of an expert in a group), weight, place: [T, K].
+template <class T>
+void fill_slots(Stream& stream, const SlotTable<T>& table, Matrix<std::int32_t> place, Matrix<const std::int32_t> kept,
+                Matrix<const T> weight, std::int64_t group_rows);
 
 /// lse[i] = log of the sum over r of exp(parts[r, i]). parts: [R, n], lse: [n].
 template <class T>
@@ -57,8 +63,8 @@ template <class T>
 void column_softmax_backward(Stream& stream, Matrix<T> dz, const ColumnSoftmaxGradient<T>& grad,
                              std::int64_t group_rows);
 
-/// Entries of a table of slots whose rows travel. row: where the entry's row stands (-1: nowhere); source: its token.
-/// Both [N, E], weight: [N, E].
+/// Entries of a table of slots whose rows travel. row: where the entry's row stands (-1: nowhere); source: its token
+/// (-1: none, an empty slot). Both [N, E], weight: [N, E].
 struct SlotRows {
   Matrix<const std::int32_t> row, source;
 };
@@ -66,7 +72,8 @@ struct SlotRows {
 template <class T>
 void slots_scatter(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots,
                    Matrix<const Wide<T>> weight);
-/// Its backward: d_rows[d_row] = weight * dout[source] and d_weight = <dout[source], rows[row]> (0 where row is -1).
+/// Its backward: d_rows[d_row] = weight * dout[source] and d_weight = <dout[source], rows[row]>. Where row is -1,
+/// d_weight is 0; so it is where source is -1, and the row of d_rows too.
 template <class T>
 struct SlotsGradient {
   Matrix<T> d_rows;

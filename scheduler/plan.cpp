@@ -197,7 +197,7 @@ std::uint64_t digest(const Plan& plan) noexcept {
     for (const double share : l.gradient_shares) text += str(",", std::bit_cast<std::uint64_t>(share));
     text += ";";
   }
-  text += str(plan.slot_rest, ";");
+  text += str(plan.slot_rest, plan.shape.padded ? ",padded;" : ";");
   for (const TaskId t : plan.issue_order) text += str(t, " ");
   return hash_name(text);
 }

@@ -45,6 +45,9 @@ struct Shape {
   std::array<std::uint8_t, kNumResources> stream_of_resource{0, 1, 2, 3};
   /// Rows that a rank's experts are given room for, over the mean. More than that grows the buffer, counted and logged.
   double imbalance_limit = 2.0;
+  /// Rows of MoE layers with capacities travel padded to them: more bytes and computation, but nobody exchanges or
+  /// waits for counts.
+  bool padded = false;
   friend bool operator==(const Shape&, const Shape&) = default;
 };
 

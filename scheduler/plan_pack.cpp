@@ -64,6 +64,7 @@ std::vector<std::int64_t> pack(const Plan& plan) {
   w.integer(plan.shape.micro_batches_in_flight);
   for (const int stream : plan.shape.stream_of_resource) w.integer(stream);
   w.real(plan.shape.imbalance_limit);
+  w.integer(plan.shape.padded ? 1 : 0);
   w.integer(plan.slot_rest);
   w.integer(static_cast<std::int64_t>(plan.issue_order.size()));
   for (const TaskId t : plan.issue_order) w.integer(t);
@@ -91,6 +92,7 @@ Plan unpack(std::span<const std::int64_t> numbers) {
   plan.shape.micro_batches_in_flight = static_cast<int>(r.integer());
   for (std::uint8_t& stream : plan.shape.stream_of_resource) stream = static_cast<std::uint8_t>(r.integer());
   plan.shape.imbalance_limit = r.real();
+  plan.shape.padded = r.integer() != 0;
   plan.slot_rest = static_cast<std::int32_t>(r.integer());
   plan.issue_order.resize(r.count());
   for (TaskId& t : plan.issue_order) t = static_cast<TaskId>(r.integer());

@@ -9,7 +9,7 @@
 namespace weft::kernels::cpu {
 namespace {
 
-/// Calls visit(d, e, row, source) for every entry that travels.
+/// Calls visit(d, e, row, source) for every entry that travels; source: -1 for an empty slot.
 template <class F>
 void for_each_slot(const SlotRows& slots, const F& visit) {
   for (std::int64_t d = 0; d < slots.row.rows; ++d)
@@ -57,6 +57,32 @@ void keep_experts(Stream&, Matrix<std::int32_t> kept, std::int64_t first, std::i
   for (std::int64_t d = 0; d < kept.rows; ++d)
     for (std::int64_t e = 0; e < kept.cols; ++e)
       kept.row(d)[e] = e >= first && e < end ? static_cast<std::int32_t>(e) : -1;
+}
+
+template <class T>
+void fill_slots(Stream&, const SlotTable<T>& table, Matrix<std::int32_t> place, Matrix<const std::int32_t> kept,
+                Matrix<const T> weight, std::int64_t group_rows) {
+  const std::int64_t experts = table.source.cols, groups = kept.rows / group_rows;
+  const std::int64_t slots = groups == 0 ? 0 : table.source.rows / groups;
+  for (std::int64_t d = 0; d < table.source.rows; ++d)
+    for (std::int64_t e = 0; e < experts; ++e) {
+      table.source.row(d)[e] = -1;
+      table.kept.row(d)[e] = static_cast<std::int32_t>(e);
+      table.weight.row(d)[e] = T(0);
+    }
+  std::vector<std::int64_t> next(static_cast<std::size_t>(experts));
+  for (std::int64_t t = 0; t < kept.rows; ++t) {
+    if (t % group_rows == 0) std::fill(next.begin(), next.end(), t / group_rows * slots);
+    for (std::int64_t k = 0; k < kept.cols; ++k) {
+      const std::int32_t e = kept.row(t)[k];
+      place.row(t)[k] = -1;
+      if (e < 0) continue;
+      const std::int64_t d = next[static_cast<std::size_t>(e)]++;
+      table.source.row(d)[e] = static_cast<std::int32_t>(t);
+      table.weight.row(d)[e] = weight.row(t)[k];
+      place.row(t)[k] = static_cast<std::int32_t>(d * experts + e);
+    }
+  }
 }
 
 template <class T>
@@ -108,6 +134,7 @@ void column_softmax_backward(Stream&, Matrix<T> dz, const ColumnSoftmaxGradient<
 template <class T>
 void slots_scatter(Stream&, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots, Matrix<const T> weight) {
   for_each_slot(slots, [&](std::int64_t d, std::int64_t e, std::int32_t row, std::int32_t source) {
+    if (source < 0) return;
     add_scaled(out.row(source), rows.row(row), weight.row(d)[e], out.cols);
   });
 }
@@ -117,8 +144,12 @@ void slots_scatter_backward(Stream&, const SlotsGradient<T>& grad, Matrix<const 
                             const SlotRows& slots, Matrix<const T> weight) {
   for (std::int64_t d = 0; d < weight.rows; ++d) std::fill_n(grad.d_weight.row(d), weight.cols, T(0));
   for_each_slot(slots, [&](std::int64_t d, std::int64_t e, std::int32_t row, std::int32_t source) {
-    const T *dy = dout.row(source), *y = rows.row(row);
     T* d_row = grad.d_rows.row(grad.d_row.row(d)[e]);
+    if (source < 0) {
+      std::fill_n(d_row, dout.cols, T(0));
+      return;
+    }
+    const T *dy = dout.row(source), *y = rows.row(row);
     T dot = 0;
     for (std::int64_t j = 0; j < dout.cols; ++j) {
       dot += dy[j] * y[j];
@@ -131,6 +162,7 @@ void slots_scatter_backward(Stream&, const SlotsGradient<T>& grad, Matrix<const 
 template <class T>
 void slots_gather_backward(Stream&, Matrix<T> dx, Matrix<const T> d_rows, const SlotRows& slots) {
   for_each_slot(slots, [&](std::int64_t, std::int64_t, std::int32_t row, std::int32_t source) {
+    if (source < 0) return;
     add_scaled(dx.row(source), d_rows.row(row), T(1), dx.cols);
   });
 }
@@ -142,6 +174,7 @@ void add_slots(Backend<T>& table) {
   table.expert_choice = expert_choice<T>;
   table.expert_choice_backward = expert_choice_backward<T>;
   table.keep_experts = keep_experts;
+  table.fill_slots = fill_slots<T>;
   table.merge_logsumexp = merge_logsumexp<T>;
   table.column_logsumexp = column_logsumexp<T>;
   table.column_dot = column_dot<T>;

@@ -60,6 +60,33 @@ __global__ void keep_experts_kernel(Matrix<std::int32_t> kept, std::int64_t firs
   kept.row(i / kept.cols)[e] = e >= first && e < end ? static_cast<std::int32_t>(e) : -1;
 }
 
+/// A block per expert and group goes through the group's choices in order.
+template <class T>
+__global__ void fill_slots_kernel(SlotTable<T> table, Matrix<std::int32_t> place, Matrix<const std::int32_t> kept,
+                                  Matrix<const T> weight, std::int64_t group_rows, std::int64_t slots) {
+  const std::int64_t e = blockIdx.x, first_row = blockIdx.y * group_rows, entries = group_rows * kept.cols;
+  std::int64_t next = blockIdx.y * slots;
+  const std::int64_t end = next + slots;
+  for (std::int64_t first = 0; first < entries; first += blockDim.x) {
+    const std::int64_t i = first + threadIdx.x, t = first_row + i / kept.cols, k = i % kept.cols;
+    const std::int32_t named = i < entries ? kept.row(t)[k] : -1;
+    if (i < entries && named < 0 && e == 0) place.row(t)[k] = -1;
+    int total = 0;
+    const std::int64_t d = next + block_rank(named == e, total);
+    next += total;
+    if (named != e) continue;
+    table.source.row(d)[e] = static_cast<std::int32_t>(t);
+    table.kept.row(d)[e] = static_cast<std::int32_t>(e);
+    table.weight.row(d)[e] = weight.row(t)[k];
+    place.row(t)[k] = static_cast<std::int32_t>(d * table.source.cols + e);
+  }
+  for (std::int64_t d = next + threadIdx.x; d < end; d += blockDim.x) {
+    table.source.row(d)[e] = -1;
+    table.kept.row(d)[e] = static_cast<std::int32_t>(e);
+    table.weight.row(d)[e] = 0;
+  }
+}
+
 template <class T>
 __global__ void merge_logsumexp_kernel(T* lse, Matrix<const T> parts) {
   const std::int64_t i = global_thread();
@@ -110,8 +137,9 @@ __global__ void slot_keys_kernel(std::uint64_t* keys, SlotRows slots) {
   const std::int64_t i = global_thread();
   if (i >= slots.row.rows * slots.row.cols) return;
   const std::int64_t d = i / slots.row.cols, e = i % slots.row.cols;
+  const bool travels = slots.row.row(d)[e] >= 0 && slots.source.row(d)[e] >= 0;
   const auto token = static_cast<std::uint64_t>(slots.source.row(d)[e]);
-  keys[i] = slots.row.row(d)[e] >= 0 ? token << kIdShift | static_cast<std::uint64_t>(i) : kNoKey;
+  keys[i] = travels ? token << kIdShift | static_cast<std::uint64_t>(i) : kNoKey;
 }
 
 /// A block per key; the first key of a token adds all of its entries, in the order of the table. No weights: 1.
@@ -141,8 +169,9 @@ __global__ void slots_scatter_backward_kernel(SlotsGradient<T> grad, Matrix<cons
   const std::int32_t row = slots.row.row(d)[e];
   Wide<T> dot = 0;
   for (std::int64_t j = threadIdx.x; j < dout.cols && row >= 0; j += blockDim.x) {
-    const Wide<T> dy = dout.row(slots.source.row(d)[e])[j];
-    dot += dy * rows.row(row)[j];
+    const std::int32_t source = slots.source.row(d)[e];
+    const Wide<T> dy = source >= 0 ? static_cast<Wide<T>>(dout.row(source)[j]) : Wide<T>(0);
+    if (source >= 0) dot += dy * rows.row(row)[j];
     grad.d_rows.row(grad.d_row.row(d)[e])[j] = weight.row(d)[e] * dy;
   }
   dot = block_sum(dot);
@@ -164,6 +193,12 @@ void expert_choice_backward(Stream& stream, Matrix<T> d_scores, const SlotTable<
 }
 void keep_experts(Stream& stream, Matrix<std::int32_t> kept, std::int64_t first, std::int64_t end) {
   launch(stream, keep_experts_kernel, per_element(kept.rows * kept.cols), kept, first, end);
+}
+template <class T>
+void fill_slots(Stream& stream, const SlotTable<T>& table, Matrix<std::int32_t> place, Matrix<const std::int32_t> kept,
+                Matrix<const T> weight, std::int64_t group_rows) {
+  const std::int64_t groups = kept.rows / group_rows, slots = groups == 0 ? 0 : table.source.rows / groups;
+  launch(stream, fill_slots_kernel<T>, {table.source.cols, groups}, table, place, kept, weight, group_rows, slots);
 }
 template <class T>
 void merge_logsumexp(Stream& stream, T* lse, Matrix<const T> parts) {
@@ -229,6 +264,7 @@ void add_slots(Backend<T>& table) {
   table.expert_choice = expert_choice<T>;
   table.expert_choice_backward = expert_choice_backward<T>;
   table.keep_experts = keep_experts;
+  table.fill_slots = fill_slots<T>;
   table.merge_logsumexp = merge_logsumexp<T>;
   table.column_logsumexp = column_logsumexp<T>;
   table.column_dot = column_dot<T>;

@@ -90,9 +90,6 @@ template <class T>
 void ring_backward(Stream& stream, const kernels::AttentionGradients<T>& grad, const RingOutputs<T>& outputs,
                    const kernels::AttentionInputs<T>& in, const kernels::AttentionShape& shape,
                    const RingBlock& block) {
-  if (!block.first)  // the first step's tile is everything
-    for (const Matrix<T>& m : {grad.dk, grad.dv})
-      for (std::int64_t i = 0; i < m.rows; ++i) kernels::fill<T>(stream, m.row(i), m.cols, Wide<T>(0));
   for_each_tile(block, [&](std::int64_t q, std::int64_t q_rows, std::int64_t k, std::int64_t k_rows) {
     const kernels::AttentionGradients<T> part{
         grad.dq.row_range(q, q_rows), grad.dk.row_range(k, k_rows), grad.dv.row_range(k, k_rows),

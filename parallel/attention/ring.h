@@ -58,7 +58,8 @@ struct RingOutputs {
   Matrix<const Wide<T>> lse;
 };
 
-/// dq += this step's part (the first step starts it afresh); dk, dv: the step's part, zero where nothing meets.
+/// dq += this step's part (the first step starts it afresh); dk, dv: the step's part. Where rows meet nothing, which
+/// the first step has not, they stay as they are.
 template <class T>
 void ring_backward(Stream& stream, const kernels::AttentionGradients<T>& grad, const RingOutputs<T>& outputs,
                    const kernels::AttentionInputs<T>& in, const kernels::AttentionShape& shape, const RingBlock& block);

@@ -36,7 +36,7 @@ enum GateTensorId : int {
   kGateMix,     ///< kSlotMatrix: [T, E * C], tokens to slots, stored as rows are.
   kGateOwn
 };
-inline constexpr int kMaxGateTensors = 26;
+inline constexpr int kMaxGateTensors = 30;  ///< The last four are those of parallel/moe/padded_gate.h.
 
 /// How long a tensor lives. kFirstPass: written by the first forward pass alone and kept, so that a recomputation in
 /// the backward finds it.

@@ -85,6 +85,7 @@ void AttentionCore<T>::emit_ring_block_backward(const Unit& unit, const CoreSave
                   const RingStep& this_step = (*steps)[static_cast<std::size_t>(step)];
                   const Matrix<const T> keys(c.arena.get<T>(message), rows, 2 * kv);
                   const Matrix<T> d_keys(c.arena.get<T>(part), rows, 2 * kv);
+                  if (step > 0) kernels::fill<T>(c.stream, d_keys.data, rows * 2 * kv, Wide<T>(0));
                   ring_backward<T>(
                       c.stream, {columns<T>(c, d.q, rows, q_width), d_keys.col_range(0, kv), d_keys.col_range(kv, kv)},
                       {Matrix<const T>(c.arena.get<T>(d_context), rows, q_width),

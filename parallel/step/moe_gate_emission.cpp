@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "parallel/moe/gate_registry.h"
+#include "parallel/moe/padded_gate.h"
 #include "parallel/step/norm.h"
 
 namespace weft::parallel {
@@ -21,7 +22,20 @@ GateOptions gate_options(const StepSpec& spec) {
   return options;
 }
 
+template <class T>
+std::shared_ptr<const Gate<T>> gate_of(const StepContext<T>& ctx) {
+  const GateOptions options = gate_options(ctx.spec);
+  std::unique_ptr<Gate<T>> gate = make_gate<T>(options);
+  if (ctx.shape.padded && ctx.training()) return padded(std::move(gate), options);
+  return gate;
+}
+
 }  // namespace
+
+bool can_pad(const StepSpec& spec) {
+  const GateOptions options = gate_options(spec);
+  return spec.model.layer_pattern.find('M') != std::string::npos && can_pad(*make_gate<float>(options), options);
+}
 
 template <class T>
 GateEmission<T>::GateEmission(const StepContext<T>& ctx, int layer)
@@ -30,7 +44,7 @@ GateEmission<T>::GateEmission(const StepContext<T>& ctx, int layer)
       bucket_(ctx.table.dense_bucket(layer)),
       first_moe_layer_(static_cast<std::size_t>(layer) == ctx.model.layer_pattern.find('M')),
       group_rows_(gate_options(ctx.spec).group_rows),
-      gate_(make_gate<T>(gate_options(ctx.spec))),
+      gate_(gate_of(ctx)),
       needs_(gate_->needs()) {
   for (const ParameterSpec& spec : gate_entry(ctx.model.moe.gate).parameters(ctx.model))
     parameters_.push_back(ctx.parameter(str("layers.", layer, ".", spec.name)));

@@ -18,6 +18,9 @@ struct GateGradients {
   BufferId d_weight = kNoBuffer, d_mix = kNoBuffer;
 };
 
+/// Whether the step's MoE layers may send whole capacities (scheduler::Shape::padded).
+[[nodiscard]] bool can_pad(const StepSpec& spec);
+
 template <class T>
 class GateEmission {
  public:

@@ -115,6 +115,7 @@ scheduler::Shape uniform_shape(int layers, const ShapeOptions& o) {
                        std::vector<double>(static_cast<std::size_t>(o.gradient_slices), 1.0 / o.gradient_slices)});
   shape.sub_batches = {o.sub_batches};
   shape.micro_batches_in_flight = o.micro_batches_in_flight;
+  shape.padded = o.padded;
   return shape;
 }
 

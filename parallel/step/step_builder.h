@@ -24,6 +24,7 @@ struct ShapeOptions {
   int sub_batches = 1;
   int gradient_slices = 1;  ///< Equal pieces of each gradient reduction.
   int micro_batches_in_flight = 0;
+  bool padded = false;
 };
 [[nodiscard]] scheduler::Shape uniform_shape(int layers, const ShapeOptions& options);
 

@@ -7,7 +7,7 @@
 
 namespace weft::parallel {
 
-StepEmitter::StepEmitter(StepSpec spec, scheduler::Recompute recompute, DType dtype)
+StepEmitter::StepEmitter(StepSpec spec, scheduler::Recompute recompute, DType dtype, bool padded)
     : spec_(std::move(spec)), dtype_(dtype), gradient_bytes_(static_cast<std::size_t>(spec_.model.layers), 0.0) {
   const StepGeometry& g = spec_.geometry;
   constexpr int kMaxChunks = 8;
@@ -15,6 +15,7 @@ StepEmitter::StepEmitter(StepSpec spec, scheduler::Recompute recompute, DType dt
       static_cast<int>(std::min<std::int64_t>(kMaxChunks, std::int64_t{g.group_sequences} * g.rows_per_sequence()));
   const bool moe = spec_.model.layer_pattern.find('M') != std::string::npos;
   space_.base = uniform_shape(spec_.model.layers, {1, 1, 0, recompute});
+  space_.base.padded = padded;
   space_.num_micro_batches = g.num_micro_batches;
   space_.max_sub_batches = std::min(4, g.micro_batch / g.group_sequences);
   space_.max_forward_chunks = space_.max_backward_chunks = moe ? rows : 1;

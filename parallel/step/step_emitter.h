@@ -11,8 +11,9 @@ namespace weft::parallel {
 
 class StepEmitter final : public scheduler::Emitter {
  public:
-  /// `recompute` and the mesh are given; the space cuts sub-batches between routing groups and chunks up to 8.
-  StepEmitter(StepSpec spec, scheduler::Recompute recompute, DType dtype);
+  /// `recompute`, `padded` and the mesh are given; the space cuts sub-batches between routing groups and chunks up
+  /// to 8.
+  StepEmitter(StepSpec spec, scheduler::Recompute recompute, DType dtype, bool padded = false);
 
   [[nodiscard]] const scheduler::ShapeSpace& space() const override { return space_; }
   [[nodiscard]] scheduler::Graph emit(const scheduler::Shape& shape) const override {

@@ -166,6 +166,29 @@ void Update<T>::emit_norm(BufferId norm) const {
   });
 }
 
+namespace {
+
+/// Elements that one launch updates: those of parameters that lie behind each other and decay alike.
+struct AdamWRun {
+  UpdateRun run;
+  bool decay;
+};
+
+template <class T>
+std::vector<AdamWRun> adamw_runs(const ParameterStore<T>& store, int bucket) {
+  std::vector<AdamWRun> out;
+  for (const UpdateRun& run : update_runs(store, bucket)) {
+    const bool decay = run.parameter->spec.decay;
+    if (!out.empty() && out.back().decay == decay && out.back().run.end == run.begin)
+      out.back().run.end = run.end;
+    else
+      out.push_back({run, decay});
+  }
+  return out;
+}
+
+}  // namespace
+
 template <class T>
 void Update<T>::emit_adamw(int b, BufferId norm) const {
   const Runtime<T>* runtime = ctx_.runtime;
@@ -185,13 +208,13 @@ void Update<T>::emit_adamw(int b, BufferId norm) const {
   spec.work = {WorkKind::kMemory, double(count) * (7.0 * sizeof(Wide<T>) + stored)};
   ctx_.out.task(
       spec, reads, {states, ctx_.weights(b)},
-      [=, runs = runtime != nullptr ? update_runs(*runtime->store, b) : std::vector<UpdateRun>{}](TaskContext& c) {
+      [=, runs = runtime != nullptr ? adamw_runs(*runtime->store, b) : std::vector<AdamWRun>{}](TaskContext& c) {
         const StepState& state = *runtime->state;
         const ParameterStore<T>& store = *runtime->store;
-        for (const UpdateRun& run : runs) {
+        for (const auto& [run, decay] : runs) {
           kernels::AdamWOptions options = state.optimizer;
           options.step = state.step;
-          if (!run.parameter->spec.decay) options.weight_decay = 0.0;
+          if (!decay) options.weight_decay = 0.0;
           kernels::adamw<T>(c.stream, store.weights() + run.begin, store.state_at(run.state),
                             store.gradients() + run.begin, run.end - run.begin, state.statistics.clip_factor(),
                             options);

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "parallel/step/step_emitter.h"
+#include "parallel/step/moe_gate_emission.h"
 #include "parallel/train/run_setup.h"
 #include "scheduler/order.h"
 #include "scheduler/simulator.h"
@@ -47,8 +47,24 @@ scheduler::Shape training_shape(const RunConfig& config) {
   scheduler::Shape shape = uniform_shape(
       config.model.layers,
       {s.forward_chunks, s.backward_chunks, s.weight_grad_pieces, config.train.recompute, 1, s.gradient_slices});
+  shape.padded = s.pad_capacity == CapacityPadding::kAlways;
   if (s.executor != ExecutorChoice::kStreams) shape.stream_of_resource.fill(0);
   return shape;
+}
+
+std::vector<StepEmitter> step_emitters(const RunConfig& config, const StepSpec& spec,
+                                       const scheduler::CostModel& cost) {
+  const CapacityPadding choice = config.schedule.pad_capacity;
+  std::vector<StepEmitter> out;
+  for (const bool padded : {false, true}) {
+    if (choice == (padded ? CapacityPadding::kNever : CapacityPadding::kAlways) || (padded && !can_pad(spec))) continue;
+    StepEmitter emitter(spec, config.train.recompute, config.train.dtype, padded);
+    if (padded && choice == CapacityPadding::kAuto && cost.measured &&
+        !scheduler::unpriced(emitter.emit(emitter.space().base), cost).empty())
+      continue;
+    out.push_back(std::move(emitter));
+  }
+  return out;
 }
 
 scheduler::PolicyKind policy_of(SchedulePolicy policy) {
@@ -141,6 +157,26 @@ RunPlan price(const RunConfig& config, const Mesh& mesh, const scheduler::CostMo
 
 }  // namespace
 
+namespace {
+
+/// Throws what the last of them does when no plan of any fits the memory limit.
+scheduler::Plan fastest_plan(const std::vector<StepEmitter>& emitters, scheduler::PolicyKind policy,
+                             const scheduler::CostModel& cost, const scheduler::PolicyOptions& options) {
+  std::optional<scheduler::PolicyPlan> best;
+  std::optional<Error> failure;
+  for (const StepEmitter& emitter : emitters) try {
+      scheduler::PolicyPlan plan = scheduler::make_plan(policy, emitter, cost, options);
+      if (!best || plan.price.total_us < best->price.total_us) best = std::move(plan);
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kInvalidArgument) throw;
+      failure = e;
+    }
+  if (!best) throw *failure;
+  return std::move(best->plan);
+}
+
+}  // namespace
+
 scheduler::Plan make_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost) {
   const StepSpec spec = training_spec(config, mesh, cost.machine);
   scheduler::Plan plan;
@@ -149,8 +185,8 @@ scheduler::Plan make_plan(const RunConfig& config, const Mesh& mesh, const sched
     plan = scheduler::sequential_plan(emit_step(spec, shape, config.train.dtype), shape);
     plan.policy = "manual";
   } else {
-    const StepEmitter emitter(spec, config.train.recompute, config.train.dtype);
-    plan = scheduler::make_plan(policy_of(config.schedule.policy), emitter, cost, policy_options(config)).plan;
+    plan = fastest_plan(step_emitters(config, spec, cost), policy_of(config.schedule.policy), cost,
+                        policy_options(config));
   }
   plan.made_for = describe(spec, config.train.dtype);
   return plan;

@@ -223,6 +223,13 @@ void check_tasks(const RunConfig& config, int world_size, Problems& problems) {
         "gradient_slices");
 }
 
+bool may_pad(const RunConfig& config) {
+  const ModelConfig& m = config.model;
+  const ParallelConfig& p = config.parallel;
+  return m.moe.capacity_factor > 0.0 && p.sequence_heads * p.sequence_ring == 1 && gate_problems(m).empty() &&
+         gate_needs(m).form == RoutingForm::kTokenList;
+}
+
 void check_rest(const RunConfig& config, Problems& problems) {
   const std::string& name = config.name;
   const bool printable = std::all_of(name.begin(), name.end(), [](unsigned char c) { return c > ' ' && c != 127; });
@@ -244,6 +251,11 @@ void check_rest(const RunConfig& config, Problems& problems) {
   problems.not_negative("schedule.weight_grad_pieces", config.schedule.weight_grad_pieces);
   problems.positive("schedule.gradient_slices", config.schedule.gradient_slices);
   problems.not_negative("schedule.replan", config.schedule.replan);
+  if (config.schedule.pad_capacity == CapacityPadding::kAlways && !may_pad(config))
+    problems.add(
+        "schedule.pad_capacity", "ALWAYS",
+        "needs a gate whose tokens choose experts, model.moe.capacity_factor above 0, and sequences that no ranks "
+        "share");
   if (!(config.schedule.profile_min_r_squared <= 1.0))
     problems.add("schedule.profile_min_r_squared", config.schedule.profile_min_r_squared, "is at most 1");
 }

@@ -99,6 +99,10 @@ enum class SchedulePolicy : std::uint8_t {
 /// kAuto: streams, unless the plan has one stream for all.
 enum class ExecutorChoice : std::uint8_t { kAuto, kInline, kStreams };
 
+/// Whether rows of MoE layers with capacities travel padded to them. kAuto (IF_FASTER): where that is predicted to be
+/// faster.
+enum class CapacityPadding : std::uint8_t { kAuto, kNever, kAlways };
+
 struct ScheduleConfig {
   SchedulePolicy policy = SchedulePolicy::kManual;
   ExecutorChoice executor = ExecutorChoice::kAuto;
@@ -108,7 +112,8 @@ struct ScheduleConfig {
   int backward_chunks = 1;        ///< r of every MoE layer, backward.
   int weight_grad_pieces = 0;     ///< 0: expert dW inside the expert tasks; p: p tasks of their own per layer.
   int gradient_slices = 1;        ///< Pieces of each bucket's gradient reduction.
-  std::string profile;            ///< Costs to plan and predict with (configs/cluster.proto); empty: nominal ones.
+  CapacityPadding pad_capacity = CapacityPadding::kAuto;  ///< kManual: kAuto does not pad.
+  std::string profile;  ///< Costs to plan and predict with (configs/cluster.proto); empty: nominal ones.
   double profile_min_r_squared = scheduler::kMinRSquared;  ///< A profile with a worse fit is refused.
   int replan = 0;  ///< Steps between looks for a faster plan by measured times; 0: never.
   friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;

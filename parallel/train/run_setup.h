@@ -1,7 +1,10 @@
 // parallel/train/run_setup.h - from a config to the steps that it describes.
 #pragma once
 
+#include <vector>
+
 #include "parallel/data/batch.h"
+#include "parallel/step/step_emitter.h"
 #include "parallel/train/trainer.h"
 #include "scheduler/policy.h"
 
@@ -15,6 +18,10 @@ namespace weft::parallel {
 /// One micro-batch, forward alone.
 [[nodiscard]] StepSpec validation_spec(const RunConfig& config, const Mesh& mesh, const scheduler::Machine& machine);
 [[nodiscard]] scheduler::Shape training_shape(const RunConfig& config);  ///< Of SchedulePolicy::kManual.
+/// The step's emitters that schedule.pad_capacity allows: without padding, with it, or both. With measured costs,
+/// padding is left out under kAuto when they do not know its tasks.
+[[nodiscard]] std::vector<StepEmitter> step_emitters(const RunConfig& config, const StepSpec& spec,
+                                                     const scheduler::CostModel& cost);
 /// policy: not kManual.
 [[nodiscard]] scheduler::PolicyKind policy_of(SchedulePolicy policy);
 [[nodiscard]] scheduler::PolicyOptions policy_options(const RunConfig& config);

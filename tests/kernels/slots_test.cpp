@@ -133,6 +133,47 @@ TEMPLATE_TEST_CASE("rows of slots are scattered to their tokens, with gradients"
   for (int j = 0; j < 3; ++j) CHECK(dx(1, j) == Approx(1.0 + rows(2, j) + rows(1, j) + rows(3, j)));
 }
 
+TEMPLATE_TEST_CASE("kept choices fill slots in order, and the rest stay empty", "[slots]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    Random random(seed);
+    const std::int64_t groups = random.pick({1, 2, 3}), n = random.pick({1, 5, 300}), experts = random.pick({1, 3, 8});
+    const std::int64_t k = random.pick({1, 2}), slots = 1 + random.below(n);
+    INFO("seed " << seed << ": " << groups << " groups of " << n << ", " << slots << " slots of " << experts);
+    Grid<std::int32_t> kept(groups * n, k), place(groups * n, k), want_place(groups * n, k);
+    const auto weight = Grid<T>::normal(random, groups * n, k);
+    Grid<std::int32_t> source(groups * slots, experts), all(groups * slots, experts);
+    Grid<T> slot_weight(groups * slots, experts);
+    std::vector<std::vector<std::pair<std::int64_t, std::int64_t>>> of(static_cast<std::size_t>(groups * experts));
+    for (std::int64_t t = 0; t < groups * n; ++t)
+      for (std::int64_t c = 0; c < k; ++c) {
+        const std::int64_t e = random.below(experts);
+        auto& queue = of[static_cast<std::size_t>(t / n * experts + e)];
+        const bool fits = std::ssize(queue) < slots && random.below(4) != 0;
+        kept(t, c) = fits ? static_cast<std::int32_t>(e) : -1;
+        want_place(t, c) = -1;
+        if (!fits) continue;
+        want_place(t, c) = static_cast<std::int32_t>((t / n * slots + std::ssize(queue)) * experts + e);
+        queue.emplace_back(t, c);
+      }
+    device.run(kernels::fill_slots<T>, SlotTable<T>{source.view(), all.view(), slot_weight.view()}, place.view(),
+               constant(kept), constant(weight), n);
+    std::int64_t wrong = 0;
+    for (std::int64_t t = 0; t < groups * n; ++t)
+      for (std::int64_t c = 0; c < k; ++c) wrong += place(t, c) != want_place(t, c);
+    for (std::int64_t d = 0; d < groups * slots; ++d)
+      for (std::int64_t e = 0; e < experts; ++e) {
+        const auto& queue = of[static_cast<std::size_t>(d / slots * experts + e)];
+        const bool filled = d % slots < std::ssize(queue);
+        const auto at =
+            filled ? queue[static_cast<std::size_t>(d % slots)] : std::pair<std::int64_t, std::int64_t>{-1, 0};
+        wrong += source(d, e) != at.first || all(d, e) != e ||
+                 slot_weight(d, e) != (filled ? weight(at.first, at.second) : T(0));
+      }
+    CHECK(wrong == 0);
+  }
+}
+
 TEMPLATE_TEST_CASE("slots move rows of every type as plain loops do", "[slots]", WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
@@ -145,7 +186,7 @@ TEMPLATE_TEST_CASE("slots move rows of every type as plain loops do", "[slots]",
     for (std::int64_t d = 0; d < slots; ++d)
       for (std::int64_t e = 0; e < experts; ++e) {
         row(d, e) = random.below(4) == 0 ? -1 : next++;
-        source(d, e) = static_cast<std::int32_t>(random.below(tokens));
+        source(d, e) = random.below(5) == 0 ? -1 : static_cast<std::int32_t>(random.below(tokens));
       }
     const SlotRows at{row.view(), source.view()};
     const auto rows = Grid<T>::normal(random, entries, width), dout = Grid<T>::normal(random, tokens, width);
@@ -157,6 +198,10 @@ TEMPLATE_TEST_CASE("slots move rows of every type as plain loops do", "[slots]",
     for (std::int64_t d = 0; d < slots; ++d)
       for (std::int64_t e = 0; e < experts; ++e)
         for (std::int64_t j = 0; j < width && row(d, e) >= 0; ++j) {
+          if (source(d, e) < 0) {  // an empty slot
+            want_d_rows(row(d, e), j) = 0.0;
+            continue;
+          }
           const double w = weight(d, e), y = rows(row(d, e), j), dy = dout(source(d, e), j);
           want_out(source(d, e), j) += w * y;
           want_dx(source(d, e), j) += y;

@@ -112,6 +112,8 @@ Result<T> run_ring(const Whole<T>& w, int ring) {
     for (std::size_t s = 0; s < steps.size(); ++s) {
       const Rank<T>& from = ranks[static_cast<std::size_t>(steps[s].source)];
       Grid<T> dk(n, w.k.cols()), dv = dk;
+      if (s > 0)
+        for (Grid<T>* grid : {&dk, &dv}) std::fill_n(grid->view().data, n * w.k.cols(), T(0));
       ring_backward<T>(stream(), {dq.view(), dk.view(), dv.view()},
                        {dout.view(), std::as_const(out).view(), std::as_const(lse).view()}, inputs(from), w.shape,
                        block(s));

@@ -44,6 +44,11 @@ TEST_CASE("A step on a GPU: either model, dropless and with capacity", "[gpu]") 
   StepCase c = small_case();
   SECTION("dropless") {}
   SECTION("capacity") { c.model.moe.capacity_factor = 1.0; }
+  SECTION("capacity, padded") {
+    c.model.moe.capacity_factor = 1.0;
+    c.shape = {2, 3, 1, scheduler::Recompute::kNone, 1, 1};
+    c.shape.padded = true;
+  }
   SECTION("GPT-2, tied embeddings") { c.model = test::small_gpt2_moe(); }
   SECTION("weights that are not renormalised") { c.model.moe.renormalize = false; }
   SECTION("no clipping, no losses of the router") {

@@ -3,6 +3,7 @@
 #include "parallel/train/run_setup.h"
 #include "tests/support/catch.h"
 #include "tests/support/ranks.h"
+#include "tests/support/step_harness.h"
 #include "tests/support/training.h"
 #include "tools/config/schedule_files.h"
 
@@ -51,4 +52,40 @@ TEST_CASE("Without a job, the peak is the largest over all ranks", "[plan]") {
   const PeakMemory peak = peak_memory(config, mesh, cost.machine, plan);
   CHECK(peak.bytes == expected.bytes);
   CHECK(peak.rank == expected.rank);
+}
+
+TEST_CASE("Capacities are padded where that is faster by the costs, or as the config says", "[plan]") {
+  RunConfig config;
+  config.model = test::small_mixtral();
+  config.model.moe.capacity_factor = 1.5;
+  config.parallel.expert = 4;
+  config.train.global_batch = 8;
+  config.train.micro_batch = 1;
+  config.train.sequence_length = 8;
+  config.schedule.policy = SchedulePolicy::kFsMoe;
+  const Mesh mesh = make_mesh(4, 0, mesh_options(config, 2));
+  scheduler::CostModel cost;
+  cost.machine.host_apart = true;
+  const auto padded = [&] { return make_plan(config, mesh, cost).shape.padded; };
+  const auto price_of_bytes = [&](double beta) {
+    for (int kind = 1; kind < scheduler::kNumWorkKinds; ++kind)
+      cost.intra[static_cast<std::size_t>(kind)] = cost.inter[static_cast<std::size_t>(kind)] = {1.0, beta};
+    cost.inter[static_cast<std::size_t>(scheduler::WorkKind::kAllToAll)].alpha_us = 50.0;
+  };
+  price_of_bytes(1e-9);  // start-ups decide
+  CHECK(padded());
+  config.schedule.pad_capacity = CapacityPadding::kNever;
+  CHECK_FALSE(padded());
+  price_of_bytes(1e-1);  // bytes and FLOPs decide
+  config.schedule.pad_capacity = CapacityPadding::kAuto;
+  CHECK_FALSE(padded());
+  config.schedule.pad_capacity = CapacityPadding::kAlways;
+  CHECK(padded());
+  config.schedule.policy = SchedulePolicy::kManual;
+  CHECK(padded());
+  CHECK(validate(config, 4).empty());
+  config.model.moe.capacity_factor = 0.0;
+  const std::vector<std::string> problems = validate(config, 4);
+  REQUIRE(problems.size() == 1);
+  CHECK(problems.front().find("schedule.pad_capacity") == 0);
 }

@@ -2,6 +2,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "parallel/step/moe_gate_emission.h"
 #include "tests/support/catch.h"
 #include "tests/support/gates.h"
 #include "tests/support/generators.h"
@@ -52,6 +53,11 @@ StepCase draw(const StepCase& one, Random& random) {
   c.order_seed = static_cast<std::uint64_t>(random.below(3) == 0 ? 0 : 1 + random.below(1000));
   c.executor = random.below(2) == 0 ? scheduler::ExecutorKind::kInline : scheduler::ExecutorKind::kStreams;
   c.host_apart = random.below(2) == 0;
+  StepSpec spec;
+  spec.model = c.model;
+  spec.geometry.sequence_length = c.sequence_length;
+  spec.geometry.sequence_ranks = c.sequence_heads * c.sequence_ring;
+  c.shape.padded = random.below(2) == 0 && can_pad(spec);
   return c;
 }
 
@@ -61,7 +67,8 @@ std::string describe(const StepCase& c) {
              c.ranks_per_node, " ranks a node, dispatcher ", static_cast<int>(c.dispatcher), ", chunks ",
              c.shape.forward_chunks, "/", c.shape.backward_chunks, ", dW ", c.shape.weight_grad_pieces, ", recompute ",
              to_string(c.shape.recompute), ", slices ", c.shape.gradient_slices, ", order ", c.order_seed,
-             c.executor == scheduler::ExecutorKind::kStreams ? ", streams" : "", c.host_apart ? ", host waits" : "");
+             c.executor == scheduler::ExecutorKind::kStreams ? ", streams" : "", c.host_apart ? ", host waits" : "",
+             c.shape.padded ? ", padded" : "");
 }
 
 }  // namespace

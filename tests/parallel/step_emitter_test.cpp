@@ -2,6 +2,7 @@
 #include "parallel/step/step_emitter.h"
 
 #include "core/rng.h"
+#include "parallel/step/moe_gate_emission.h"
 #include "scheduler/bound.h"
 #include "scheduler/instance.h"
 #include "scheduler/policy.h"
@@ -142,4 +143,33 @@ TEST_CASE("On one node no task takes links between nodes, on two the gradient no
   }
   CHECK(num_one_node > 1);
   CHECK(num_one_node < 11);
+}
+
+TEST_CASE("A step padded to capacities exchanges no counts and waits for none", "[plan]") {
+  StepSpec spec = spec_of(3, Rng(11, RngPurpose::kTest));
+  spec.model = test::small_mixtral();
+  spec.mesh = make_mesh(4, 0, {.ep_size = 4, .ranks_per_node = 4});
+  spec.geometry = {2, 2, 8, 1};
+  spec.host_apart = true;
+  CHECK_FALSE(can_pad(spec));  // dropless: there is nothing to pad to
+  spec.model.moe.capacity_factor = 1.5;
+  CHECK(can_pad(spec));
+  const auto emit = [&](bool padded) {
+    return StepEmitter(spec, Recompute::kNone, DType::kBF16, padded).emit(uniform_shape(2, {.padded = padded}));
+  };
+  const auto sum = [](const Graph& graph, Stage stage) {
+    double amount = 0.0;
+    for (const Task& task : graph.tasks) amount += task.stage == stage ? task.work.amount : 0.0;
+    return amount;
+  };
+  const Graph exact = emit(false), padded = emit(true);
+  CHECK(num_host_waits(exact) == 4);  // a layer and micro-batch each
+  CHECK(num_host_waits(padded) == 0);
+  CHECK(sum(exact, Stage::kCountExchange) > 0.0);
+  CHECK(sum(padded, Stage::kCountExchange) == 0.0);
+  for (const Stage stage : {Stage::kDispatch, Stage::kCombine, Stage::kExpert})  // what is priced: C instead of K n / E
+    CHECK(sum(padded, stage) == Approx(1.5 * sum(exact, stage)));
+  spec.mesh = make_mesh(4, 0, {.ep_size = 4, .sequence_heads = 2, .ranks_per_node = 4});
+  spec.geometry.sequence_ranks = 2;
+  CHECK_FALSE(can_pad(spec));
 }

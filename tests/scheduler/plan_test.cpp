@@ -350,6 +350,9 @@ TEST_CASE("The digest tells plans apart", "[plan]") {
   other = plan;
   other.slot_rest = 8;
   CHECK(digest(plan) != digest(other));
+  other = plan;
+  other.shape.padded = true;
+  CHECK(digest(plan) != digest(other));
 }
 
 TEST_CASE("A plan survives being packed", "[plan]") {
@@ -359,6 +362,7 @@ TEST_CASE("A plan survives being packed", "[plan]") {
   plan.shape.micro_batches_in_flight = 2;
   plan.shape.stream_of_resource = {0, 1, 1, 2};
   plan.shape.imbalance_limit = 1.5;
+  plan.shape.padded = true;
   plan.issue_order = random_order(random_graph(3, 40), 5);
   plan.memory_limit_bytes = 5'000'000'000;
   plan.peak_memory_bytes = 4'900'000'000;

@@ -26,6 +26,7 @@ constexpr std::string_view kRecomputes[] = {"NONE", "SELECTIVE", "FULL"};
 constexpr std::string_view kPolicies[] = {
     "MANUAL", "SEQUENTIAL", "TUTEL", "TUTEL_IMPROVED", "PIPEMOE_LINA", "FSMOE_NO_IIO", "FSMOE", "FLOWMOE", "WEFT"};
 constexpr std::string_view kExecutors[] = {"AUTO", "INLINE", "STREAMS"};
+constexpr std::string_view kPaddings[] = {"IF_FASTER", "NEVER", "ALWAYS"};
 constexpr std::string_view kDevices[] = {"AUTO", "CPU", "CUDA"};
 constexpr std::string_view kDispatchers[] = {"ALL_TO_ALL", "HIERARCHICAL_1D", "HIERARCHICAL_2D"};
 
@@ -132,6 +133,7 @@ void fields(Visit visit, parallel::ScheduleConfig& c) {
   visit("gradient_slices", c.gradient_slices);
   visit("profile", c.profile);
   visit("profile_min_r_squared", c.profile_min_r_squared);
+  visit("pad_capacity", c.pad_capacity, kPaddings);
   visit("replan", c.replan);
 }
 

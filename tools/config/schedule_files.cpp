@@ -33,6 +33,7 @@ std::string plan_to_text(const scheduler::Plan& plan) {
                                                plan.shape.stream_of_resource.end());
   message.set_micro_batches_in_flight(plan.shape.micro_batches_in_flight);
   message.set_imbalance_limit(plan.shape.imbalance_limit);
+  if (plan.shape.padded) message.set_padded(true);
   message.set_slot_rest(plan.slot_rest);
   message.mutable_issue_order()->Assign(plan.issue_order.begin(), plan.issue_order.end());
   for (const std::string& line : plan.made_for) message.add_made_for(line);
@@ -78,6 +79,7 @@ scheduler::Plan plan_from_text(const std::string& text, const std::string& origi
   }
   plan.shape.micro_batches_in_flight = message.micro_batches_in_flight();
   plan.shape.imbalance_limit = message.imbalance_limit();
+  plan.shape.padded = message.padded();
   plan.slot_rest = message.slot_rest();
   plan.issue_order.assign(message.issue_order().begin(), message.issue_order().end());
   plan.made_for.assign(message.made_for().begin(), message.made_for().end());

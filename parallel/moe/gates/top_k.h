@@ -29,7 +29,7 @@ class TopKGate : public Gate<T> {
   static constexpr int kProbs = kGateOwn, kLse = kGateOwn + 1, kFraction = kGateOwn + 2, kLogits = kGateOwn + 3,
                        kDLogits = kGateOwn + 4, kShared = kGateOwn + 5, kCounts = kGateOwn + 6, kMean = kGateOwn + 7,
                        kOwn = kGateOwn + 8;  ///< A gate's own tensors begin at kOwn.
-  static_assert(kOwn + 10 <= kMaxGateTensors);
+  static_assert(kOwn + 10 <= kMaxGateTensors - 4);
   /// By MoeConfig::renormalize, unless the gate says otherwise.
   [[nodiscard]] virtual kernels::RouterWeighting weighting() const {
     using enum kernels::RouterWeighting;
