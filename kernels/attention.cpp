@@ -33,7 +33,7 @@ void attention_forward(Stream& stream, Matrix<T> out, Matrix<Wide<T>> lse, const
 }
 
 template <class T>
-void attention_merge(Stream& stream, Matrix<T> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
+void attention_merge(Stream& stream, Matrix<Wide<T>> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
                      Matrix<const Wide<T>> part_lse) {
   check_matrix("attention_merge", "out", out, out.rows, out.cols);
   check_matrix("attention_merge", "lse", lse, out.rows, lse.cols);

@@ -46,11 +46,11 @@ void attention_forward(Stream& stream, Matrix<T> out, Matrix<Wide<T>> lse, const
                        const AttentionShape& shape);
 
 /// Joins attention over one set of keys with attention over another: out, lse become those of all keys, exactly. out,
-/// part_out: [T, Hq * d]; lse, part_lse: [T, Hq]; updated in place. Associative, and (0, -infinity), a query that saw
-/// no key, changes nothing. Source: FlashAttention-2 section 3.1.1; lse = max + log1p(exp(-|difference|)), which
-/// neither overflows for large differences nor turns two infinities into NaN.
+/// part_out: [T, Hq * d]; lse, part_lse: [T, Hq]; updated in place, out unrounded. Associative, and (0, -infinity), a
+/// query that saw no key, changes nothing. Source: FlashAttention-2 section 3.1.1; lse = max +
+/// log1p(exp(-|difference|)), which neither overflows for large differences nor turns two infinities into NaN.
 template <class T>
-void attention_merge(Stream& stream, Matrix<T> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
+void attention_merge(Stream& stream, Matrix<Wide<T>> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
                      Matrix<const Wide<T>> part_lse);
 
 /// Gradients of q, k, v from dout, with out and lse as the forward gave them. With out and lse of all keys (after

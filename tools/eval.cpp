@@ -37,7 +37,7 @@ int run_eval(const EvalArguments& args) {
                                         {"targets", report.num_targets},
                                         {"sequences", report.num_sequences},
                                         {"sequence_length", report.sequence_length},
-                                        {"dtype", to_string(config.train.dtype)},
+                                        {"dtype", to_string(report.dtype)},
                                         {"step", checkpoint.state().step},
                                         {"checkpoint", args.checkpoint},
                                         {"tokens", args.request.tokens}}

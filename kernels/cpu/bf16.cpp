@@ -172,9 +172,10 @@ void attention_forward(Stream& stream, Rows out, Matrix<float> lse, const Attent
   Widened w;
   f32().attention_forward(stream, w.out(out, false), lse, w.in(in), shape);
 }
-void attention_merge(Stream& stream, Rows out, Matrix<float> lse, ConstRows part_out, Matrix<const float> part_lse) {
+void attention_merge(Stream& stream, Matrix<float> out, Matrix<float> lse, ConstRows part_out,
+                     Matrix<const float> part_lse) {
   Widened w;
-  f32().attention_merge(stream, w.out(out, true), lse, w.in(part_out), part_lse);
+  f32().attention_merge(stream, out, lse, w.in(part_out), part_lse);
 }
 void attention_backward(Stream& stream, const AttentionGradients<BF16>& grad, ConstRows dout, ConstRows out,
                         Matrix<const float> lse, const AttentionInputs<BF16>& in, const AttentionShape& shape) {

@@ -141,26 +141,26 @@ void attention_forward(Stream& stream, Matrix<T> out, Matrix<Wide<T>> lse, const
 
 /// A block per (row, head).
 template <class T>
-__global__ void attention_merge_kernel(Matrix<T> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
+__global__ void attention_merge_kernel(Matrix<Wide<T>> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
                                        Matrix<const Wide<T>> part_lse) {
   using W = Wide<T>;
   const std::int64_t t = blockIdx.x, h = blockIdx.y, dim = out.cols / lse.cols;
   const W whole = lse.row(t)[h], part = part_lse.row(t)[h];
   __syncthreads();                        // all have read what one of them will write
   if (part == kMinusInfinity<W>) return;  // saw no key; the other may not have either
-  T* to = out.row(t) + h * dim;
+  W* to = out.row(t) + h * dim;
   const T* from = part_out.row(t) + h * dim;
   const bool first = whole == kMinusInfinity<W>;
   const W larger = whole > part ? whole : part;
   const W joined = first ? part : larger + std::log1p(std::exp(-std::abs(whole - part)));
   const W keep = std::exp(whole - joined), add = std::exp(part - joined);
   for (std::int64_t j = threadIdx.x; j < dim; j += blockDim.x)
-    to[j] = first ? from[j] : T(keep * to[j] + add * from[j]);
+    to[j] = first ? static_cast<W>(from[j]) : keep * to[j] + add * from[j];
   if (threadIdx.x == 0) lse.row(t)[h] = joined;
 }
 
 template <class T>
-void attention_merge(Stream& stream, Matrix<T> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
+void attention_merge(Stream& stream, Matrix<Wide<T>> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
                      Matrix<const Wide<T>> part_lse) {
   Shape shape = per_row(out.rows, out.cols / lse.cols);
   shape.blocks_y = lse.cols;

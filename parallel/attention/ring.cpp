@@ -78,9 +78,14 @@ void ring_forward(Stream& stream, const RingState<T>& state, const kernels::Atte
   for_each_tile(block, [&](std::int64_t q, std::int64_t q_rows, std::int64_t k, std::int64_t k_rows) {
     const kernels::AttentionInputs<T> part = part_of(in, q, q_rows, k, k_rows);
     const auto at_queries = [&](auto m) { return m.row_range(q, q_rows); };
-    kernels::attention_forward<T>(stream, at_queries(block.first ? state.out : state.part_out),
+    if constexpr (std::is_same_v<T, Wide<T>>)
+      if (block.first)
+        return kernels::attention_forward<T>(stream, at_queries(state.out), at_queries(state.lse), part, shape);
+    kernels::attention_forward<T>(stream, at_queries(state.part_out),
                                   at_queries(block.first ? state.lse : state.part_lse), part, shape);
-    if (!block.first)
+    if (block.first)
+      kernels::widen<T>(stream, at_queries(state.out), Matrix<const T>(at_queries(state.part_out)));
+    else
       kernels::attention_merge<T>(stream, at_queries(state.out), at_queries(state.lse), at_queries(state.part_out),
                                   at_queries(state.part_lse));
   });

@@ -1,7 +1,7 @@
 // parallel/attention/ring.h - ring attention: queries stay, keys and values go round, and each step's part is merged.
 // Sources: Ring Attention, arXiv:2310.01889; zigzag cases and the travelling dK and dV: zhuzilin/ring-flash-attention.
 // At step s, rank r of P holds the keys and values of rank (r - s) mod P, which came from rank r - 1. What is merged
-// (out) and what travels back (dK, dV) is stored as rows are, lse in f32 at least: in BF16 each step rounds them once.
+// (out, lse, dQ) and what travels back (dK, dV) is F32 at least: the error does not grow with the ring.
 #pragma once
 
 #include <cstdint>
@@ -37,10 +37,11 @@ struct RingBlock {
   bool first = false;                  ///< The rank's own keys: every query meets some.
 };
 
-/// The merged result so far and the place for a step's part. out, part_out: [R, H d]; lse, part_lse: [R, H].
+/// The merged result so far and the place for a step's part, which the first step needs only where rows are narrower
+/// than out. out, part_out: [R, H d]; lse, part_lse: [R, H].
 template <class T>
 struct RingState {
-  Matrix<T> out;
+  Matrix<Wide<T>> out;
   Matrix<Wide<T>> lse;
   Matrix<T> part_out;
   Matrix<Wide<T>> part_lse;

@@ -92,8 +92,15 @@ class AttentionCore {
   // attention_ring.cpp
   void emit_ring_forward(const Unit& unit, Phase phase, const CoreSaved& saved) const;
   void emit_ring_backward(const Unit& unit, const CoreSaved& saved, BufferId d_context, CoreTensors& d) const;
-  void emit_ring_block_backward(const Unit& unit, const CoreSaved& saved, BufferId d_context, const CoreTensors& d,
-                                int step) const;
+  /// Rows are narrower than what the ring adds up in.
+  static constexpr bool kNarrows = !std::is_same_v<T, Wide<T>>;
+  struct QueryGradient {
+    Columns whole;             ///< Where it ends.
+    BufferId sum = kNoBuffer;  ///< [R, H d] Wide<T>, where rows are narrower.
+  };
+  void emit_ring_block_backward(const Unit& unit, const CoreSaved& saved, BufferId d_context, const QueryGradient& dq,
+                                BufferId d_message, int step) const;
+  template <class U>
   void emit_hop(const Unit& unit, Phase phase, const char* label, int step, BufferId from, BufferId to) const;
   static constexpr double kForwardFlops = 4.0, kBackwardFlops = 10.0;  // per pair, head, channel: 2 and 5 products
   [[nodiscard]] TaskSpec ring_task(const Unit& unit, Phase phase, int step, double flops_per_pair) const;

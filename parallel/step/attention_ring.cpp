@@ -6,6 +6,9 @@
 #include "parallel/step/attention_core.h"
 
 namespace weft::parallel {
+
+using kernels::Accumulate;
+
 template <class T>
 TaskSpec AttentionCore<T>::ring_task(const Unit& unit, Phase phase, int step, double flops_per_pair) const {
   const double pairs = (*steps_)[static_cast<std::size_t>(step)].pairs * static_cast<double>(sequences(unit));
@@ -18,121 +21,158 @@ TaskSpec AttentionCore<T>::ring_task(const Unit& unit, Phase phase, int step, do
   return spec;
 }
 
-/// Sends `from` to the next rank of the ring and receives `to` from the one before: [R, 2 Hkv d].
+/// Sends `from` to the next rank of the ring and receives `to` from the one before: [R, 2 Hkv d] of U.
 template <class T>
+template <class U>
 void AttentionCore<T>::emit_hop(const Unit& unit, Phase phase, const char* label, int step, BufferId from,
                                 BufferId to) const {
   const int size = ctx_.mesh.sequence_ring;
   const std::int64_t count = core_rows(unit) * 2 * split_.kv_width();
   TaskSpec spec = comm_task(
       Stage::kSequenceRing, phase, label, layer_, group_links(ctx_.mesh, size, ctx_.mesh.sequence_heads),
-      WorkKind::kSendRecv, comm::wire_bytes(comm::Collective::kSendRecv, size, static_cast<double>(count) * sizeof(T)));
+      WorkKind::kSendRecv, comm::wire_bytes(comm::Collective::kSendRecv, size, static_cast<double>(count) * sizeof(U)));
   spec.micro_batch = static_cast<std::int16_t>(unit.micro_batch);
   spec.sub_batch = static_cast<std::int16_t>(unit.sub_batch);
   spec.chunk = static_cast<std::int16_t>(step);
   const Runtime<T>* runtime = ctx_.runtime;
   ctx_.out.task(spec, {from}, {to}, [=, rank = ctx_.mesh.ring_rank()](TaskContext& c) {
-    const comm::SendOp send{comm::as_buffer(static_cast<const T*>(c.arena.get<T>(from)), count), (rank + 1) % size};
-    const comm::RecvOp recv{comm::as_buffer(c.arena.get<T>(to), count), (rank + size - 1) % size};
+    const comm::SendOp send{comm::as_buffer(static_cast<const U*>(c.arena.get<U>(from)), count), (rank + 1) % size};
+    const comm::RecvOp recv{comm::as_buffer(c.arena.get<U>(to), count), (rank + size - 1) % size};
     runtime->comms->ring().send_recv({&send, 1}, {&recv, 1}, c.stream);
   });
 }
 
+/// Parts are merged in F32 at least, and rounded once behind the last step.
 template <class T>
 void AttentionCore<T>::emit_ring_forward(const Unit& unit, Phase phase, const CoreSaved& s) const {
   const std::int64_t rows = core_rows(unit), q_width = split_.q_width(), kv = split_.kv_width();
   const int size = ctx_.mesh.sequence_ring;
+  const BufferId merged =
+      kNarrows ? ctx_.template buffer<Wide<T>>("ring context", rows * q_width, MemoryClass::kWorkspace) : s.context;
   BufferId message = s.in.k.buffer;
   for (int step = 0; step < size; ++step) {
-    const bool last = step + 1 == size;
+    const bool first = step == 0, last = step + 1 == size;
     const BufferId next = last ? kNoBuffer : ctx_.buffer("ring k and v", rows * 2 * kv, MemoryClass::kCommunication);
-    if (!last) emit_hop(unit, phase, "k and v", step, message, next);
-    const bool first = step == 0;
-    const BufferId part = first ? kNoBuffer : ctx_.buffer("ring part", rows * q_width, MemoryClass::kWorkspace);
+    if (!last) emit_hop<T>(unit, phase, "k and v", step, message, next);
+    const BufferId part =
+        first && !kNarrows ? kNoBuffer : ctx_.buffer("ring part", rows * q_width, MemoryClass::kWorkspace);
     const BufferId part_lse =
         first ? kNoBuffer : ctx_.template buffer<Wide<T>>("ring part", rows * split_.heads, MemoryClass::kWorkspace);
-    ctx_.out.task(
-        ring_task(unit, phase, step, kForwardFlops), {s.in.q.buffer, message}, {s.context, s.lse, part, part_lse},
-        [=, steps = steps_, at = rows_of(unit), shape = shape_, rank = ctx_.mesh.ring_rank(),
-         n = sequences(unit)](TaskContext& c) {
-          const RingStep& this_step = (*steps)[static_cast<std::size_t>(step)];
-          const auto place = [&](BufferId id, std::int64_t cols) {
-            return Matrix<T>(id == kNoBuffer ? nullptr : c.arena.get<T>(id), rows, cols);
-          };
-          const auto lse_at = [&](BufferId id) {
-            return Matrix<Wide<T>>(id == kNoBuffer ? nullptr : c.arena.get<Wide<T>>(id), rows, shape.num_heads);
-          };
-          const Matrix<const T> keys(c.arena.get<T>(message), rows, 2 * kv);
-          ring_forward<T>(c.stream, {place(s.context, q_width), lse_at(s.lse), place(part, q_width), lse_at(part_lse)},
-                          {columns<T>(c, s.in.q, rows, q_width), keys.col_range(0, kv), keys.col_range(kv, kv),
-                           at.of(rank), at.of(this_step.source)},
-                          shape, {&this_step, n, rows / n, first});
-        });
+    BufferList writes{merged, s.lse, part, part_lse};
+    if (kNarrows && last) writes.add(s.context);
+    ctx_.out.task(ring_task(unit, phase, step, kForwardFlops), {s.in.q.buffer, message}, writes,
+                  [=, steps = steps_, at = rows_of(unit), shape = shape_, rank = ctx_.mesh.ring_rank(),
+                   n = sequences(unit)](TaskContext& c) {
+                    const RingStep& this_step = (*steps)[static_cast<std::size_t>(step)];
+                    const Matrix<Wide<T>> out(c.arena.get<Wide<T>>(merged), rows, q_width);
+                    const auto lse_at = [&](BufferId id) {
+                      return Matrix<Wide<T>>(id == kNoBuffer ? nullptr : c.arena.get<Wide<T>>(id), rows,
+                                             shape.num_heads);
+                    };
+                    const Matrix<const T> keys(c.arena.get<T>(message), rows, 2 * kv);
+                    ring_forward<T>(c.stream,
+                                    {out,
+                                     lse_at(s.lse),
+                                     {part == kNoBuffer ? nullptr : c.arena.get<T>(part), rows, q_width},
+                                     lse_at(part_lse)},
+                                    {columns<T>(c, s.in.q, rows, q_width), keys.col_range(0, kv),
+                                     keys.col_range(kv, kv), at.of(rank), at.of(this_step.source)},
+                                    shape, {&this_step, n, rows / n, first});
+                    if (kNarrows && last) kernels::narrow<T>(c.stream, {c.arena.get<T>(s.context), rows, q_width}, out);
+                  });
     message = next;
   }
 }
 
-/// One block: adds to dq; the part of the keys and values that are here goes to d.k's buffer.
+/// One block: its part of dq is added to dq.sum, and goes to dq.whole behind the last step; its part of the keys' and
+/// values' gradients goes to `d_message`.
 template <class T>
 void AttentionCore<T>::emit_ring_block_backward(const Unit& unit, const CoreSaved& s, BufferId d_context,
-                                                const CoreTensors& d, int step) const {
+                                                const QueryGradient& dq, BufferId d_message, int step) const {
   const std::int64_t rows = core_rows(unit), q_width = split_.q_width(), kv = split_.kv_width();
-  const BufferId message = s.in.k.buffer, part = d.k.buffer;
+  const BufferId message = s.in.k.buffer;
+  const BufferId dq_part = kNarrows ? ctx_.buffer("ring dq", rows * q_width, MemoryClass::kWorkspace) : kNoBuffer;
+  const bool last = step + 1 == ctx_.mesh.sequence_ring;
+  BufferList writes{dq_part, dq.sum, d_message};
+  if (!kNarrows || last) writes.add(dq.whole.buffer);
   ctx_.out.task(ring_task(unit, Phase::kBackward, step, kBackwardFlops),
-                {d_context, s.in.q.buffer, message, s.context, s.lse}, {d.q.buffer, part},
+                {d_context, s.in.q.buffer, message, s.context, s.lse}, writes,
                 [=, steps = steps_, at = rows_of(unit), shape = shape_, rank = ctx_.mesh.ring_rank(),
                  n = sequences(unit)](TaskContext& c) {
                   const RingStep& this_step = (*steps)[static_cast<std::size_t>(step)];
                   const Matrix<const T> keys(c.arena.get<T>(message), rows, 2 * kv);
-                  const Matrix<T> d_keys(c.arena.get<T>(part), rows, 2 * kv);
-                  if (step > 0) kernels::fill<T>(c.stream, d_keys.data, rows * 2 * kv, Wide<T>(0));
-                  ring_backward<T>(
-                      c.stream, {columns<T>(c, d.q, rows, q_width), d_keys.col_range(0, kv), d_keys.col_range(kv, kv)},
-                      {Matrix<const T>(c.arena.get<T>(d_context), rows, q_width),
-                       Matrix<const T>(c.arena.get<T>(s.context), rows, q_width),
-                       Matrix<const Wide<T>>(c.arena.get<Wide<T>>(s.lse), rows, shape.num_heads)},
-                      {columns<T>(c, s.in.q, rows, q_width), keys.col_range(0, kv), keys.col_range(kv, kv), at.of(rank),
-                       at.of(this_step.source)},
-                      shape, {&this_step, n, rows / n, step == 0});
+                  const Matrix<T> d_keys(c.arena.get<T>(d_message), rows, 2 * kv);
+                  const Matrix<T> part = kNarrows ? Matrix<T>(c.arena.get<T>(dq_part), rows, q_width)
+                                                  : columns<T>(c, dq.whole, rows, q_width);
+                  if (step > 0) {  // not all rows meet in it
+                    kernels::fill<T>(c.stream, d_keys.data, rows * 2 * kv, Wide<T>(0));
+                    if (kNarrows) kernels::fill<T>(c.stream, part.data, rows * q_width, Wide<T>(0));
+                  }
+                  ring_backward<T>(c.stream, {part, d_keys.col_range(0, kv), d_keys.col_range(kv, kv)},
+                                   {Matrix<const T>(c.arena.get<T>(d_context), rows, q_width),
+                                    Matrix<const T>(c.arena.get<T>(s.context), rows, q_width),
+                                    Matrix<const Wide<T>>(c.arena.get<Wide<T>>(s.lse), rows, shape.num_heads)},
+                                   {columns<T>(c, s.in.q, rows, q_width), keys.col_range(0, kv), keys.col_range(kv, kv),
+                                    at.of(rank), at.of(this_step.source)},
+                                   shape, {&this_step, n, rows / n, step == 0});
+                  if (!kNarrows) return;
+                  const Matrix<Wide<T>> sum(c.arena.get<Wide<T>>(dq.sum), rows, q_width);
+                  kernels::widen<T>(c.stream, sum, part, step == 0 ? Accumulate::kOverwrite : Accumulate::kAdd);
+                  if (last) kernels::narrow<T>(c.stream, columns<T>(c, dq.whole, rows, q_width), sum);
                 });
 }
 
-/// Keys and values go round once more. The gradient of a rank's keys travels one hop behind them, taking up each rank's
-/// part, and after as many hops as there are ranks it is where they belong: d.k and d.v.
+/// Keys and values go round once more. The gradient of a rank's keys travels one hop behind them, in F32 at least,
+/// taking up each rank's part, and after as many hops as there are ranks it is where they belong: d.k and d.v.
 template <class T>
 void AttentionCore<T>::emit_ring_backward(const Unit& unit, const CoreSaved& saved, BufferId d_context,
                                           CoreTensors& d) const {
   const std::int64_t kv = split_.kv_width(), count = core_rows(unit) * 2 * kv;
   const int size = ctx_.mesh.sequence_ring;
   const auto message_buffer = [&](const char* label) { return ctx_.buffer(label, count, MemoryClass::kCommunication); };
+  const auto sum_buffer = [&](const char* label) {
+    return ctx_.template buffer<Wide<T>>(label, count, MemoryClass::kCommunication);
+  };
   const BufferId final_gradient = d.k.buffer != d.q.buffer ? d.k.buffer : message_buffer("dk and dv");
+  const QueryGradient dq{d.q, kNarrows ? ctx_.template buffer<Wide<T>>(
+                                             "ring dq sum", core_rows(unit) * split_.q_width(), MemoryClass::kWorkspace)
+                                       : kNoBuffer};
   CoreSaved here = saved;
   BufferId travelling = kNoBuffer;
   for (int step = 0; step < size; ++step) {
     const bool last = step + 1 == size;
     const BufferId next = last ? kNoBuffer : message_buffer("ring k and v");
-    if (!last) emit_hop(unit, Phase::kBackward, "k and v", step, here.in.k.buffer, next);
+    if (!last) emit_hop<T>(unit, Phase::kBackward, "k and v", step, here.in.k.buffer, next);
     const BufferId part = message_buffer("ring dk and dv");
-    emit_ring_block_backward(unit, here, d_context, {d.q, {part, 2 * kv, 0}, {part, 2 * kv, kv}}, step);
-    if (step > 0)
-      ctx_.out.task(copy_task(unit, Phase::kBackward, "add dk and dv", count), {travelling}, {part},
-                    [=](TaskContext& c) {
-                      kernels::axpy<T>(c.stream, c.arena.get<T>(part), c.arena.get<T>(travelling), count, Wide<T>(1));
+    emit_ring_block_backward(unit, here, d_context, dq, part, step);
+    const BufferId sum = kNarrows ? sum_buffer("ring dk and dv") : part;
+    if (kNarrows || step > 0)
+      ctx_.out.task(copy_task(unit, Phase::kBackward, "add dk and dv", count),
+                    {kNarrows ? part : kNoBuffer, travelling}, {sum}, [=](TaskContext& c) {
+                      const Matrix<Wide<T>> to(c.arena.get<Wide<T>>(sum), 1, count);
+                      if (kNarrows) kernels::widen<T>(c.stream, to, Matrix<const T>(c.arena.get<T>(part), 1, count));
+                      if (step > 0)
+                        kernels::axpy<Wide<T>>(c.stream, to.data, c.arena.get<Wide<T>>(travelling), count, Wide<T>(1));
                     });
-    travelling = last ? final_gradient : message_buffer("ring dk and dv");
-    emit_hop(unit, Phase::kBackward, "dk and dv", step, part, travelling);
+    travelling = last && !kNarrows ? final_gradient : sum_buffer("ring dk and dv");
+    emit_hop<Wide<T>>(unit, Phase::kBackward, "dk and dv", step, sum, travelling);
     here.in.k.buffer = next;
   }
+  if (kNarrows)
+    ctx_.out.task(copy_task(unit, Phase::kBackward, "round dk and dv", count), {travelling}, {final_gradient},
+                  [=](TaskContext& c) {
+                    kernels::narrow<T>(c.stream, {c.arena.get<T>(final_gradient), 1, count},
+                                       Matrix<const Wide<T>>(c.arena.get<Wide<T>>(travelling), 1, count));
+                  });
   d.k = {final_gradient, 2 * kv, 0};
   d.v = {final_gradient, 2 * kv, kv};
 }
 
-#define WEFT_INSTANTIATE(T)                                                                                 \
-  template TaskSpec AttentionCore<T>::ring_task(const Unit&, Phase, int, double) const;                     \
-  template void AttentionCore<T>::emit_hop(const Unit&, Phase, const char*, int, BufferId, BufferId) const; \
-  template void AttentionCore<T>::emit_ring_forward(const Unit&, Phase, const CoreSaved&) const;            \
-  template void AttentionCore<T>::emit_ring_block_backward(const Unit&, const CoreSaved&, BufferId,         \
-                                                           const CoreTensors&, int) const;                  \
+#define WEFT_INSTANTIATE(T)                                                                            \
+  template TaskSpec AttentionCore<T>::ring_task(const Unit&, Phase, int, double) const;                \
+  template void AttentionCore<T>::emit_ring_forward(const Unit&, Phase, const CoreSaved&) const;       \
+  template void AttentionCore<T>::emit_ring_block_backward(const Unit&, const CoreSaved&, BufferId,    \
+                                                           const QueryGradient&, BufferId, int) const; \
   template void AttentionCore<T>::emit_ring_backward(const Unit&, const CoreSaved&, BufferId, CoreTensors&) const;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)

@@ -138,7 +138,7 @@ void attention_forward(KernelDevice& on, Matrix<T> out, Matrix<Wide<T>> lse, con
   on.run(kernels::attention_forward<T>, out, lse, in, shape);
 }
 template <class T>
-void attention_merge(KernelDevice& on, Matrix<T> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
+void attention_merge(KernelDevice& on, Matrix<Wide<T>> out, Matrix<Wide<T>> lse, Matrix<const T> part_out,
                      Matrix<const Wide<T>> part_lse) {
   on.run(kernels::attention_merge<T>, out, lse, part_out, part_lse);
 }

@@ -208,6 +208,11 @@ TEST_CASE("weft eval reports what evaluate found") {
   const Json f32 = Json::parse(
       t.command({"--json", "--set", "train.dtype=F32", "--set", "train.sequence_length=4", "--sequences", "5"}).output);
   CHECK(f32["dtype"] == "F32");
+  const Json bf16 = Json::parse(
+      t.command({"--json", "--set", "train.dtype=BF16", "--set", "train.sequence_length=4", "--sequences", "5"})
+          .output);
+  CHECK(bf16["dtype"] == "F32");  // its master weights
+  CHECK(bf16["loss"] == f32["loss"]);
   CHECK(f32["loss"] != json["loss"]);
   CHECK(f32["loss"].get<double>() == Approx(json["loss"].get<double>()).epsilon(1e-5));
   CHECK_THAT(t.command({}).output, Catch::Matchers::StartsWith("loss: "));

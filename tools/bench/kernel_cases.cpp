@@ -191,7 +191,9 @@ class Cases {
       attention_backward<T>(s, {dq, dk, dv}, dout, out, lse, in, shape);
     });
     const Matrix<T> part = matrix(t, m);
-    add("attention_merge", 3 * n, 0, [=](Stream& s) { attention_merge<T>(s, out, lse, part, part_lse); });
+    const Matrix<W> merged = matrix<W>(t, m);
+    add(
+        "attention_merge", n, 0, [=](Stream& s) { attention_merge<T>(s, merged, lse, part, part_lse); }, 2 * kWide * n);
   }
 
   /// What every top-k gate runs, and the order in which its rows travel.

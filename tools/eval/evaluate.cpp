@@ -106,6 +106,7 @@ EvalReport evaluate_as(const RunConfig& config, const parallel::Checkpoint& chec
                        const TokenDataset& data) {
   const ModelConfig& model = config.model;
   EvalReport report;
+  report.dtype = dtype_of<T>;
   report.sequence_length = config.train.sequence_length;
   const std::int64_t count = report.num_sequences = count_sequences(config, data, request.sequences);
   const typename parallel::Evaluator<T>::Wanted wanted{!request.logits.empty(), !request.routing.empty(),

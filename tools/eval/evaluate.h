@@ -18,6 +18,7 @@ struct EvalRequest {
 struct EvalReport {
   double loss = 0.0;  ///< Mean cross-entropy, nats per target.
   std::int64_t num_targets = 0, num_sequences = 0, sequence_length = 0;
+  DType dtype = DType::kF32;  ///< Computed in: F32 for models trained in BF16.
 };
 
 /// Evaluates the model of `config` (train.sequence_length, train.micro_batch and train.dtype count) with the weights of
