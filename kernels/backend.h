@@ -17,7 +17,7 @@
 #include "kernels/rope.h"
 #include "kernels/router.h"
 #include "kernels/slots.h"
-#include "kernels/topk.h"
+#include "kernels/softmax.h"
 
 namespace weft::kernels {
 
@@ -69,10 +69,9 @@ template <class T>
 struct Backend : RowKernels<T> {
   decltype(&kernels::softmax_forward<T>) softmax_forward;
   decltype(&kernels::softmax_backward<T>) softmax_backward;
-  decltype(&kernels::top_k<T>) top_k;
   decltype(&kernels::count_rows) count_rows;
   decltype(&kernels::place_rows) place_rows;
-  decltype(&kernels::router_weights<T>) router_weights;
+  decltype(&kernels::route_top_k<T>) route_top_k;
   decltype(&kernels::router_drop) router_drop;
   decltype(&kernels::router_count) router_count;
   decltype(&kernels::router_mean_probs<T>) router_mean_probs;

@@ -13,12 +13,15 @@ void check_groups(const char* kernel, std::int64_t rows, std::int64_t groups) {
 }  // namespace
 
 template <class T>
-void router_weights(Stream& stream, Matrix<T> weight, Matrix<const T> probs, Matrix<const std::int32_t> expert,
-                    bool renormalize) {
-  check_matrix("router_weights", "expert", expert, probs.rows, expert.cols);
-  check_matrix("router_weights", "weight", weight, expert.rows, expert.cols);
-  check_matrix("router_weights", "probs", probs, probs.rows, probs.cols);
-  backend<T>(stream).router_weights(stream, weight, probs, expert, renormalize);
+void route_top_k(Stream& stream, const RoutedRows<T>& out, Matrix<const T> logits, RouterWeighting weighting) {
+  check_matrix("route_top_k", "logits", logits, logits.rows, logits.cols);
+  check_matrix("route_top_k", "probs", out.probs, logits.rows, logits.cols);
+  check_array("route_top_k", "lse", out.lse, logits.rows);
+  check_matrix("route_top_k", "expert", out.expert, logits.rows, out.expert.cols);
+  check_matrix("route_top_k", "weight", out.weight, logits.rows, out.expert.cols);
+  WEFT_CHECK(out.expert.cols <= logits.cols, "route_top_k: ", out.expert.cols, " choices among ", logits.cols,
+             " experts");
+  backend<T>(stream).route_top_k(stream, out, logits, weighting);
 }
 
 void router_drop(Stream& stream, Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert, std::int64_t num_experts,
@@ -141,7 +144,7 @@ void router_z_backward(Stream& stream, Matrix<T> dlogits, Matrix<const T> probs,
 }
 
 #define WEFT_INSTANTIATE(T)                                                 \
-  template decltype(router_weights<T>) router_weights<T>;                   \
+  template decltype(route_top_k<T>) route_top_k<T>;                         \
   template decltype(router_mean_probs<T>) router_mean_probs<T>;             \
   template decltype(router_backward<T>) router_backward<T>;                 \
   template decltype(router_sigmoid<T>) router_sigmoid<T>;                   \

@@ -1,4 +1,4 @@
-// kernels/router.h - what a top-k router does around its softmax: weights, capacity, balance statistics, and their
+// kernels/router.h - what a top-k router does: softmax, choices, weights, capacity, balance statistics, and their
 // backward. Letters: T rows, E experts, K choices per row, G routing groups of T / G consecutive rows each.
 #pragma once
 
@@ -10,10 +10,21 @@
 
 namespace weft::kernels {
 
-/// weight[t, k] = probs[t, expert[t, k]], divided by the row's sum over k when `renormalize`. weight, expert: [T, K].
+/// The weight of a choice: its probability p, p over the sum of the row's K, or sigmoid(logit).
+enum class RouterWeighting : std::uint8_t { kProbability, kRenormalized, kSigmoid };
+
+/// What route_top_k writes. None of it may be the memory of the logits.
 template <class T>
-void router_weights(Stream& stream, Matrix<T> weight, Matrix<const T> probs, Matrix<const std::int32_t> expert,
-                    bool renormalize);
+struct RoutedRows {
+  Matrix<T> probs;   ///< [T, E]: softmax of the logits.
+  T* lse = nullptr;  ///< [T]: their logsumexp.
+  Matrix<std::int32_t>
+      expert;        ///< [T, K]: the K largest probabilities, best first, ties to the lower expert, NaN last.
+  Matrix<T> weight;  ///< [T, K]
+};
+/// Routes each row by its logits, which are read once. logits: [T, E]; K > E throws kInvalidArgument.
+template <class T>
+void route_top_k(Stream& stream, const RoutedRows<T>& out, Matrix<const T> logits, RouterWeighting weighting);
 
 /// Capacity: within each group of `group_rows` rows an expert keeps its first `capacity` choices, in the order of
 /// (choice k, row); the others become -1 in `kept`. capacity = 0 keeps all. kept, expert: [T, K]. Source: GShard,

@@ -14,7 +14,7 @@ Backend<T> make_table() {
   add_attention(table);
   add_attention_backward(table);
   add_attention_merge(table);
-  add_topk(table);
+  add_softmax(table);
   add_permute(table);
   add_embedding(table);
   add_cross_entropy(table);

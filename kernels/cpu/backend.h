@@ -24,7 +24,7 @@ void add_attention_backward(Backend<T>& table);
 template <class T>
 void add_attention_merge(Backend<T>& table);
 template <class T>
-void add_topk(Backend<T>& table);
+void add_softmax(Backend<T>& table);
 template <class T>
 void add_permute(Backend<T>& table);
 template <class T>

@@ -4,19 +4,46 @@
 #include <vector>
 
 #include "kernels/cpu/backend.h"
+#include "kernels/cpu/rowwise.h"
 
 namespace weft::kernels::cpu {
 namespace {
 
+/// Insertion into a sorted list of the K best so far. Columns come in ascending order, so a newcomer must be strictly
+/// better to pass, and ties go to the lower column.
 template <class T>
-void router_weights(Stream&, Matrix<T> weight, Matrix<const T> probs, Matrix<const std::int32_t> expert,
-                    bool renormalize) {
-  for (std::int64_t t = 0; t < weight.rows; ++t) {
-    T sum = 0;
-    for (std::int64_t k = 0; k < weight.cols; ++k) sum += weight.row(t)[k] = probs.row(t)[expert.row(t)[k]];
-    if (!renormalize) continue;
+void best_of(std::int32_t* best, std::int64_t k, const T* score, std::int64_t n) {
+  const auto better = [](T a, T b) { return a > b || (std::isnan(b) && !std::isnan(a)); };
+  for (std::int64_t j = 0; j < n; ++j) {
+    std::int64_t place = std::min(j, k);
+    if (place == k && (place == 0 || !better(score[j], score[best[place - 1]]))) continue;
+    if (place == k) --place;  // the last one falls out
+    for (; place > 0 && better(score[j], score[best[place - 1]]); --place) best[place] = best[place - 1];
+    best[place] = static_cast<std::int32_t>(j);
+  }
+}
+
+template <class T>
+T sigmoid(T z) {
+  return T(1) / (T(1) + std::exp(-z));
+}
+
+template <class T>
+void route_top_k(Stream&, const RoutedRows<T>& out, Matrix<const T> logits, RouterWeighting weighting) {
+  const std::int64_t choices = out.expert.cols;
+  for (std::int64_t t = 0; t < logits.rows; ++t) {
+    const T *z = logits.row(t), *p = out.probs.row(t);
+    out.lse[t] = softmax_row(out.probs.row(t), z, logits.cols);
+    std::int32_t* expert = out.expert.row(t);
+    best_of(expert, choices, p, logits.cols);
+    T *weight = out.weight.row(t), sum = 0;
+    for (std::int64_t k = 0; k < choices; ++k) {
+      sum += p[expert[k]];
+      weight[k] = weighting == RouterWeighting::kSigmoid ? sigmoid(z[expert[k]]) : p[expert[k]];
+    }
+    if (weighting != RouterWeighting::kRenormalized) continue;
     const T scale = T(1) / sum;
-    for (std::int64_t k = 0; k < weight.cols; ++k) weight.row(t)[k] *= scale;
+    for (std::int64_t k = 0; k < choices; ++k) weight[k] *= scale;
   }
 }
 
@@ -98,8 +125,7 @@ void router_z_backward(Stream&, Matrix<T> dlogits, Matrix<const T> probs, const 
 template <class T>
 void router_sigmoid(Stream&, Matrix<T> weight, Matrix<const T> logits, Matrix<const std::int32_t> expert) {
   for (std::int64_t t = 0; t < weight.rows; ++t)
-    for (std::int64_t k = 0; k < weight.cols; ++k)
-      weight.row(t)[k] = T(1) / (T(1) + std::exp(-logits.row(t)[expert.row(t)[k]]));
+    for (std::int64_t k = 0; k < weight.cols; ++k) weight.row(t)[k] = sigmoid(logits.row(t)[expert.row(t)[k]]);
 }
 
 template <class T>
@@ -167,7 +193,7 @@ void router_temperature(Stream&, T* z, const T* x, std::int64_t n, const T* thet
 
 template <class T>
 void add_router(Backend<T>& table) {
-  table.router_weights = router_weights<T>;
+  table.route_top_k = route_top_k<T>;
   table.router_drop = router_drop;
   table.router_count = router_count;
   table.router_mean_probs = router_mean_probs<T>;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -36,6 +37,15 @@ T exp_minus(T* out, const T* x, T shift, std::int64_t n) {
     sum += e;
   }
   return sum;
+}
+
+/// out = softmax(x), of n numbers; returns their logsumexp. out may be x.
+template <class T>
+T softmax_row(T* out, const T* x, std::int64_t n) {
+  const T shift = finite_or_zero(max_of(x, n)), sum = exp_minus(out, x, shift, n), inverse = T(1) / sum;
+#pragma omp simd
+  for (std::int64_t j = 0; j < n; ++j) out[j] *= inverse;
+  return shift + std::log(sum);
 }
 
 }  // namespace weft::kernels::cpu

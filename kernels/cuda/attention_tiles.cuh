@@ -50,19 +50,37 @@ class Bounds {
   weft::cuda::StreamScratch<TileBounds> scratch_;
 };
 
-/// Calls visit(tile) for the tiles in order for which `wanted(tile)` holds. All threads of the block must call; `visit`
-/// may synchronise them.
+/// The tiles in order for which `wanted(tile)` holds. One at a time in a block.
+template <class Wanted>
+class WantedTiles {
+ public:
+  __device__ WantedTiles(std::int64_t num_tiles, const Wanted& wanted) : num_tiles_(num_tiles), wanted_(wanted) {}
+  /// The next one; num_tiles when there is none. All threads of the block must call; the first call synchronises them.
+  __device__ std::int64_t next() {
+    __shared__ bool is_wanted[kMaxWarps * kWarp];
+    for (; tile_ < num_tiles_; ++tile_) {
+      const std::int64_t place = tile_ % blockDim.x;
+      if (place == 0) {
+        const std::int64_t mine = tile_ + threadIdx.x;
+        __syncthreads();
+        is_wanted[threadIdx.x] = mine < num_tiles_ && wanted_(mine);
+        __syncthreads();
+      }
+      if (is_wanted[place]) return tile_++;
+    }
+    return num_tiles_;
+  }
+
+ private:
+  std::int64_t num_tiles_, tile_ = 0;
+  const Wanted& wanted_;
+};
+
+/// Calls visit(tile) for the tiles that are wanted. All threads of the block must call; `visit` may synchronise them.
 template <class Wanted, class Visit>
 __device__ void for_each_tile(std::int64_t num_tiles, const Wanted& wanted, const Visit& visit) {
-  __shared__ bool is_wanted[kMaxWarps * kWarp];
-  for (std::int64_t first = 0; first < num_tiles; first += blockDim.x) {
-    const std::int64_t mine = first + threadIdx.x;
-    __syncthreads();
-    is_wanted[threadIdx.x] = mine < num_tiles && wanted(mine);
-    __syncthreads();
-    for (std::int64_t tile = first; tile < first + blockDim.x && tile < num_tiles; ++tile)
-      if (is_wanted[tile - first]) visit(tile);
-  }
+  WantedTiles<Wanted> tiles(num_tiles, wanted);
+  for (std::int64_t tile = tiles.next(); tile < num_tiles; tile = tiles.next()) visit(tile);
 }
 
 /// to[r, c] = factor * m[first + r, first_col + c], [num_rows, dim] with `stride`; zero past the last row of m. By all

@@ -1,7 +1,7 @@
 // kernels/cuda/dispatch.cu - a block per expert goes through the table: the order of its entries is that of the table,
 // whatever the others do.
 #include "kernels/cuda/backend.h"
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/vectors.cuh"
 
 namespace weft::kernels::cuda {
 namespace {
@@ -74,12 +74,12 @@ struct RowBlocks {
 };
 constexpr std::int64_t kRowsOfBlock = 4;
 
-template <class T>
+template <class T, int N>
 __global__ void copy_blocks_kernel(Matrix<T> out, Matrix<const T> in, RowBlocks blocks) {
   const RowBlock& b = blocks.of[blockIdx.y];
   const std::int64_t first = blockIdx.x * kRowsOfBlock;
   for (std::int64_t i = first; i < first + kRowsOfBlock && i < b.count; ++i)
-    for (std::int64_t j = threadIdx.x; j < out.cols; j += blockDim.x) out.row(b.to + i)[j] = in.row(b.from + i)[j];
+    copy_row<N>(out.row(b.to + i), in.row(b.from + i), out.cols);
 }
 
 template <class T>
@@ -92,9 +92,13 @@ void copy_blocks(Stream& stream, Matrix<T> out, Matrix<const T> in, std::span<co
       some.of[i] = blocks[i];
       most = std::max(most, blocks[i].count);
     }
-    Shape shape = per_row(ceil_div(most, kRowsOfBlock), out.cols);
-    shape.blocks_y = static_cast<std::int64_t>(count);
-    launch(stream, copy_blocks_kernel<T>, shape, out, in, some);
+    by_width<T>(
+        [&](auto n) {
+          Shape shape = per_row_of_vectors<n>(ceil_div(most, kRowsOfBlock), out.cols, kUnderWay);
+          shape.blocks_y = static_cast<std::int64_t>(count);
+          launch(stream, copy_blocks_kernel<T, n>, shape, out, in, some);
+        },
+        out, in);
   }
 }
 

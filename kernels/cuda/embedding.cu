@@ -2,7 +2,8 @@
 // that no two threads meet at an element.
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/fault.cuh"
-#include "kernels/cuda/sort.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/sort.h"
 
 namespace weft::kernels::cuda {
 namespace {
@@ -24,28 +25,25 @@ __global__ void embedding_forward_kernel(Matrix<T> x, Matrix<const T> token_tabl
   }
 }
 
-/// keys[t] = (id, t), for t past the rows and ids out of range kNoKey, which sorts last.
-__global__ void make_keys_kernel(std::uint64_t* keys, std::int64_t size, const std::int32_t* id, std::int64_t rows,
+/// keys[t] = (id, t), for ids out of range kNoKey.
+__global__ void make_keys_kernel(std::uint64_t* keys, const std::int32_t* id, std::int64_t rows,
                                  std::int64_t table_rows, std::uint64_t* fault) {
   const std::int64_t t = global_thread();
-  if (t >= size) return;
-  keys[t] = kNoKey;
   if (t >= rows) return;
-  if (id[t] < 0 || id[t] >= table_rows)
-    report(fault, FaultSite::kEmbeddingId, t, id[t]);
-  else
-    keys[t] = static_cast<std::uint64_t>(id[t]) << 32 | static_cast<std::uint64_t>(t);
+  const bool there = id[t] >= 0 && id[t] < table_rows;
+  if (!there) report(fault, FaultSite::kEmbeddingId, t, id[t]);
+  keys[t] = there ? static_cast<std::uint64_t>(id[t]) << kIdShift | static_cast<std::uint64_t>(t) : kNoKey;
 }
 
 /// A block per key; the first key of an id adds all of its rows, in order.
 template <class T>
 __global__ void add_rows_of_ids_kernel(Matrix<Wide<T>> d_table, const std::uint64_t* keys, Matrix<const T> dx) {
   const std::int64_t first = blockIdx.x;
-  const std::uint64_t key = keys[first], id = key >> 32;
-  if (key == kNoKey || (first > 0 && keys[first - 1] >> 32 == id)) return;
+  const std::uint64_t key = keys[first], id = key >> kIdShift;
+  if (key == kNoKey || (first > 0 && keys[first - 1] >> kIdShift == id)) return;
   for (std::int64_t j = threadIdx.x; j < dx.cols; j += blockDim.x) {
     Wide<T> sum = d_table.row(static_cast<std::int64_t>(id))[j];
-    for (std::int64_t i = first; i < dx.rows && keys[i] >> 32 == id; ++i)
+    for (std::int64_t i = first; i < dx.rows && keys[i] >> kIdShift == id; ++i)
       sum += dx.row(static_cast<std::int64_t>(keys[i] & 0xffffffffU))[j];
     d_table.row(static_cast<std::int64_t>(id))[j] = sum;
   }
@@ -66,11 +64,10 @@ void embedding_backward(Stream& stream, Matrix<Wide<T>> d_table, const std::int3
                                       static_cast<std::size_t>(d_table.cols) * sizeof(Wide<T>),
                                       static_cast<std::size_t>(d_table.rows), native(stream)));
   if (dx.rows == 0) return;
-  const std::int64_t size = power_of_two(dx.rows);
-  const weft::cuda::StreamScratch<std::uint64_t> keys(native(stream), size);
-  launch(stream, make_keys_kernel, per_element(size), keys.data(), size, id, dx.rows, d_table.rows, fault_word(stream));
-  sort_keys(stream, keys.data(), size);
-  launch(stream, add_rows_of_ids_kernel<T>, per_row(dx.rows, dx.cols), d_table, keys.data(), dx);
+  const weft::cuda::StreamScratch<std::uint64_t> keys(native(stream), dx.rows), sorted(native(stream), dx.rows);
+  launch(stream, make_keys_kernel, per_element(dx.rows), keys.data(), id, dx.rows, d_table.rows, fault_word(stream));
+  sort_by_id(stream, sorted.data(), keys.data(), dx.rows, d_table.rows);
+  launch(stream, add_rows_of_ids_kernel<T>, per_row(dx.rows, dx.cols), d_table, sorted.data(), dx);
 }
 
 }  // namespace

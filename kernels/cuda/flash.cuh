@@ -4,6 +4,7 @@
 // attention_tiles.cuh.
 #pragma once
 
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/mma.cuh"
 
@@ -47,7 +48,28 @@ __device__ inline std::int64_t bounds_of(std::int64_t first, std::int64_t rows, 
   return (left + kTileRows - 1) / kTileRows;
 }
 
-/// to[r, :] = m[first + r, first_col ... + dim], zeros behind dim and past the last row. By all threads of the block.
+/// Goes through the tiles for which `wanted(tile)` holds, the next one being on its way while one is used. load(tile,
+/// buffer) starts copies and writes what else belongs to a tile; use(tile, buffer) reads it; buffer is 0 and 1 in turn.
+/// What the caller started to copy has arrived when use is first called. All threads of the block must call.
+/// The first load comes behind a barrier: what was read before may be overwritten.
+template <class Wanted, class Load, class Use>
+__device__ void for_each_tile_ahead(std::int64_t num_tiles, const Wanted& wanted, const Load& load, const Use& use) {
+  WantedTiles<Wanted> tiles(num_tiles, wanted);
+  std::int64_t tile = tiles.next();
+  if (tile < num_tiles) load(tile, 0);
+  for (int buffer = 0; tile < num_tiles; buffer ^= 1) {
+    wait_for_copies();
+    __syncthreads();  // the tile has arrived for all, and all have used the one before
+    const std::int64_t next = tiles.next();
+    if (next < num_tiles) load(next, buffer ^ 1);
+    use(tile, buffer);
+    tile = next;
+  }
+  wait_for_copies();  // the caller's, if there was no tile
+}
+
+/// Starts to copy to[r, :] = m[first + r, first_col ... + dim], zeros behind dim and past the last row. By all threads
+/// of the block; rows that do not begin at multiples of 16 bytes are there when it returns.
 template <int kDim>
 __device__ void load_tile(BF16* to, Matrix<const BF16> m, std::int64_t first, int num_rows, std::int64_t first_col,
                           int dim) {
@@ -59,13 +81,16 @@ __device__ void load_tile(BF16* to, Matrix<const BF16> m, std::int64_t first, in
       (reinterpret_cast<std::uintptr_t>(m.data + first_col) % sizeof(Pack) | (m.stride | dim) % kPack) == 0;
   for (int i = static_cast<int>(threadIdx.x); i < num_rows * (kDim / kPack); i += static_cast<int>(blockDim.x)) {
     const int r = i / (kDim / kPack), c = i % (kDim / kPack) * kPack;
+    BF16* const place = to + r * kFlashStride<kDim> + c;
+    if (aligned) {
+      const bool there = c < dim && first + r < m.rows;
+      start_copy<sizeof(Pack)>(place, there ? m.row(first + r) + first_col + c : m.data + first_col, there);
+      continue;
+    }
     Pack pack;
-    if (aligned && c < dim && first + r < m.rows)
-      pack = *reinterpret_cast<const Pack*>(m.row(first + r) + first_col + c);
-    else
-      for (int j = 0; j < kPack; ++j)
-        pack.element[j] = first + r < m.rows && c + j < dim ? m.row(first + r)[first_col + c + j] : BF16(0.0F);
-    *reinterpret_cast<Pack*>(to + r * kFlashStride<kDim> + c) = pack;
+    for (int j = 0; j < kPack; ++j)
+      pack.element[j] = first + r < m.rows && c + j < dim ? m.row(first + r)[first_col + c + j] : BF16(0.0F);
+    *reinterpret_cast<Pack*>(place) = pack;
   }
 }
 
@@ -127,11 +152,19 @@ __device__ void add_products(float (&sum)[kDim / 8][4], const LeftSide<kBlocks>&
     }
 }
 
+/// Starts to copy the place of `row` in the mask. By one thread.
+__device__ inline void start_place(RowPlace* to, const AttentionRows& rows, std::int64_t row, std::int64_t num_rows) {
+  to->valid = row < num_rows;
+  if (!to->valid) return;
+  start_copy<4>(&to->segment, rows.segment + row);
+  start_copy<4>(&to->position, rows.position + row);
+}
+
 /// Launches the instance of a kernel for this width of heads.
 template <int kDim, class... Params, class... Args>
 void launch_flash(Stream& stream, void (*kernel)(Params...), std::int64_t num_rows, std::int64_t num_heads,
                   std::int64_t tile_rows, const Args&... args) {
-  constexpr std::int64_t kPlaceBytes = 1024;  // of RowPlace and terms beside the tiles
+  constexpr std::int64_t kPlaceBytes = 2048;  // of RowPlace and terms beside the tiles
   const BlockPlan plan{kFlashWarps, tile_rows * kFlashStride<kDim> * 2 + kPlaceBytes};
   allow_shared(kernel, plan);
   launch(stream, kernel,

@@ -1,5 +1,7 @@
 // kernels/cuda/flash_forward.cu - attention on tensor cores, forward: a warp owns 16 queries of one head and meets the
-// keys in tiles of 64. Scores and sums are F32; probabilities are rounded to BF16 for their product with the values.
+// keys in tiles of 64, the next
+// of which is on its way while one is used. Scores and sums are F32; probabilities are rounded to BF16 for their
+// product with the values.
 #include "kernels/cuda/flash.cuh"
 
 namespace weft::kernels::cuda {
@@ -54,8 +56,8 @@ __global__ void __launch_bounds__(kFlashWarps* kWarp)
     flash_forward_kernel(Matrix<BF16> out, Matrix<float> lse, FlashArguments a) {
   constexpr int kStride = kFlashStride<kDim>;
   BF16 *const queries = dynamic_shared<BF16>(), *const keys = queries + kFlashRows * kStride,
-              *const values = keys + kKeys * kStride;
-  auto* const key_place = reinterpret_cast<RowPlace*>(values + kKeys * kStride);
+              *const values = keys + 2 * kKeys * kStride;  // of two tiles, as key_place
+  auto* const key_place = reinterpret_cast<RowPlace*>(values + 2 * kKeys * kStride);
   const int dim = static_cast<int>(a.shape.head_dim), own = warp_id() * kFlashWarpRows;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kFlashRows, head = blockIdx.y;
   const std::int64_t col = head * dim, kv_col = head / (a.shape.num_heads / a.shape.num_kv_heads) * dim;
@@ -68,30 +70,32 @@ __global__ void __launch_bounds__(kFlashWarps* kWarp)
   float sum[kDim / 8][4] = {};
   const TileBounds* const q_bounds = a.q_bounds + first / kTileRows;
   const std::int64_t num_q = bounds_of(first, kFlashRows, a.in.q.rows);
-  for_each_tile(
+  for_each_tile_ahead(
       ceil_div(a.in.k.rows, kKeys),
       [&](std::int64_t tile) {
         return any_sees(q_bounds, num_q, a.k_bounds + tile * (kKeys / kTileRows),
                         bounds_of(tile * kKeys, kKeys, a.in.k.rows));
       },
-      [&](std::int64_t tile) {
+      [&](std::int64_t tile, int buffer) {
         const std::int64_t first_key = tile * kKeys;
-        __syncthreads();  // the last tile has been read
-        load_tile<kDim>(keys, a.in.k, first_key, kKeys, kv_col, dim);
-        load_tile<kDim>(values, a.in.v, first_key, kKeys, kv_col, dim);
-        if (threadIdx.x < kKeys) key_place[threadIdx.x] = place_of(a.in.k_rows, first_key + threadIdx.x, a.in.k.rows);
-        __syncthreads();
+        load_tile<kDim>(keys + buffer * kKeys * kStride, a.in.k, first_key, kKeys, kv_col, dim);
+        load_tile<kDim>(values + buffer * kKeys * kStride, a.in.v, first_key, kKeys, kv_col, dim);
+        const int row = static_cast<int>(threadIdx.x);
+        if (row < kKeys) start_place(key_place + buffer * kKeys + row, a.in.k_rows, first_key + row, a.in.k.rows);
+      },
+      [&](std::int64_t, int buffer) {
+        const RowPlace* const key = key_place + buffer * kKeys;
         float score[kBlocks][4] = {}, rescale[2];
-        add_dots<kDim, kBlocks>(score, queries + own * kStride, keys);
+        add_dots<kDim, kBlocks>(score, queries + own * kStride, keys + buffer * kKeys * kStride);
 #pragma unroll
         for (int b = 0; b < kBlocks; ++b)
           for (int i = 0; i < 4; ++i)
-            score[b][i] = sees(place[i / 2], key_place[sum_col(b, i)]) ? score[b][i] * scale : kNone;
+            score[b][i] = sees(place[i / 2], key[sum_col(b, i)]) ? score[b][i] * scale : kNone;
         softmax.add(score, rescale);
 #pragma unroll
         for (int b = 0; b < kDim / 8; ++b)
           for (int i = 0; i < 4; ++i) sum[b][i] *= rescale[i / 2];
-        add_products<kDim, kBlocks>(sum, LeftSide<kBlocks>(score), values);
+        add_products<kDim, kBlocks>(sum, LeftSide<kBlocks>(score), values + buffer * kKeys * kStride);
       });
 
   for (int r = 0; r < 2; ++r) {
@@ -112,7 +116,7 @@ __global__ void __launch_bounds__(kFlashWarps* kWarp)
 
 void flash_forward(Stream& stream, Matrix<BF16> out, Matrix<float> lse, const FlashArguments& a) {
   const auto run = [&]<int kDim>() {
-    launch_flash<kDim>(stream, flash_forward_kernel<kDim>, a.in.q.rows, a.shape.num_heads, kFlashRows + 2 * kKeys, out,
+    launch_flash<kDim>(stream, flash_forward_kernel<kDim>, a.in.q.rows, a.shape.num_heads, kFlashRows + 4 * kKeys, out,
                        lse, a);
   };
   if (a.shape.head_dim <= kFlashDim / 2)

@@ -1,21 +1,84 @@
-// kernels/cuda/router.cu - a thread per row or entry, a block per expert: choices are few, and sums over rows keep
-// their order.
+// kernels/cuda/router.cu - a warp per row routes; else a thread per row or entry, a block per expert: choices are few,
+// and sums over rows keep their order.
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/launch.cuh"
 
 namespace weft::kernels::cuda {
 namespace {
 
+/// A column and its score, or none: behind every column there is.
 template <class T>
-__global__ void router_weights_kernel(Matrix<T> weight, Matrix<const T> probs, Matrix<const std::int32_t> expert,
-                                      bool renormalize) {
-  const std::int64_t t = global_thread();
-  if (t >= weight.rows) return;
-  T sum = 0;
-  for (std::int64_t k = 0; k < weight.cols; ++k) sum += weight.row(t)[k] = probs.row(t)[expert.row(t)[k]];
-  if (!renormalize) return;
-  const T scale = T(1) / sum;
-  for (std::int64_t k = 0; k < weight.cols; ++k) weight.row(t)[k] *= scale;
+struct Candidate {
+  T score = std::numeric_limits<T>::quiet_NaN();
+  std::int32_t column = std::numeric_limits<std::int32_t>::max();
+};
+
+/// Larger scores first, NaN last, ties to the lower column: a total order.
+template <class T>
+__device__ bool precedes(const Candidate<T>& a, const Candidate<T>& b) {
+  const bool nan_a = a.score != a.score, nan_b = b.score != b.score;
+  if (a.score > b.score || (nan_b && !nan_a)) return true;
+  if (b.score > a.score || (nan_a && !nan_b)) return false;
+  return a.column < b.column;
+}
+
+/// The first candidate of a row behind `last`, in every lane. A lane looks at the columns that are its own.
+template <class T>
+__device__ Candidate<T> next_best(const T* row, std::int64_t cols, bool first, const Candidate<T>& last) {
+  Candidate<T> best;
+  for (std::int64_t j = lane_id(); j < cols; j += kWarp) {
+    const Candidate<T> here{row[j], static_cast<std::int32_t>(j)};
+    if ((first || precedes(last, here)) && precedes(here, best)) best = here;
+  }
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    const Candidate<T> other{__shfl_xor_sync(kAllLanes, best.score, step),
+                             __shfl_xor_sync(kAllLanes, best.column, step)};
+    if (precedes(other, best)) best = other;
+  }
+  return best;
+}
+
+template <class T>
+__device__ T sigmoid(T z) {
+  return T(1) / (T(1) + std::exp(-z));
+}
+
+/// A warp per row. `staged`: the row's probabilities stay in shared memory while the choices are made. A lane reads
+/// again only what it wrote itself, there and in the results, so that nothing waits for another lane.
+template <class T>
+__global__ void route_top_k_kernel(RoutedRows<T> out, Matrix<const T> logits, RouterWeighting weighting, bool staged) {
+  const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / kWarp) + warp_id();
+  if (t >= logits.rows) return;
+  const std::int64_t cols = logits.cols, choices = out.expert.cols;
+  const T* z = logits.row(t);
+  T* probs = out.probs.row(t);
+  T* row = staged ? dynamic_shared<T>() + warp_id() * cols : probs;
+  T max = -std::numeric_limits<T>::infinity(), sum = 0;
+  for (std::int64_t j = lane_id(); j < cols; j += kWarp) {
+    row[j] = z[j];
+    max = row[j] > max ? row[j] : max;
+  }
+  const T shift = finite_or_zero(warp_max(max));
+  for (std::int64_t j = lane_id(); j < cols; j += kWarp) sum += row[j] = std::exp(row[j] - shift);
+  sum = warp_sum(sum);
+  if (lane_id() == 0) out.lse[t] = shift + std::log(sum);
+  const T inverse = T(1) / sum;
+  for (std::int64_t j = lane_id(); j < cols; j += kWarp) probs[j] = row[j] *= inverse;
+
+  T* weight = out.weight.row(t);
+  std::int32_t* expert = out.expert.row(t);
+  Candidate<T> best;
+  T chosen = 0;
+  for (std::int64_t k = 0; k < choices; ++k) {
+    best = next_best(row, cols, k == 0, best);
+    chosen += best.score;
+    if (lane_id() != k % kWarp) continue;
+    expert[k] = best.column;
+    weight[k] = weighting == RouterWeighting::kSigmoid ? sigmoid(z[best.column]) : best.score;
+  }
+  if (weighting != RouterWeighting::kRenormalized) return;
+  const T scale = T(1) / chosen;
+  for (std::int64_t k = lane_id(); k < choices; k += kWarp) weight[k] *= scale;
 }
 
 /// A block per expert and group goes through the choices in the order of (choice, row).
@@ -89,7 +152,7 @@ __global__ void router_sigmoid_kernel(Matrix<T> weight, Matrix<const T> logits, 
   const std::int64_t i = global_thread();
   if (i >= weight.rows * weight.cols) return;
   const std::int64_t t = i / weight.cols, k = i % weight.cols;
-  weight.row(t)[k] = T(1) / (T(1) + std::exp(-logits.row(t)[expert.row(t)[k]]));
+  weight.row(t)[k] = sigmoid(logits.row(t)[expert.row(t)[k]]);
 }
 
 /// A thread per row: two of its choices may name one expert.
@@ -171,10 +234,17 @@ __global__ void router_z_backward_kernel(Matrix<T> dlogits, Matrix<const T> prob
 /// A block per column of a table with one row a group.
 Shape per_column(std::int64_t cols, std::int64_t groups) { return {cols, groups}; }
 
+constexpr std::int64_t kSharedBytes = 48 << 10;  ///< What every GPU gives a block unasked.
+
 template <class T>
-void router_weights(Stream& stream, Matrix<T> weight, Matrix<const T> probs, Matrix<const std::int32_t> expert,
-                    bool renormalize) {
-  launch(stream, router_weights_kernel<T>, per_element(weight.rows), weight, probs, expert, renormalize);
+void route_top_k(Stream& stream, const RoutedRows<T>& out, Matrix<const T> logits, RouterWeighting weighting) {
+  const auto row_bytes = logits.cols * static_cast<std::int64_t>(sizeof(T));
+  const bool staged = row_bytes <= kSharedBytes;
+  std::int64_t warps = kThreads / kWarp;
+  if (staged && row_bytes > 0) warps = std::min(warps, kSharedBytes / row_bytes);
+  Shape shape{ceil_div(logits.rows, warps), 1, static_cast<int>(warps * kWarp)};
+  if (staged) shape.shared_bytes = static_cast<std::size_t>(warps * row_bytes);
+  launch(stream, route_top_k_kernel<T>, shape, out, logits, weighting, staged);
 }
 void router_drop(Stream& stream, Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert, std::int64_t num_experts,
                  std::int64_t group_rows, std::int64_t capacity) {
@@ -241,7 +311,7 @@ void router_z_backward(Stream& stream, Matrix<T> dlogits, Matrix<const T> probs,
 
 template <class T>
 void add_router(Backend<T>& table) {
-  table.router_weights = router_weights<T>;
+  table.route_top_k = route_top_k<T>;
   table.router_drop = router_drop;
   table.router_count = router_count;
   table.router_mean_probs = router_mean_probs<T>;

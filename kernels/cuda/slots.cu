@@ -1,7 +1,8 @@
 // kernels/cuda/slots.cu - slots that take tokens, and slots that mix them. Where several slots of a table add to one
 // token, their entries are sorted by token, and one block adds them in order.
 #include "kernels/cuda/backend.h"
-#include "kernels/cuda/sort.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/sort.h"
 #include "kernels/slot_rank.h"
 
 namespace weft::kernels::cuda {
@@ -132,12 +133,13 @@ __global__ void column_softmax_backward_kernel(Matrix<T> dz, ColumnSoftmaxGradie
 }
 
 /// keys[i] = (token of entry i, i), kNoKey for entries that do not travel.
-__global__ void slot_keys_kernel(std::uint64_t* keys, std::int64_t size, SlotRows slots) {
+__global__ void slot_keys_kernel(std::uint64_t* keys, SlotRows slots) {
   const std::int64_t i = global_thread();
-  if (i >= size) return;
+  if (i >= slots.row.rows * slots.row.cols) return;
   const std::int64_t d = i / slots.row.cols, e = i % slots.row.cols;
-  const bool travels = i < slots.row.rows * slots.row.cols && slots.row.row(d)[e] >= 0 && slots.source.row(d)[e] >= 0;
-  keys[i] = travels ? static_cast<std::uint64_t>(slots.source.row(d)[e]) << 32 | static_cast<std::uint64_t>(i) : kNoKey;
+  const bool travels = slots.row.row(d)[e] >= 0 && slots.source.row(d)[e] >= 0;
+  const auto token = static_cast<std::uint64_t>(slots.source.row(d)[e]);
+  keys[i] = travels ? token << kIdShift | static_cast<std::uint64_t>(i) : kNoKey;
 }
 
 /// A block per key; the first key of a token adds all of its entries, in the order of the table. No weights: 1.
@@ -145,12 +147,12 @@ template <class T>
 __global__ void add_entries_kernel(Matrix<T> out, Matrix<const T> rows, SlotRows slots, Matrix<const Wide<T>> weight,
                                    const std::uint64_t* keys) {
   const std::int64_t first = blockIdx.x, entries = slots.row.rows * slots.row.cols;
-  const std::uint64_t key = keys[first], token = key >> 32;
-  if (key == kNoKey || (first > 0 && keys[first - 1] >> 32 == token)) return;
+  const std::uint64_t key = keys[first], token = key >> kIdShift;
+  if (key == kNoKey || (first > 0 && keys[first - 1] >> kIdShift == token)) return;
   T* to = out.row(static_cast<std::int64_t>(token));
   for (std::int64_t j = threadIdx.x; j < out.cols; j += blockDim.x) {
     Wide<T> sum = to[j];
-    for (std::int64_t at = first; at < entries && keys[at] >> 32 == token; ++at) {
+    for (std::int64_t at = first; at < entries && keys[at] >> kIdShift == token; ++at) {
       const auto i = static_cast<std::int64_t>(keys[at] & 0xffffffffU);
       const std::int64_t d = i / slots.row.cols, e = i % slots.row.cols;
       sum += (weight.data != nullptr ? weight.row(d)[e] : Wide<T>(1)) * rows.row(slots.row.row(d)[e])[j];
@@ -232,12 +234,12 @@ void column_softmax_backward(Stream& stream, Matrix<T> dz, const ColumnSoftmaxGr
 template <class T>
 void add_entries(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots,
                  Matrix<const Wide<T>> weight) {
-  const std::int64_t entries = slots.row.rows * slots.row.cols, size = power_of_two(entries);
+  const std::int64_t entries = slots.row.rows * slots.row.cols;
   if (entries == 0) return;
-  const weft::cuda::StreamScratch<std::uint64_t> keys(native(stream), size);
-  launch(stream, slot_keys_kernel, per_element(size), keys.data(), size, slots);
-  sort_keys(stream, keys.data(), size);
-  launch(stream, add_entries_kernel<T>, per_row(entries, out.cols), out, rows, slots, weight, keys.data());
+  const weft::cuda::StreamScratch<std::uint64_t> keys(native(stream), entries), sorted(native(stream), entries);
+  launch(stream, slot_keys_kernel, per_element(entries), keys.data(), slots);
+  sort_by_id(stream, sorted.data(), keys.data(), entries, out.rows);
+  launch(stream, add_entries_kernel<T>, per_row(entries, out.cols), out, rows, slots, weight, sorted.data());
 }
 template <class T>
 void slots_scatter(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots,

@@ -1,4 +1,4 @@
-// kernels/cuda/softmax.cu - softmax and the K best of rows.
+// kernels/cuda/softmax.cu - softmax of rows.
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/row_shift.cuh"
 
@@ -32,45 +32,6 @@ __global__ void softmax_backward_kernel(Matrix<T> dlogits, Matrix<const T> dprob
   for (std::int64_t j = threadIdx.x; j < probs.cols; j += blockDim.x) out[j] = p[j] * (dp[j] - dot);
 }
 
-/// A column and its score, or none: behind every column there is.
-template <class T>
-struct Candidate {
-  T score = std::numeric_limits<T>::quiet_NaN();
-  std::int32_t column = std::numeric_limits<std::int32_t>::max();
-};
-
-/// Larger scores first, NaN last, ties to the lower column: a total order.
-template <class T>
-__device__ bool precedes(const Candidate<T>& a, const Candidate<T>& b) {
-  const bool nan_a = a.score != a.score, nan_b = b.score != b.score;
-  if (a.score > b.score || (nan_b && !nan_a)) return true;
-  if (b.score > a.score || (nan_a && !nan_b)) return false;
-  return a.column < b.column;
-}
-
-/// A warp per row. Each round takes the first of those behind the last one taken.
-template <class T>
-__global__ void top_k_kernel(Matrix<std::int32_t> expert, Matrix<const T> scores) {
-  const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / kWarp) + warp_id();
-  if (t >= scores.rows) return;
-  const T* row = scores.row(t);
-  Candidate<T> last;
-  for (std::int64_t k = 0; k < expert.cols; ++k) {
-    Candidate<T> best;
-    for (std::int64_t j = lane_id(); j < scores.cols; j += kWarp) {
-      const Candidate<T> here{row[j], static_cast<std::int32_t>(j)};
-      if ((k == 0 || precedes(last, here)) && precedes(here, best)) best = here;
-    }
-    for (int step = kWarp / 2; step > 0; step /= 2) {
-      const Candidate<T> other{__shfl_xor_sync(kAllLanes, best.score, step),
-                               __shfl_xor_sync(kAllLanes, best.column, step)};
-      if (precedes(other, best)) best = other;
-    }
-    if (lane_id() == 0) expert.row(t)[k] = best.column;
-    last = best;
-  }
-}
-
 template <class T>
 void softmax_forward(Stream& stream, Matrix<T> probs, T* lse, Matrix<const T> logits) {
   launch(stream, softmax_forward_kernel<T>, per_row(logits.rows, logits.cols), probs, lse, logits);
@@ -79,17 +40,13 @@ template <class T>
 void softmax_backward(Stream& stream, Matrix<T> dlogits, Matrix<const T> dprobs, Matrix<const T> probs) {
   launch(stream, softmax_backward_kernel<T>, per_row(probs.rows, probs.cols), dlogits, dprobs, probs);
 }
-template <class T>
-void top_k(Stream& stream, Matrix<std::int32_t> expert, Matrix<const T> scores) {
-  launch(stream, top_k_kernel<T>, {ceil_div(scores.rows, kThreads / kWarp)}, expert, scores);
-}
+
 }  // namespace
 
 template <class T>
 void add_softmax(Backend<T>& table) {
   table.softmax_forward = softmax_forward<T>;
   table.softmax_backward = softmax_backward<T>;
-  table.top_k = top_k<T>;
 }
 
 template void add_softmax(Backend<float>& table);

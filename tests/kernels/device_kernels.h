@@ -158,10 +158,6 @@ void softmax_backward(KernelDevice& on, Matrix<T> dlogits, Matrix<const T> dprob
   on.run(kernels::softmax_backward<T>, dlogits, dprobs, probs);
 }
 template <class T>
-void top_k(KernelDevice& on, Matrix<std::int32_t> expert, Matrix<const T> scores) {
-  on.run(kernels::top_k<T>, expert, scores);
-}
-template <class T>
 void cross_entropy(KernelDevice& on, double* loss, Matrix<T> logits, const std::int32_t* target,
                    const Wide<T>* grad_scale) {
   on.run(kernels::cross_entropy<T>, Array<double>{loss, logits.rows}, logits,

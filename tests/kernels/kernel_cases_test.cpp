@@ -46,7 +46,7 @@ TEMPLATE_TEST_CASE("the kernels of the benchmark run", "[bench]", WEFT_DEVICES) 
   CHECK(in_bf16.count("narrow") == 1);
   CHECK(in_bf16.count("linear_forward_wide") == 1);
   constexpr std::size_t kNumRowKernels = sizeof(kernels::RowKernels<float>) / sizeof(void*);
-  constexpr std::size_t kNumOthers = 10;                   // of routers and gradients
+  constexpr std::size_t kNumOthers = 9;                    // of routers and gradients
   CHECK(names.size() == kNumRowKernels - 1 + kNumOthers);  // gemm is what they are compared with
 }
 

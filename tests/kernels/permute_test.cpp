@@ -1,5 +1,7 @@
 #include "kernels/permute.h"
 
+#include <algorithm>
+
 #include "tests/kernels/device_kernels.h"
 
 using namespace weft;
@@ -111,6 +113,53 @@ TEMPLATE_TEST_CASE("the weighted un-permute and its gradients equal their defini
     CHECK(difference(d_weight, want_d.d_weight, width, 1.0) == "");  // in place: read before written
     for (std::int64_t r = 0; r < num_rows; ++r)
       for (std::int64_t j = 0; j < width && named[static_cast<std::size_t>(r)]; ++j) CHECK(rows(r, j) == d_rows(r, j));
+  }
+}
+
+TEMPLATE_TEST_CASE("rows are moved wherever they begin and end", "[permute]", WEFT_ROW_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  constexpr std::int64_t kVector = 16 / sizeof(T), kTokens = 5, kChoices = 7, kRows = 40;
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    Random random(seed);
+    const std::int64_t stride = 1200 / kVector * kVector + random.pick({0, 0, 0, 1}), first = random.pick({0, 0, 1}),
+                       width = random.pick({1, kVector - 1, kVector, kVector + 1, 33, 512, 1100, 1199 - kVector});
+    INFO("seed " << seed << ": columns [" << first << ", " << first + width << ") of " << stride);
+    const auto cut = [&](Grid<T>& grid) { return grid.view().col_range(first, width); };
+    const auto row = random_choices(random, kTokens, kChoices, kRows);
+    auto rows = Grid<T>::normal(random, kRows, stride), x = Grid<T>::normal(random, kTokens, stride);
+    const auto weight = Grid<Wide<T>>::normal(random, kTokens, kChoices);
+    const Matrix<const std::int32_t> table(row.data(), kTokens, kChoices);
+    const reference::Dense dense_rows(cut(rows)), dense_x(cut(x)), dense_weight(weight.view());
+    // What a kernel wrote: its columns equal `want`, the others of its rows are still NaN.
+    const auto check = [&](Grid<T>& out, const reference::Dense& want, std::int64_t terms) {
+      Grid<T> inside(out.rows(), width);
+      bool outside = true;
+      for (std::int64_t i = 0; i < out.rows(); ++i)
+        for (std::int64_t j = 0; j < stride; ++j)
+          if (first <= j && j < first + width)
+            inside(i, j - first) = out(i, j);
+          else
+            outside = outside && std::isnan(static_cast<float>(out(i, j)));
+      CHECK(outside);
+      CHECK(difference(inside, want, terms, 1.0) == "");
+    };
+    Grid<T> gathered(kTokens * kChoices, stride), out(kTokens, stride), dx(kTokens, stride), d_rows(kRows, stride);
+    gather_rows<T>(device, cut(gathered), cut(rows), row.data());
+    check(gathered, reference::gather_rows(dense_rows, row), 0);
+    unpermute_weighted<T>(device, cut(out), cut(x), cut(rows), table, weight.view());
+    check(out, reference::unpermute_weighted(dense_x, dense_rows, row, dense_weight), kChoices + 1);
+    permute_backward<T>(device, cut(dx), cut(rows), table, Accumulate::kOverwrite);
+    check(dx, reference::permute_backward(dense_rows, row, kTokens), kChoices);
+    Grid<Wide<T>> d_weight(kTokens, kChoices);
+    unpermute_weighted_backward<T>(device, {cut(d_rows), d_weight.view(), table}, cut(x), cut(rows), table,
+                                   weight.view());
+    const auto want = reference::unpermute_weighted_backward(dense_x, dense_rows, row, dense_weight);
+    CHECK(difference(d_weight, want.d_weight, width, 1.0) == "");
+    auto want_d_rows = want.d_rows;
+    for (std::int64_t r = 0; r < kRows; ++r)
+      if (std::find(row.begin(), row.end(), r) == row.end())
+        std::fill_n(want_d_rows.data.begin() + r * width, width, std::numeric_limits<double>::quiet_NaN());
+    check(d_rows, want_d_rows, 1);
   }
 }
 

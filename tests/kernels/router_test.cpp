@@ -2,6 +2,7 @@
 #include "kernels/router.h"
 
 #include <algorithm>
+#include <array>
 
 #include "kernels/slots.h"
 #include "tests/kernels/device_kernels.h"
@@ -13,6 +14,7 @@ using weft::test::difference;
 using weft::test::error_of;
 using weft::test::Grid;
 using weft::test::inline_stream;
+using weft::test::KernelDevice;
 using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
@@ -50,27 +52,76 @@ struct Case {
   Ints choice;
 };
 
+/// Logits with what makes choices hard: ties, masked experts (not all), probabilities that underflow, rows with a NaN.
+template <class T>
+Grid<T> hard_logits(Random& random, std::int64_t rows, std::int64_t experts) {
+  Grid<T> logits(rows, experts, random.below(3));
+  for (std::int64_t t = 0; t < rows; ++t) {
+    const bool broken = random.below(8) == 0;
+    for (std::int64_t e = 0; e < experts; ++e) {
+      const std::int64_t kind = random.below(12);
+      logits(t, e) = kind == 0 && broken  ? std::numeric_limits<T>::quiet_NaN()
+                     : kind == 1 && e > 0 ? -std::numeric_limits<T>::infinity()
+                     : kind == 2          ? T(-2000)
+                     : kind < 8           ? static_cast<T>(random.below(3))
+                                          : static_cast<T>(random.normal());
+    }
+  }
+  return logits;
+}
+
+/// The weights of the choices by plain loops.
+template <class T>
+reference::Dense weights_of(Grid<T>& probs, Grid<T>& logits, const Ints& expert, std::int64_t k,
+                            RouterWeighting weighting) {
+  reference::Dense want(probs.rows(), k);
+  for (std::int64_t t = 0; t < want.rows; ++t) {
+    double sum = 0.0;
+    for (std::int64_t i = 0; i < k; ++i) {
+      const std::int32_t e = expert[static_cast<std::size_t>(t * k + i)];
+      sum += static_cast<double>(probs(t, e));
+      want(t, i) = weighting == RouterWeighting::kSigmoid ? 1.0 / (1.0 + std::exp(-static_cast<double>(logits(t, e))))
+                                                          : static_cast<double>(probs(t, e));
+    }
+    for (std::int64_t i = 0; i < k && weighting == RouterWeighting::kRenormalized; ++i) want(t, i) /= sum;
+  }
+  return want;
+}
+
+template <class T>
+void check_route(KernelDevice& device, Random& random, std::int64_t rows, std::int64_t experts, std::int64_t k) {
+  using enum RouterWeighting;
+  auto logits = hard_logits<T>(random, rows, experts);
+  const RouterWeighting weighting =
+      std::array{kProbability, kRenormalized, kSigmoid}[static_cast<std::size_t>(random.below(3))];
+  INFO("T " << rows << " E " << experts << " K " << k << " weighting " << static_cast<int>(weighting));
+  Grid<T> probs(rows, experts, random.below(3)), lse(1, rows), weight(rows, k, random.below(3));
+  Ints expert(static_cast<std::size_t>(rows * k), -7), want;
+  device.run(kernels::route_top_k<T>,
+             RoutedRows<T>{probs.view(), lse.view().data, {expert.data(), rows, k}, weight.view()},
+             Matrix<const T>(logits.view()), weighting);
+  const auto softmax = reference::softmax(reference::Dense(logits.view()));
+  CHECK(difference(probs, softmax.probs, experts) == "");
+  CHECK(difference<T>({lse.view().data, softmax.lse.size()}, softmax.lse, experts, 1.0) == "");
+  for (const auto& row : reference::top_k(reference::Dense(probs.view()), k))
+    want.insert(want.end(), row.begin(), row.end());
+  CHECK(expert == want);
+  if (expert == want) CHECK(difference(weight, weights_of(probs, logits, expert, k, weighting), k) == "");
+}
+
 }  // namespace
 
-TEMPLATE_TEST_CASE("router weights are probabilities of the choices, renormalised or not", "[router]",
+TEMPLATE_TEST_CASE("routing: softmax, the K best with ties to the lower expert and NaN last, their weights", "[router]",
                    WEFT_KERNEL_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
-  for (std::uint64_t seed = 0; seed < 20; ++seed) {
-    Case c(seed);
-    const bool renormalize = seed % 2 == 0;
-    Grid<T> probs(c.rows, c.experts, 1), weight(c.rows, c.k, 2);
-    for (std::int64_t t = 0; t < c.rows; ++t)
-      for (std::int64_t e = 0; e < c.experts; ++e) probs(t, e) = static_cast<T>(c.random.uniform());
-    reference::Dense want(c.rows, c.k);
-    for (std::int64_t t = 0; t < c.rows; ++t) {
-      double sum = 0.0;
-      for (std::int64_t i = 0; i < c.k; ++i) sum += static_cast<double>(probs(t, c.at(t, i)));
-      for (std::int64_t i = 0; i < c.k; ++i)
-        want(t, i) = static_cast<double>(probs(t, c.at(t, i))) / (renormalize ? sum : 1.0);
-    }
-    device.run(kernels::router_weights<T>, weight.view(), Matrix<const T>(probs.view()), c.table(), renormalize);
-    CHECK(difference(weight, want, c.k) == "");
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    Random random(seed);
+    INFO("seed " << seed);
+    const std::int64_t rows = random.pick({0, 1, 9, 40}), experts = random.pick({1, 2, 5, 8, 60, 256});
+    check_route<T>(device, random, rows, experts, random.below(std::min<std::int64_t>(experts, 40) + 1));
   }
+  Random random(1);
+  for (const std::int64_t experts : {3000, 5000, 13000}) check_route<T>(device, random, 5, experts, 3);
 }
 
 TEMPLATE_TEST_CASE("capacity drops by (choice, row) in each group, and choices are counted", "[router]",
@@ -137,7 +188,11 @@ TEMPLATE_TEST_CASE("the gradient of router weights, balance loss and z-loss", "[
     Grid<T> probs(c.rows, c.experts), weight(c.rows, c.k);
     for (std::int64_t t = 0; t < c.rows; ++t)
       for (std::int64_t e = 0; e < c.experts; ++e) probs(t, e) = static_cast<T>(0.1 + c.random.uniform());
-    device.run(kernels::router_weights<T>, weight.view(), Matrix<const T>(probs.view()), c.table(), renormalize);
+    for (std::int64_t t = 0; t < c.rows; ++t) {
+      T sum = 0;
+      for (std::int64_t i = 0; i < c.k; ++i) sum += weight(t, i) = probs(t, c.at(t, i));
+      for (std::int64_t i = 0; i < c.k && renormalize; ++i) weight(t, i) /= sum;
+    }
     const auto d_weight = Grid<T>::normal(c.random, c.rows, c.k, 1);
     const auto fraction = Grid<double>::normal(c.random, c.groups, c.experts, 1);
     Grid<T> got(c.rows, c.experts, 1);
@@ -246,8 +301,18 @@ TEST_CASE("wrong shapes of routers are refused by name", "[router]") {
   Grid<float> a(4, 2), b(3, 2);
   Grid<double> counts(3, 2);
   Grid<std::int32_t> t(4, 2), u(3, 2);
-  CHECK_THAT(error_of([&] { router_weights<float>(s, b.view(), a.view(), t.view(), true); }),
-             says("router_weights", "weight is"));
+  const auto route = [&](RoutedRows<float> out, Matrix<const float> logits) {
+    return error_of([&] { route_top_k<float>(s, out, logits, RouterWeighting::kProbability); });
+  };
+  Grid<float> lse(1, 4);
+  float* const n = lse.view().data;
+  CHECK_THAT(route({a.view(), n, t.view(), a.view()}, {nullptr, 4, 2}), says("route_top_k", "logits is null"));
+  CHECK_THAT(route({b.view(), n, t.view(), a.view()}, a.view()), says("route_top_k", "probs is"));
+  CHECK_THAT(route({a.view(), nullptr, t.view(), a.view()}, a.view()), says("route_top_k", "lse is"));
+  CHECK_THAT(route({a.view(), n, u.view(), a.view()}, a.view()), says("route_top_k", "expert is"));
+  CHECK_THAT(route({a.view(), n, t.view(), b.view()}, a.view()), says("route_top_k", "weight is"));
+  Grid<float> one(4, 1);
+  CHECK_THAT(route({one.view(), n, t.view(), a.view()}, one.view()), says("route_top_k", "2 choices among 1"));
   CHECK_THAT(error_of([&] { router_drop(s, u.view(), t.view(), 2, 4, 1); }), says("router_drop", "kept is"));
   CHECK_THAT(error_of([&] { router_drop(s, t.view(), t.view(), 2, 3, 1); }), says("router_drop", "multiple"));
   CHECK_THAT(error_of([&] { router_count(s, counts.view(), t.view()); }), says("router_count", "4 rows in 3 groups"));

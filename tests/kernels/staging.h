@@ -77,6 +77,10 @@ class Staging {
     add(in.probs), add(in.expert), add(in.weight), add(in.d_weight), add(in.fraction);
   }
   template <class T>
+  void add(const kernels::RoutedRows<T>& out) {
+    add(out.probs), add_range(out.lse, out.probs.rows), add(out.expert), add(out.weight);
+  }
+  template <class T>
   void add(const kernels::SlotTable<T>& table) {
     add(table.source), add(table.kept), add(table.weight);
   }
@@ -134,6 +138,10 @@ class Staging {
             in.renormalize};
   }
   template <class T>
+  [[nodiscard]] kernels::RoutedRows<T> on_device(const kernels::RoutedRows<T>& out) const {
+    return {on_device(out.probs), pointer(out.lse), on_device(out.expert), on_device(out.weight)};
+  }
+  template <class T>
   [[nodiscard]] kernels::SlotTable<T> on_device(const kernels::SlotTable<T>& table) const {
     return {on_device(table.source), on_device(table.kept), on_device(table.weight)};
   }
@@ -155,8 +163,8 @@ class Staging {
 
   void upload(Stream& stream) {
     for (Range& r : ranges_) {
-      r.image.assign(r.bytes() + 2 * kMargin, kNaN);
-      std::memcpy(r.image.data() + kMargin, r.begin, r.bytes());
+      r.image.assign(r.first() + r.bytes() + kMargin, kNaN);
+      std::memcpy(r.image.data() + r.first(), r.begin, r.bytes());
       r.memory = Memory(stream.device(), static_cast<std::int64_t>(r.image.size()));
       copy_bytes(stream, r.memory.data(), r.image.data(), r.memory.bytes());
     }
@@ -170,15 +178,15 @@ class Staging {
       const auto differs = [&](std::size_t first, std::size_t count) {
         return std::memcmp(before.data() + first, r.image.data() + first, count) != 0;
       };
-      if (differs(0, kMargin) || differs(kMargin + r.bytes(), kMargin))
+      if (differs(0, r.first()) || differs(r.first() + r.bytes(), kMargin))
         throw std::logic_error("a kernel wrote outside its arguments");
-      if (!r.written && differs(kMargin, r.bytes())) throw std::logic_error("a kernel wrote to a const argument");
-      if (r.written) std::memcpy(r.begin, r.image.data() + kMargin, r.bytes());
+      if (!r.written && differs(r.first(), r.bytes())) throw std::logic_error("a kernel wrote to a const argument");
+      if (r.written) std::memcpy(r.begin, r.image.data() + r.first(), r.bytes());
     }
   }
 
  private:
-  static constexpr std::size_t kMargin = 512;  // keeps the device's alignment
+  static constexpr std::size_t kMargin = 512, kAligned = 16;  // a mirror is aligned as what it mirrors
   static constexpr std::byte kNaN{0xff};
   struct Range {
     std::byte *begin, *end;
@@ -186,6 +194,7 @@ class Staging {
     std::vector<std::byte> image = {};
     Memory memory = {};
     [[nodiscard]] std::size_t bytes() const { return static_cast<std::size_t>(end - begin); }
+    [[nodiscard]] std::size_t first() const { return kMargin + reinterpret_cast<std::uintptr_t>(begin) % kAligned; }
   };
 
   template <class T>
@@ -206,7 +215,8 @@ class Staging {
   [[nodiscard]] T* pointer(T* host) const {
     const auto* at = reinterpret_cast<const std::byte*>(host);
     for (const Range& r : ranges_)
-      if (r.begin <= at && at < r.end) return reinterpret_cast<T*>(r.memory.as<std::byte>() + kMargin + (at - r.begin));
+      if (r.begin <= at && at < r.end)
+        return reinterpret_cast<T*>(r.memory.as<std::byte>() + r.first() + (at - r.begin));
     return host;  // null, or nothing behind it
   }
 

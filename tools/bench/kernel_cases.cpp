@@ -21,7 +21,7 @@
 #include "kernels/rope.h"
 #include "kernels/router.h"
 #include "kernels/slots.h"
-#include "kernels/topk.h"
+#include "kernels/softmax.h"
 
 namespace weft::tools {
 namespace {
@@ -210,11 +210,13 @@ class Cases {
         "softmax_forward", 0, 0, [=](Stream& s) { softmax_forward<W>(s, probs, nullptr, logits); }, 2 * scores);
     add(
         "softmax_backward", 0, 0, [=](Stream& s) { softmax_backward<W>(s, d, logits, probs); }, 3 * scores);
+    W* const lse = matrix<W>(1, t).data;
     add(
-        "top_k", 0, 0, [=](Stream& s) { top_k<W>(s, best, logits); }, scores + choices);
-    add(
-        "router_weights", 0, 0, [=](Stream& s) { router_weights<W>(s, weight, probs, expert, true); },
-        2 * weights + choices);
+        "route_top_k", 0, 0,
+        [=](Stream& s) {
+          route_top_k<W>(s, {probs, lse, best, weight}, logits, RouterWeighting::kRenormalized);
+        },
+        2 * scores + kWide * double(t) + weights + choices);
     add(
         "router_backward", 0, 0,
         [=](Stream& s) {

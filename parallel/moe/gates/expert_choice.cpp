@@ -4,7 +4,7 @@
 #include "comm/communicator.h"
 #include "kernels/router.h"
 #include "kernels/slots.h"
-#include "kernels/topk.h"
+#include "kernels/softmax.h"
 #include "parallel/moe/gate_registry.h"
 #include "parallel/moe/gates/top_k.h"
 

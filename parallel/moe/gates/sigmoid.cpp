@@ -12,7 +12,7 @@ class SigmoidGate final : public TopKGate<T> {
   using TopKGate<T>::TopKGate;
 
  protected:
-  [[nodiscard]] typename TopKGate<T>::Weighting weighting() const override { return TopKGate<T>::Weighting::kSigmoid; }
+  [[nodiscard]] kernels::RouterWeighting weighting() const override { return kernels::RouterWeighting::kSigmoid; }
   void logits(GateCall<T>& call, Matrix<Wide<T>> z) const override { linear_logits<T>(call, 0, z); }
   void logits_backward(GateCall<T>& call, Matrix<const Wide<T>> dz) const override {
     linear_logits_backward<T>(call, 0, dz);

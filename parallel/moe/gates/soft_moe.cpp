@@ -6,7 +6,7 @@
 #include "core/error.h"
 #include "kernels/reduce.h"
 #include "kernels/slots.h"
-#include "kernels/topk.h"
+#include "kernels/softmax.h"
 #include "parallel/moe/dispatch_plan.h"
 #include "parallel/moe/gate_registry.h"
 #include "parallel/moe/gates/top_k.h"

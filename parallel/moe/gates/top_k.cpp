@@ -5,12 +5,12 @@
 #include "comm/communicator.h"
 #include "kernels/gemm.h"
 #include "kernels/reduce.h"
-#include "kernels/router.h"
-#include "kernels/topk.h"
+#include "kernels/softmax.h"
 
 namespace weft::parallel {
 
 using kernels::Accumulate;
+using kernels::RouterWeighting;
 using scheduler::WorkKind;
 
 template <class T>
@@ -94,16 +94,13 @@ void TopKGate<T>::count(GateCall<T>& call, bool counts_known) const {
 template <class T>
 void TopKGate<T>::route(GateCall<T>& call, bool drops) const {
   const std::int64_t rows = call.x.rows, experts = this->moe().experts, k = this->moe().top_k;
-  const Matrix<Wide<T>> z(call.tensor(kLogits), rows, experts), probs(call.tensor(kProbs), rows, experts);
-  const Matrix<Wide<T>> weight(call.tensor(kGateWeight), rows, k);
+  const Matrix<Wide<T>> z(call.tensor(kLogits), rows, experts);
   const Matrix<std::int32_t> choice(call.template tensor<std::int32_t>(kGateChoice), rows, k);
   logits(call, z);
-  kernels::softmax_forward<Wide<T>>(call.stream, probs, call.tensor(kLse), z);
-  kernels::top_k<Wide<T>>(call.stream, choice, probs);
-  if (weighting() == Weighting::kSigmoid)
-    kernels::router_sigmoid<Wide<T>>(call.stream, weight, z, choice);
-  else
-    kernels::router_weights<Wide<T>>(call.stream, weight, probs, choice, this->moe().renormalize);
+  kernels::route_top_k<Wide<T>>(
+      call.stream,
+      {{call.tensor(kProbs), rows, experts}, call.tensor(kLse), choice, {call.tensor(kGateWeight), rows, k}}, z,
+      weighting());
   if (drops)
     kernels::router_drop(call.stream, {call.template tensor<std::int32_t>(kGateKept), rows, k}, choice, experts,
                          this->options().group_rows, capacity());
@@ -226,14 +223,19 @@ std::vector<GatePhase<T>> TopKGate<T>::forward(std::int64_t rows, bool counted) 
 template <class T>
 void TopKGate<T>::route_backward(GateCall<T>& call) const {
   const std::int64_t rows = call.x.rows, experts = this->moe().experts, k = this->moe().top_k;
-  const bool sigmoid = weighting() == Weighting::kSigmoid;
+  const bool sigmoid = weighting() == RouterWeighting::kSigmoid;
   const BalanceInput<T> in = balance_input(call);
   const Matrix<const Wide<T>> weight(call.tensor(kGateWeight), rows, k), d_weight(call.d_weight, rows, k);
   const Matrix<Wide<T>> dz(call.tensor(kDLogits), rows, experts);
   const BalanceGradient balance =
       balance_gradient(this->moe(), in.fraction, *call.pooled, call.state->num_groups, in.group_tokens);
-  kernels::RouterGradient<Wide<T>> gradient{
-      in.probs, in.choice, weight, d_weight, balance.fraction, balance.scale, this->moe().renormalize};
+  kernels::RouterGradient<Wide<T>> gradient{in.probs,
+                                            in.choice,
+                                            weight,
+                                            d_weight,
+                                            balance.fraction,
+                                            balance.scale,
+                                            weighting() == RouterWeighting::kRenormalized};
   if (sigmoid) {  // the weights do not come from the probabilities: of these, the balance loss alone
     gradient.expert.cols = gradient.weight.cols = gradient.d_weight.cols = 0;
   }

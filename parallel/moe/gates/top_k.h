@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "kernels/router.h"
 #include "parallel/moe/balance.h"
 #include "parallel/moe/gate.h"
 
@@ -29,9 +30,11 @@ class TopKGate : public Gate<T> {
                        kDLogits = kGateOwn + 4, kShared = kGateOwn + 5, kCounts = kGateOwn + 6, kMean = kGateOwn + 7,
                        kOwn = kGateOwn + 8;  ///< A gate's own tensors begin at kOwn.
   static_assert(kOwn + 10 <= kMaxGateTensors - 4);
-  /// kProbability: p of the choice, renormalised over the K or not (MoeConfig::renormalize). kSigmoid: sigmoid(logit).
-  enum class Weighting : std::uint8_t { kProbability, kSigmoid };
-  [[nodiscard]] virtual Weighting weighting() const { return Weighting::kProbability; }
+  /// By MoeConfig::renormalize, unless the gate says otherwise.
+  [[nodiscard]] virtual kernels::RouterWeighting weighting() const {
+    using enum kernels::RouterWeighting;
+    return this->moe().renormalize ? kRenormalized : kProbability;
+  }
   /// z: [T, E].
   virtual void logits(GateCall<T>& call, Matrix<Wide<T>> z) const = 0;
   /// call.dx by call.dx_accumulate, and the parameters' gradients, from dz: [T, E].

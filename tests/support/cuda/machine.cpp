@@ -216,7 +216,9 @@ void Block::choose_order() {
 }
 
 void Block::run(unsigned x, unsigned y) {
+  thread_local std::uint64_t turns = 0;
   grid_.block = Dim(x, y, 0);
+  grid_.turn = ++turns;
   choose_order();
   warps_.assign(threads_.size() / kWarpLanes, Warp{});
   alive_ = static_cast<unsigned>(threads_.size());

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -90,6 +91,7 @@ void run_grid(const LaunchConfig& config, const std::function<void()>& body);
 /// The block that the calling coroutine belongs to.
 struct Grid {
   Dim size, block_size, block;
+  std::uint64_t turn = 0;  ///< Another one for each block that this operating system thread runs.
 };
 [[nodiscard]] Grid& grid();
 [[nodiscard]] const Dim& this_thread_index();

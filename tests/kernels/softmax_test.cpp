@@ -1,4 +1,4 @@
-#include "kernels/topk.h"
+#include "kernels/softmax.h"
 
 #include "tests/kernels/device_kernels.h"
 
@@ -12,7 +12,7 @@ using weft::test::Random;
 using weft::test::says;
 namespace reference = weft::reference;
 
-TEMPLATE_TEST_CASE("softmax and its gradient equal their definitions", "[topk]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("softmax and its gradient equal their definitions", "[softmax]", WEFT_KERNEL_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
@@ -40,7 +40,7 @@ TEMPLATE_TEST_CASE("softmax and its gradient equal their definitions", "[topk]",
   }
 }
 
-TEST_CASE("softmax's gradient passes the gradient check", "[topk][gradcheck]") {
+TEST_CASE("softmax's gradient passes the gradient check", "[softmax][gradcheck]") {
   Random random(5);
   auto logits = Grid<double>::normal(random, 3, 5);
   const auto dprobs = Grid<double>::normal(random, 3, 5);
@@ -54,7 +54,7 @@ TEST_CASE("softmax's gradient passes the gradient check", "[topk][gradcheck]") {
   CHECK(test::gradient_difference({logits.view().data, 15}, {dlogits.view().data, 15}, loss) == "");
 }
 
-TEMPLATE_TEST_CASE("softmax passes NaN on, and masks by minus infinity", "[topk]", WEFT_KERNEL_DEVICES) {
+TEMPLATE_TEST_CASE("softmax passes NaN on, and masks by minus infinity", "[softmax]", WEFT_KERNEL_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   constexpr T kInf = std::numeric_limits<T>::infinity();
   Grid<T> logits(3, 4), probs(3, 4), lse(1, 3);
@@ -71,35 +71,9 @@ TEMPLATE_TEST_CASE("softmax passes NaN on, and masks by minus infinity", "[topk]
   CHECK(std::isnan(probs(2, 0)));
 }
 
-TEMPLATE_TEST_CASE("top_k sorts by score, ties to the lower column, NaN last", "[topk]", WEFT_KERNEL_DEVICES) {
-  WEFT_KERNEL_CASE(T, device);
-  for (std::uint64_t seed = 0; seed < 200; ++seed) {
-    Random random(seed);
-    const std::int64_t rows = random.pick({0, 1, 9}), experts = random.pick({1, 2, 5, 8, 60}),
-                       k = random.below(experts + 1);
-    INFO("seed " << seed << ": T " << rows << " E " << experts << " K " << k);
-    Grid<T> scores(rows, experts, random.below(3));
-    for (std::int64_t t = 0; t < rows; ++t)
-      for (std::int64_t j = 0; j < experts; ++j) {
-        const std::int64_t kind = random.below(12);
-        scores(t, j) = kind == 0   ? std::numeric_limits<T>::quiet_NaN()
-                       : kind == 1 ? -std::numeric_limits<T>::infinity()
-                       : kind < 8  ? static_cast<T>(random.below(3))  // ties
-                                   : static_cast<T>(random.normal());
-      }
-    std::vector<std::int32_t> expert(static_cast<std::size_t>(rows * k), -7);
-    top_k<T>(device, {expert.data(), rows, k}, scores.view());
-    std::vector<std::int32_t> want;
-    for (const auto& row : reference::top_k(reference::Dense(scores.view()), k))
-      want.insert(want.end(), row.begin(), row.end());
-    CHECK(expert == want);
-  }
-}
-
-TEST_CASE("softmax and top_k refuse what does not fit", "[topk]") {
+TEST_CASE("softmax refuses what does not fit", "[softmax]") {
   Stream& s = inline_stream();
   Grid<float> a34(3, 4), a35(3, 5);
-  std::vector<std::int32_t> expert(20);
   CHECK_THAT(error_of([&] { softmax_forward<float>(s, a35.view(), nullptr, a34.view()); }),
              says("softmax_forward", "probs is"));
   CHECK_THAT(error_of([&] {
@@ -114,10 +88,4 @@ TEST_CASE("softmax and top_k refuse what does not fit", "[topk]") {
                softmax_backward<float>(s, a34.view(), a34.view(), {nullptr, 3, 4});
              }),
              says("softmax_backward", "probs is null"));
-  CHECK_THAT(error_of([&] { top_k<float>(s, {expert.data(), 3, 5}, a34.view()); }), says("top_k", "5 choices among 4"));
-  CHECK_THAT(error_of([&] { top_k<float>(s, {expert.data(), 2, 2}, a34.view()); }), says("top_k", "expert is"));
-  CHECK_THAT(error_of([&] {
-               top_k<float>(s, {expert.data(), 3, 2}, {nullptr, 3, 4});
-             }),
-             says("top_k", "scores is null"));
 }

@@ -1,4 +1,4 @@
-#include "kernels/topk.h"
+#include "kernels/softmax.h"
 
 #include "kernels/backend.h"
 #include "kernels/check.h"
@@ -20,18 +20,9 @@ void softmax_backward(Stream& stream, Matrix<T> dlogits, Matrix<const T> dprobs,
   backend<T>(stream).softmax_backward(stream, dlogits, dprobs, probs);
 }
 
-template <class T>
-void top_k(Stream& stream, Matrix<std::int32_t> expert, Matrix<const T> scores) {
-  check_matrix("top_k", "scores", scores, scores.rows, scores.cols);
-  check_matrix("top_k", "expert", expert, scores.rows, expert.cols);
-  WEFT_CHECK(expert.cols <= scores.cols, "top_k: ", expert.cols, " choices among ", scores.cols, " experts");
-  backend<T>(stream).top_k(stream, expert, scores);
-}
-
-#define WEFT_INSTANTIATE(T)                                   \
-  template decltype(softmax_forward<T>) softmax_forward<T>;   \
-  template decltype(softmax_backward<T>) softmax_backward<T>; \
-  template decltype(top_k<T>) top_k<T>;
+#define WEFT_INSTANTIATE(T)                                 \
+  template decltype(softmax_forward<T>) softmax_forward<T>; \
+  template decltype(softmax_backward<T>) softmax_backward<T>;
 WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
 #undef WEFT_INSTANTIATE
