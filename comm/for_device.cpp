@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -71,7 +72,8 @@ std::unique_ptr<Communicator> for_device(Communicator& world, Device device, con
     if (const std::string problem = why_no_nccl_between(*host, device); !problem.empty()) {
       if (options.transport == Transport::kNccl)
         throw Error(ErrorCode::kUnavailable, problem, "let collectives go through the host");
-      log()->info("collectives go through host memory: {}", problem);
+      static std::once_flag said;  // of a job's many groups
+      std::call_once(said, [&] { log()->info("collectives go through host memory: {}", problem); });
       use_nccl = false;
     }
   }

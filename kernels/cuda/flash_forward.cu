@@ -1,7 +1,6 @@
 // kernels/cuda/flash_forward.cu - attention on tensor cores, forward: a warp owns 16 queries of one head and meets the
-// keys in tiles of 64, the next
-// of which is on its way while one is used. Scores and sums are F32; probabilities are rounded to BF16 for their
-// product with the values.
+// keys in tiles of 64, the next of which is on its way while one is used. Scores and sums are F32; probabilities are
+// rounded to BF16 for their product with the values.
 #include "kernels/cuda/flash.cuh"
 
 namespace weft::kernels::cuda {

@@ -69,7 +69,9 @@ auto MoeBlock<T>::scope(const Unit& unit, const MoeSaved& saved, Phase phase, bo
 
 template <class T>
 TaskSpec MoeBlock<T>::chunk_task(Stage stage, const Scope& s, WorkKind kind, double amount) const {
-  TaskSpec spec = compute_task(stage, s.phase, "", layer_, s.unit, kind, amount);
+  // in slots, tokens and rows meet in other kernels, which have a price of their own
+  const bool slots = ctx_.shape.padded && (stage == Stage::kOrder || stage == Stage::kIOrder);
+  TaskSpec spec = compute_task(stage, s.phase, slots ? "slots" : "", layer_, s.unit, kind, amount);
   spec.chunk = static_cast<std::int16_t>(s.index);
   return spec;
 }

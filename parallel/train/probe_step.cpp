@@ -51,7 +51,8 @@ StepProbe<T>::StepProbe(StepSpec spec, const StepVariant& v, scheduler::Recomput
   spec_.geometry.num_micro_batches = 1;
   spec_.geometry.micro_batch = v.groups * spec_.geometry.group_sequences;
   const scheduler::Shape shape = uniform_shape(
-      spec_.model.layers, {v.forward_chunks, v.backward_chunks, v.weight_grad_pieces, recompute, 1, v.gradient_slices});
+      spec_.model.layers,
+      {v.forward_chunks, v.backward_chunks, v.weight_grad_pieces, recompute, 1, v.gradient_slices, 0, v.padded});
   const scheduler::Graph graph = emit_step(spec_, shape, dtype_of<T>);
   step_ = std::make_unique<BoundStep<T>>(spec_, scheduler::sequential_plan(graph, shape),
                                          Runtime<T>{&store, &comms, &state_, nullptr}, device_);

@@ -19,6 +19,7 @@ struct StepVariant {
   int weight_grad_pieces = 0;
   int gradient_slices = 1;
   int groups = 1;  ///< Routing groups of the micro-batch.
+  bool padded = false;
 };
 
 /// What the tasks of one run took.

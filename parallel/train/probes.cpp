@@ -11,6 +11,7 @@
 #include "comm/topology.h"
 #include "core/error.h"
 #include "kernels/gemm.h"
+#include "parallel/step/moe_gate_emission.h"
 #include "parallel/train/probe_links.h"
 #include "parallel/train/probe_step.h"
 #include "parallel/train/run_setup.h"
@@ -31,19 +32,31 @@ constexpr std::size_t kFewestVariants = 3;
 
 /// The config's own step, then steps cut in other ways, small ones first: the large ones are left out when time is
 /// short. Whatever the config's batch, what follows its rows, chunks, pieces of dW and slices comes in four sizes.
-std::vector<StepVariant> variants_of(const RunConfig& config) {
+std::vector<StepVariant> variants_of(const RunConfig& config, bool can_pad) {
   const auto [a, b, c, d] = group_counts(config);
   const int own = std::max(1, config.train.micro_batch / config.model.moe.group_sequences);
   const ScheduleConfig& s = config.schedule;
-  return {{s.forward_chunks, s.backward_chunks, s.weight_grad_pieces, s.gradient_slices, own},
-          {1, 1, 0, 2, a},
-          {4, 3, 3, 4, a},
-          {2, 4, 4, 3, b},
-          {1, 2, 2, 1, b},
-          {2, 2, 0, 3, c},
-          {4, 4, 0, 2, c},
-          {1, 1, 1, 2, d},
-          {1, 1, 0, 1, d}};
+  std::vector<StepVariant> out{{s.forward_chunks, s.backward_chunks, s.weight_grad_pieces, s.gradient_slices, own},
+                               {1, 1, 0, 2, a},
+                               {4, 3, 3, 4, a},
+                               {2, 4, 4, 3, b},
+                               {1, 2, 2, 1, b},
+                               {2, 2, 0, 3, c},
+                               {4, 4, 0, 2, c},
+                               {1, 1, 1, 2, d},
+                               {1, 1, 0, 1, d}};
+  if (!can_pad || s.pad_capacity == CapacityPadding::kNever) return out;
+  if (s.pad_capacity == CapacityPadding::kAlways) {
+    for (StepVariant& v : out) v.padded = true;
+    return out;
+  }
+  // Behind those that every plan needs: where time is short, padding is priced by its kinds of work.
+  for (const StepVariant& v : {StepVariant{1, 1, 0, 1, a}, StepVariant{4, 4, 0, 1, b}, StepVariant{2, 2, 0, 1, c},
+                               StepVariant{1, 1, 0, 1, d}}) {
+    out.push_back(v);
+    out.back().padded = true;
+  }
+  return out;
 }
 
 /// Four depths from all layers up to eight down, in whole periods of the layer pattern, so that every kind of layer
@@ -78,7 +91,8 @@ class Measurement {
     const std::vector<scheduler::TaskSample> collectives =
         probe_collectives(comms_, mesh_, clock_, kRuns, 0.2 * options_.time_limit_s, options_.device);
     note("steps of the model");
-    const std::vector<StepVariant> variants = variants_of(config_);
+    const StepSpec spec = training_spec(config_, mesh_, costs_on(options_.device, {}).machine);
+    const std::vector<StepVariant> variants = variants_of(config_, can_pad(spec));
     const std::vector<int> depths = depths_of(config_.model);
     // All cuts of a shallow model: parameters that travel take no time from them. Then the config's own at other
     // depths, the full one first, for what grows with the number of layers (gradient norm).

@@ -58,7 +58,7 @@ struct ParallelConfig {
   int sequence_ring = 1;
   bool zero = true;  ///< ZeRO-1: AdamW states sharded over each parameter's replicas.
   DispatcherKind dispatcher = DispatcherKind::kAllToAll;
-  DeviceChoice device = DeviceChoice::kAuto;  ///< What training computes on.
+  DeviceChoice device = DeviceChoice::kAuto;  ///< What training, profiling, evaluation and generation compute on.
   friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };
 

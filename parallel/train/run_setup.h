@@ -18,8 +18,8 @@ namespace weft::parallel {
 /// One micro-batch, forward alone.
 [[nodiscard]] StepSpec validation_spec(const RunConfig& config, const Mesh& mesh, const scheduler::Machine& machine);
 [[nodiscard]] scheduler::Shape training_shape(const RunConfig& config);  ///< Of SchedulePolicy::kManual.
-/// The step's emitters that schedule.pad_capacity allows: without padding, with it, or both. With measured costs,
-/// padding is left out under kAuto when they do not know its tasks.
+/// The step's emitters that schedule.pad_capacity allows: without padding, with it, or both. Under kAuto, padding is
+/// left out when measured costs do not know its kinds of work.
 [[nodiscard]] std::vector<StepEmitter> step_emitters(const RunConfig& config, const StepSpec& spec,
                                                      const scheduler::CostModel& cost);
 /// policy: not kManual.

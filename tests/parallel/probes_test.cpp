@@ -82,6 +82,31 @@ TEST_CASE("A profile prices every task of the step that it was made for", "[prob
   }
 }
 
+TEST_CASE("A profile prices padding where a step has capacities", "[probes]") {
+  RunConfig config = tiny(2);
+  config.model.moe.capacity_factor = 1.25;
+  const auto measure = [&](CapacityPadding choice, double time_limit_s) {
+    config.schedule.pad_capacity = choice;
+    Profile profile;
+    comm::run_local_ranks(2, [&](comm::Communicator& world) {
+      Profile mine = measure_profile(config, world, {.ranks_per_node = 2, .time_limit_s = time_limit_s});
+      if (world.rank() == 0) profile = std::move(mine);
+    });
+    return profile;
+  };
+  const auto prices = [](const Profile& profile, std::string_view label) {  // rows on their way back to their tokens
+    const auto& families = profile.cost.families();
+    return std::any_of(families.begin(), families.end(), [&](const scheduler::Family& f) {
+      return f.key.stage == scheduler::Stage::kIOrder && f.key.label == label;
+    });
+  };
+  const Profile both = measure(CapacityPadding::kAuto, 60.0);  // it ends long before
+  CHECK(prices(both, ""));
+  CHECK(prices(both, "slots"));
+  CHECK_FALSE(prices(measure(CapacityPadding::kNever, 0.1), "slots"));
+  CHECK_FALSE(prices(measure(CapacityPadding::kAlways, 0.1), ""));
+}
+
 TEST_CASE("A profile measured on a GPU plans the steps that run there", "[probes][gpu]") {
   WEFT_NEED_DEVICE(DeviceKind::kCuda);
   const struct { int ranks, expert, ranks_per_node; } cases[] = {{1, 1, 1}, {2, 2, 2}, {4, 2, 2}};
