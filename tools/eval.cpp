@@ -49,7 +49,8 @@ int run_eval(const EvalArguments& args) {
   else
     std::cout << "loss: " << std::setprecision(10) << report.loss << " nats/token over " << report.num_targets
               << " targets, " << report.num_sequences << (report.num_sequences == 1 ? " sequence" : " sequences")
-              << " of " << report.sequence_length << " tokens\n";
+              << " of " << report.sequence_length << " tokens"
+              << (config.train.dtype == DType::kBF16 ? ", computed in F32 from the master weights\n" : "\n");
   return 0;
 }
 

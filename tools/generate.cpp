@@ -43,6 +43,7 @@ std::string generate(const GenerateArguments& args, const Checkpoint& checkpoint
   std::vector<std::int32_t> tokens{kEndOfText};
   for (const char c : args.prompt) tokens.push_back(static_cast<unsigned char>(c));
   std::string text;
+  if (!args.json) std::cout << args.prompt << std::flush;
   for (int i = 0; i < args.tokens; ++i) {
     const std::size_t first = tokens.size() > static_cast<std::size_t>(args.context)
                                   ? tokens.size() - static_cast<std::size_t>(args.context)
@@ -59,7 +60,6 @@ std::string generate(const GenerateArguments& args, const Checkpoint& checkpoint
 
 int run_generate(const GenerateArguments& args) {
   const Checkpoint checkpoint{std::filesystem::path(args.checkpoint)};
-  if (!args.json) std::cout << args.prompt << std::flush;
   std::string text;
   comm::run_local_ranks(1, [&](comm::Communicator& world) { text = generate(args, checkpoint, world); });
   if (args.json)

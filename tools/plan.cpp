@@ -6,6 +6,7 @@
 
 #include "core/atomic_file.h"
 #include "core/error.h"
+#include "parallel/train/run_setup.h"
 #include "tools/command.h"
 #include "tools/config/loader.h"
 #include "tools/config/schedule_files.h"
@@ -37,7 +38,8 @@ int run_plan(const PlanArguments& args) {
     device = config.parallel.device == parallel::DeviceChoice::kCpu ? DeviceKind::kCpu : DeviceKind::kCuda;
   const std::string warning = profile_warning(config, ranks, ranks_per_node, device);
   if (!warning.empty()) std::cerr << "warning: " << warning << "\n";
-  const scheduler::CostModel cost = costs_of(config);
+  scheduler::CostModel cost = costs_of(config);
+  if (device) cost = parallel::costs_on({*device, 0}, std::move(cost));
   const Comparison comparison = compare_plans(config, ranks, ranks_per_node, cost, policies_named(args.policy));
   const nlohmann::ordered_json facts = to_json(comparison);
   if (!args.out.empty()) {

@@ -94,6 +94,8 @@ class AttentionCore {
   void emit_ring_backward(const Unit& unit, const CoreSaved& saved, BufferId d_context, CoreTensors& d) const;
   /// Rows are narrower than what the ring adds up in.
   static constexpr bool kNarrows = !std::is_same_v<T, Wide<T>>;
+  /// Rows as wide as one that is added up or rounded, in bytes of a copy.
+  static constexpr std::int64_t kWideCopies = static_cast<std::int64_t>(sizeof(Wide<T>) / sizeof(T));
   struct QueryGradient {
     Columns whole;             ///< Where it ends.
     BufferId sum = kNoBuffer;  ///< [R, H d] Wide<T>, where rows are narrower.

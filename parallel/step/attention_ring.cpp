@@ -145,22 +145,22 @@ void AttentionCore<T>::emit_ring_backward(const Unit& unit, const CoreSaved& sav
     if (!last) emit_hop<T>(unit, Phase::kBackward, "k and v", step, here.in.k.buffer, next);
     const BufferId part = message_buffer("ring dk and dv");
     emit_ring_block_backward(unit, here, d_context, dq, part, step);
-    const BufferId sum = kNarrows ? sum_buffer("ring dk and dv") : part;
+    const BufferId sum = !kNarrows ? part : step == 0 ? sum_buffer("ring dk and dv") : travelling;  // added in place
     if (kNarrows || step > 0)
-      ctx_.out.task(copy_task(unit, Phase::kBackward, "add dk and dv", count),
-                    {kNarrows ? part : kNoBuffer, travelling}, {sum}, [=](TaskContext& c) {
+      ctx_.out.task(copy_task(unit, Phase::kBackward, "add dk and dv", kWideCopies * count),
+                    {kNarrows ? part : travelling}, {sum}, [=](TaskContext& c) {
                       const Matrix<Wide<T>> to(c.arena.get<Wide<T>>(sum), 1, count);
-                      if (kNarrows) kernels::widen<T>(c.stream, to, Matrix<const T>(c.arena.get<T>(part), 1, count));
-                      if (step > 0)
-                        kernels::axpy<Wide<T>>(c.stream, to.data, c.arena.get<Wide<T>>(travelling), count, Wide<T>(1));
+                      const Matrix<const T> from(c.arena.get<T>(kNarrows ? part : travelling), 1, count);
+                      kernels::widen<T>(c.stream, to, from,
+                                        kNarrows && step == 0 ? Accumulate::kOverwrite : Accumulate::kAdd);
                     });
     travelling = last && !kNarrows ? final_gradient : sum_buffer("ring dk and dv");
     emit_hop<Wide<T>>(unit, Phase::kBackward, "dk and dv", step, sum, travelling);
     here.in.k.buffer = next;
   }
   if (kNarrows)
-    ctx_.out.task(copy_task(unit, Phase::kBackward, "round dk and dv", count), {travelling}, {final_gradient},
-                  [=](TaskContext& c) {
+    ctx_.out.task(copy_task(unit, Phase::kBackward, "round dk and dv", kWideCopies * count), {travelling},
+                  {final_gradient}, [=](TaskContext& c) {
                     kernels::narrow<T>(c.stream, {c.arena.get<T>(final_gradient), 1, count},
                                        Matrix<const Wide<T>>(c.arena.get<Wide<T>>(travelling), 1, count));
                   });

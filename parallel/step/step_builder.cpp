@@ -144,7 +144,6 @@ BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const
                 "plan again for this model, world and batch");
   slots_ = scheduler::assign_slots(graph_, plan_);
   arena_ = std::make_unique<scheduler::Arena>(device, graph_, slots_);
-  clock_ = make_stream_clock(device, scheduler::num_points(graph_.num_tasks()));
   runtime_.state->statistics = StepStatistics(spec.model, num_units_, spec.mesh.world_size, device);
   if (executor == scheduler::ExecutorKind::kStreams)
     streams_ = std::make_unique<scheduler::StreamExecutor>(device, graph_, plan_, slots_);
@@ -182,6 +181,7 @@ scheduler::Timeline BoundStep<T>::run() {
 template <class T>
 scheduler::Timeline BoundStep<T>::run_inline(const scheduler::TaskHooks& hooks) {
   start_step();
+  if (!clock_) clock_ = make_stream_clock(runtime_.device, scheduler::num_points(graph_.num_tasks()));
   scheduler::Timeline timeline = scheduler::execute_inline(graph_, plan_, bodies_, *arena_, *stream_, *clock_, hooks);
   finish_step();
   return timeline;

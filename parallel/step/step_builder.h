@@ -64,7 +64,7 @@ class BoundStep {
   std::vector<scheduler::TaskBody> bodies_;
   scheduler::SlotMap slots_;
   std::unique_ptr<scheduler::Arena> arena_;
-  std::unique_ptr<StreamClock> clock_;                  ///< Of tasks run inline.
+  std::unique_ptr<StreamClock> clock_;                  ///< Of tasks run inline; made by the first run.
   std::unique_ptr<scheduler::StreamExecutor> streams_;  ///< Null: one thread, in issue order.
 };
 

@@ -21,6 +21,14 @@ std::string mib(std::int64_t bytes) {
   return text;
 }
 
+/// A limit in whole hundredths of a MiB, rounded down, so that what fits it fits `bytes`.
+double limit_mib(std::int64_t bytes) { return std::floor(static_cast<double>(bytes) / kMib * 100.0) / 100.0; }
+std::string limit_text(double mib) {
+  char text[40];
+  std::snprintf(text, sizeof text, "%.2f", mib);
+  return text;
+}
+
 std::string upper(std::string_view name) {
   std::string out(name);
   std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return std::toupper(c); });
@@ -41,13 +49,23 @@ std::string by_class(const scheduler::MemoryUse& memory, std::int64_t validation
   return out;
 }
 
-/// A step of `config`, which its plan may not need more than `limit_bytes` for; nothing when there is none.
-std::optional<RunPlan> plan_within(RunConfig config, const Mesh& mesh, const scheduler::CostModel& cost,
-                                   std::int64_t limit_bytes) {
-  config.schedule.memory_limit_mib = std::floor(static_cast<double>(limit_bytes) / kMib * 100.0) / 100.0;
+struct FittingPlan {
+  RunPlan plan;
+  double limit_mib = 0.0;  ///< schedule.memory_limit_mib that it was made with.
+};
+/// A step of `config` that with its validation pass needs no more than `limit_bytes`; nothing when there is none.
+std::optional<FittingPlan> plan_within(RunConfig config, const Mesh& mesh, const scheduler::CostModel& cost,
+                                       std::int64_t limit_bytes) {
+  const double own = config.schedule.memory_limit_mib;
   try {
-    RunPlan plan = take_plan(config, mesh, cost, make_plan(config, mesh, cost));
-    if (need_of(plan) <= limit_bytes) return plan;
+    std::int64_t validation_bytes = 0;  // beside the step: known once there is a plan
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      const double room = limit_mib(limit_bytes - validation_bytes);
+      config.schedule.memory_limit_mib = own > 0.0 ? std::min(own, room) : room;
+      RunPlan plan = take_plan(config, mesh, cost, make_plan(config, mesh, cost));
+      if (need_of(plan) <= limit_bytes) return FittingPlan{std::move(plan), config.schedule.memory_limit_mib};
+      validation_bytes = plan.validation_bytes;
+    }
   } catch (const Error& e) {
     if (e.code() != ErrorCode::kInvalidArgument) throw;
   }
@@ -114,15 +132,17 @@ std::optional<SmallerStep> find_smaller_step(const RunConfig& config, const Mesh
   if (config.schedule.policy != SchedulePolicy::kWeft) policies.push_back(SchedulePolicy::kWeft);
   RunConfig tried = config;
   tried.schedule.plan.clear();
-  for (; validate(tried, mesh.world_size).empty(); tried.train.micro_batch /= 2) {
+  const int group = std::max(1, config.model.moe.group_sequences);
+  for (; tried.train.micro_batch >= group; tried.train.micro_batch -= group) {
+    if (!validate(tried, mesh.world_size).empty()) continue;
     for (int kind = static_cast<int>(config.train.recompute); kind <= static_cast<int>(scheduler::Recompute::kFull);
          ++kind)
       for (const SchedulePolicy policy : policies) {
         tried.train.recompute = static_cast<scheduler::Recompute>(kind);
         tried.schedule.policy = policy;
-        const std::optional<RunPlan> plan = plan_within(tried, mesh, cost, limit_bytes);
-        if (!plan) continue;
-        SmallerStep out{{}, plan->plan, need_of(*plan)};
+        const std::optional<FittingPlan> fitting = plan_within(tried, mesh, cost, limit_bytes);
+        if (!fitting) continue;
+        SmallerStep out{{}, fitting->plan.plan, need_of(fitting->plan)};
         const auto set = [&](const char* path, const std::string& value) {
           out.sets += str(out.sets.empty() ? "" : " ", "--set ", path, "=", value);
         };
@@ -131,8 +151,7 @@ std::optional<SmallerStep> find_smaller_step(const RunConfig& config, const Mesh
           set("train.recompute", upper(to_string(tried.train.recompute)));
         if (tried.train.micro_batch != config.train.micro_batch) set("train.micro_batch", str(tried.train.micro_batch));
         if (!config.schedule.plan.empty()) set("schedule.plan", "");
-        if (policy != SchedulePolicy::kManual)
-          set("schedule.memory_limit_mib", str(std::floor(static_cast<double>(limit_bytes) / kMib * 100.0) / 100.0));
+        if (policy != SchedulePolicy::kManual) set("schedule.memory_limit_mib", limit_text(fitting->limit_mib));
         return out;
       }
   }
@@ -164,6 +183,24 @@ void require_device_memory(const RunConfig& config, comm::Communicator& world, c
                     ": plans get ", mib(lack.limit_bytes), " a rank"),
                 hint_for(config, its, cost, lack.limit_bytes));
   }));
+}
+
+std::int64_t room_for_plans(comm::Communicator& world, const RunPlan& plan, Device device) {
+  if (device.kind == DeviceKind::kCpu) return 0;
+  Record mine;
+  mine.device = static_cast<std::int64_t>(hash_name(device_id(device)));
+  mine.available_bytes = available_bytes(device);
+  mine.need_bytes = plan.memory.total();
+  const std::vector<Record> records = gather_records(world, mine);
+  std::int64_t least = 0;
+  for (const Record& r : records) {
+    const auto sharing =
+        std::count_if(records.begin(), records.end(), [&](const Record& o) { return o.device == r.device; });
+    const auto room =
+        r.need_bytes + static_cast<std::int64_t>(double(r.available_bytes) * (1.0 - kDeviceMemoryMargin)) / sharing;
+    if (least == 0 || room < least) least = room;
+  }
+  return least;
 }
 
 Error explain_out_of_memory(const RunConfig& config, const RunPlan& plan, const scheduler::CostModel& cost,

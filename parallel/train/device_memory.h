@@ -35,6 +35,10 @@ struct SmallerStep {
 void require_device_memory(const RunConfig& config, comm::Communicator& world, const RunPlan& plan,
                            const scheduler::CostModel& cost, Device device);
 
+/// What a later plan of this rank may need in all, once `plan` is bound: its own need and a share of what the device
+/// has free, less the margin. The least of all ranks; 0 on the CPU: no limit. Collective.
+[[nodiscard]] std::int64_t room_for_plans(comm::Communicator& world, const RunPlan& plan, Device device);
+
 /// What to throw for `failure`, an allocation of this rank that failed though the plan was thought to fit: with the
 /// same words. Not collective.
 [[nodiscard]] Error explain_out_of_memory(const RunConfig& config, const RunPlan& plan,

@@ -64,6 +64,7 @@ std::vector<StepEmitter> step_emitters(const RunConfig& config, const StepSpec& 
       continue;
     out.push_back(std::move(emitter));
   }
+  WEFT_CHECK(!out.empty(), "schedule.pad_capacity leaves no step to plan");
   return out;
 }
 

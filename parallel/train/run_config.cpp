@@ -226,7 +226,8 @@ void check_tasks(const RunConfig& config, int world_size, Problems& problems) {
 bool may_pad(const RunConfig& config) {
   const ModelConfig& m = config.model;
   const ParallelConfig& p = config.parallel;
-  return m.moe.capacity_factor > 0.0 && p.sequence_heads * p.sequence_ring == 1 && gate_problems(m).empty() &&
+  return m.layer_pattern.find('M') != std::string::npos && m.moe.capacity_factor > 0.0 &&
+         p.sequence_heads * p.sequence_ring == 1 && gate_problems(m).empty() &&
          gate_needs(m).form == RoutingForm::kTokenList;
 }
 

@@ -226,7 +226,12 @@ void Training<T>::bind() {
     initialize_weights(*store_, config_.model, config_.train.seed);
   }
   bind_step();
-  if (config_.schedule.replan > 0) replanner_ = std::make_unique<Replanner>(config_, world_, cost_, std::move(replans));
+  if (config_.schedule.replan > 0) {
+    const double room_mib = double(room_for_plans(world_, plan_, options_.device)) / (1024.0 * 1024.0);
+    double& limit_mib = config_.schedule.memory_limit_mib;
+    if (room_mib > 0.0 && (limit_mib == 0.0 || room_mib < limit_mib)) limit_mib = room_mib;
+    replanner_ = std::make_unique<Replanner>(config_, world_, cost_, std::move(replans));
+  }
   state_.seed = config_.train.seed;
   state_.gate_noise = true;
   state_.clip_norm = config_.train.optimizer.clip_norm;

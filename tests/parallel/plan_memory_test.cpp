@@ -88,4 +88,7 @@ TEST_CASE("Capacities are padded where that is faster by the costs, or as the co
   const std::vector<std::string> problems = validate(config, 4);
   REQUIRE(problems.size() == 1);
   CHECK(problems.front().find("schedule.pad_capacity") == 0);
+  config.model.moe.capacity_factor = 1.5;
+  config.model.layer_pattern = "D";  // nothing to pad
+  CHECK(validate(config, 4).size() == 1);
 }

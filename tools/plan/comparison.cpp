@@ -123,17 +123,16 @@ Comparison compare_plan(const parallel::RunConfig& config, int world_size, int r
   const parallel::Mesh mesh = make_mesh(world_size, 0, parallel::mesh_options(config, ranks_per_node));
   const std::vector<parallel::StepEmitter> emitters =
       parallel::step_emitters(config, parallel::training_spec(config, mesh, cost.machine), cost);
-  const parallel::StepEmitter& emitter = emitters.front();
   const std::string name = plan.policy;
   Comparison out;
-  out.plans.push_back(compared(PolicyKind::kWeft, config, mesh, emitter, cost, std::move(plan)));
+  out.plans.push_back(compared(PolicyKind::kWeft, config, mesh, emitters.front(), cost, std::move(plan)));
   for (const PolicyKind other : {PolicyKind::kSequential, PolicyKind::kFsMoe}) {
     if (name == to_string(other)) {
       out.plans.front().policy = other;
       continue;
     }
-    scheduler::Plan made = scheduler::make_plan(other, emitter, cost).plan;  // whatever memory it takes
-    out.plans.push_back(compared(other, config, mesh, emitter, cost, std::move(made)));
+    scheduler::Plan made = fastest_plans({other}, emitters, cost, {}).front().plan;  // whatever memory it takes
+    out.plans.push_back(compared(other, config, mesh, emitters.front(), cost, std::move(made)));
   }
   out.bound_ms = lower_bound_ms(emitters, cost);
   return out;
