@@ -72,6 +72,42 @@ TEST_CASE("A smaller step is found by its settings, and needs what it says", "[m
   CHECK(!find_smaller_step(config, mesh, cost, own.memory.bytes[0]));  // the parameters alone
 }
 
+TEST_CASE("A smaller step is looked for in every micro-batch of whole routing groups", "[memory]") {
+  const test::TempFolder folder;
+  RunConfig config = wide_run(folder.path());
+  config.model.moe.group_sequences = 2;
+  config.train.global_batch = config.train.micro_batch = 6;  // 4 does not divide the batch, 3 cuts a group
+  const scheduler::CostModel cost = tools::nominal_costs();
+  const Mesh mesh = make_mesh(1, 0, mesh_options(config, 1));
+  RunConfig smallest = config;
+  smallest.train.micro_batch = 2;
+  smallest.train.recompute = scheduler::Recompute::kFull;
+  const RunPlan plan = plan_run(smallest, 1, 0, 1, cost);
+  const auto step = find_smaller_step(config, mesh, cost, plan.memory.total() + plan.validation_bytes + (1 << 16));
+  REQUIRE(step);
+  INFO(step->sets);
+  CHECK(step->sets.find("train.micro_batch=2") != std::string::npos);
+}
+
+TEST_CASE("Later plans get what the GPU has left, shared by the ranks on it", "[memory][gpu]") {
+  WEFT_NEED_DEVICE(DeviceKind::kCuda);
+  const test::TempFolder folder;
+  const int ranks = GENERATE(1, 2);
+  const RunConfig config = wide_run(folder.path());
+  std::vector<double> more(static_cast<std::size_t>(ranks));  // than its plan has, in shares of what is free
+  std::vector<std::int64_t> on_cpu(more.size());
+  comm::run_local_ranks(ranks, [&](comm::Communicator& world) {
+    const RunPlan plan = plan_run(config, ranks, world.rank(), ranks, tools::nominal_costs());
+    const auto r = static_cast<std::size_t>(world.rank());
+    on_cpu[r] = room_for_plans(world, plan, {});
+    more[r] = double(room_for_plans(world, plan, kGpu) - plan.memory.total()) / double(available_bytes(kGpu));
+  });
+  for (std::size_t r = 0; r < more.size(); ++r) {
+    CHECK(on_cpu[r] == 0);  // what is free there is not known
+    CHECK(more[r] == Approx((1.0 - kDeviceMemoryMargin) / ranks).epsilon(0.1));
+  }
+}
+
 TEST_CASE("A step that does not fit the GPU is refused before it runs, with settings that fit", "[memory][gpu]") {
   WEFT_NEED_DEVICE(DeviceKind::kCuda);
   if (!is_emulated()) WEFT_SKIP("the size of a real GPU is not the test's to choose");
