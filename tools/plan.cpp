@@ -33,9 +33,7 @@ int run_plan(const PlanArguments& args) {
   const int ranks = args.ranks > 0 ? args.ranks : launch.num_ranks;
   require_valid(config, ranks);
   const int ranks_per_node = args.ranks_per_node > 0 ? args.ranks_per_node : ranks;
-  std::optional<DeviceKind> device;  // AUTO: what the job will find
-  if (config.parallel.device != parallel::DeviceChoice::kAuto)
-    device = config.parallel.device == parallel::DeviceChoice::kCpu ? DeviceKind::kCpu : DeviceKind::kCuda;
+  const std::optional<DeviceKind> device = chosen_device(config);
   const std::string warning = profile_warning(config, ranks, ranks_per_node, device);
   if (!warning.empty()) std::cerr << "warning: " << warning << "\n";
   scheduler::CostModel cost = costs_of(config);

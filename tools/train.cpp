@@ -30,7 +30,7 @@ namespace fs = std::filesystem;
 struct TrainArguments {
   std::string config, run_dir, resume = "auto", init_from, progress = "auto";
   std::vector<std::string> sets;
-  int log_every = 10, ranks = 0;
+  int log_every = 10, ranks = 0, ranks_per_node = 0;
   std::int64_t trace_step = 0;
   double comm_timeout_s = 0.0;
   bool dry_run = false, json = false;
@@ -59,8 +59,8 @@ parallel::TrainOptions train_options(const TrainArguments& args, const fs::path&
 int run_train(const TrainArguments& args) {
   install_signal_handlers();
   const parallel::RunConfig config = load_config(args.config, args.sets);
+  if (args.dry_run) return dry_run(config, {args.ranks, args.ranks_per_node, args.json});
   const scheduler::CostModel costs = costs_of(config);
-  if (args.dry_run) return dry_run(config, args.ranks, costs, args.json);
 
   const auto world = comm::make_world(std::chrono::milliseconds(static_cast<std::int64_t>(1e3 * args.comm_timeout_s)));
   set_log_rank(world->rank(), world->size());
@@ -137,6 +137,8 @@ void add_train(CLI::App& app, Action& action) {
       ->check(positive());
   command->add_flag("--dry_run", args->dry_run, "Print layout, memory and predicted time, and train nothing");
   command->add_option("--ranks", args->ranks, "With --dry_run: ranks to plan for; default: those of the launcher")
+      ->check(CLI::Range(1, 1 << 20));
+  command->add_option("--ranks_per_node", args->ranks_per_node, "With --dry_run: ranks of a node; default: all on one")
       ->check(CLI::Range(1, 1 << 20));
   command->add_flag("--json", args->json, "With --dry_run: print one JSON document");
   command->footer(

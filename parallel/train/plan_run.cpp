@@ -214,6 +214,20 @@ RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::Co
   return price(config, mesh, cost, graph, std::move(plan));
 }
 
+std::string overridden_settings(const RunConfig& config, const scheduler::Plan& plan) {
+  const scheduler::Shape& shape = plan.shape;
+  const CapacityPadding choice = config.schedule.pad_capacity;
+  std::string out;
+  const auto add = [&](const std::string& what) { out += (out.empty() ? "the plan overrides " : ", and ") + what; };
+  if (choice == CapacityPadding::kNever && shape.padded) add("schedule.pad_capacity = NEVER: it pads");
+  if (choice == CapacityPadding::kAlways && !shape.padded) add("schedule.pad_capacity = ALWAYS: it does not pad");
+  const auto other = std::ranges::find_if(
+      shape.layers, [&](const scheduler::LayerShape& layer) { return layer.recompute != config.train.recompute; });
+  if (other != shape.layers.end())
+    add(str("train.recompute, which is ", to_string(config.train.recompute), ": it has ", to_string(other->recompute)));
+  return out;
+}
+
 PeakMemory peak_memory(const RunConfig& config, const Mesh& mesh, const scheduler::Machine& machine,
                        const scheduler::Plan& plan) {
   PeakMemory peak;

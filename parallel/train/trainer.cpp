@@ -178,6 +178,9 @@ void Training<T>::make_plan() {
                       return options_.plan ? *options_.plan : parallel::make_plan(config_, mesh_, cost_);
                     }));
   require_memory(config_, peak_memory(world_, plan_), plan_.plan);
+  if (options_.plan)
+    if (const std::string overridden = overridden_settings(config_, plan_.plan); !overridden.empty())
+      observer_.on_warning(overridden);
   if (resume_ && options_.plan_from_text && !resume_->state().plan_text.empty()) {
     try {
       scheduler::Plan stored = options_.plan_from_text(resume_->state().plan_text);

@@ -56,6 +56,10 @@ struct RunPlan {
 [[nodiscard]] RunPlan take_plan(const RunConfig& config, const Mesh& mesh, const scheduler::CostModel& cost,
                                 scheduler::Plan plan);
 
+/// One line about settings that `plan`, which was made before, runs otherwise than `config` says; empty when there are
+/// none.
+[[nodiscard]] std::string overridden_settings(const RunConfig& config, const scheduler::Plan& plan);
+
 /// What a look for a faster plan has found (schedule.replan).
 struct Replan {
   std::int64_t step = 0;      ///< After which it was made.

@@ -34,6 +34,29 @@ check 'names the nearest' grep -q 'did you mean weft' "$TMP/stderr"
 check 'a memory limit that nothing fits' exits 2 "$WEFT" plan "$tiny" --ranks 4 --set schedule.memory_limit_mib=0.5
 check 'says what the smallest plan needs' grep -q 'the smallest' "$TMP/stderr"
 
+# figure KEY: what the JSON in $TMP/dry.json has of it.
+figure() { sed -nE "s/.*\"$1\": \"?([^\",]*)\"?,?\$/\1/p" "$TMP/dry.json" | head -1; }
+dry_run() { "$WEFT" train "$tiny" --dry_run --json "${layout[@]}" "$@" > "$TMP/dry.json"; }
+check 'a dry run under a plan file' dry_run --ranks 4 --set schedule.plan="$TMP/plan.textproto"
+check 'shows that plan' same "$(sed -n 's/^policy: "\(.*\)"/\1/p' "$TMP/plan.textproto")" "$(figure policy)"
+check 'which is not that of the config' test sequential != "$(figure policy)"
+check 'and its time' same "$(sed -nE 's/.*"predicted_ms": ([0-9.e]+),?/\1/p' "$TMP/plan.json" | sort -g | head -1)" "$(figure predicted_ms)"
+check 'a dry run on other ranks than the plan was made for' exits 2 dry_run --ranks 2 --set schedule.plan="$TMP/plan.textproto"
+check 'says what does not fit' grep -q 'ranks = 4, and this is ranks = 2' "$TMP/stderr"
+check 'a dry run of a plan above the memory limit' exits 2 dry_run --ranks 4 --set schedule.plan="$TMP/plan.textproto" --set schedule.memory_limit_mib=0.5
+check 'says so as training does' grep -q 'more than the 524288 of schedule.memory_limit_mib' "$TMP/stderr"
+check 'a plan for two nodes' "$WEFT" plan "$tiny" --ranks 4 --ranks_per_node 2 "${layout[@]}" --out "$TMP/nodes.textproto"
+check 'is not one for one' exits 2 dry_run --ranks 4 --set schedule.plan="$TMP/nodes.textproto"
+check 'but for two' dry_run --ranks 4 --ranks_per_node 2 --set schedule.plan="$TMP/nodes.textproto"
+check 'a plan overrides train.recompute' exits 0 dry_run --ranks 4 --set schedule.plan="$TMP/plan.textproto" --set train.recompute=FULL
+check 'and says so' grep -q 'warning: the plan overrides train.recompute, which is full: it has none' "$TMP/stderr"
+padding=(--set model.moe.capacity_factor=1.25 --set model.moe.gate=gshard)
+check 'a plan that pads' "$WEFT" plan "$tiny" --ranks 4 "${layout[@]}" "${padding[@]}" --set schedule.pad_capacity=ALWAYS --out "$TMP/padded.textproto"
+check 'overrides schedule.pad_capacity' exits 0 dry_run --ranks 4 "${padding[@]}" --set schedule.pad_capacity=NEVER --set schedule.plan="$TMP/padded.textproto"
+check 'and says so' grep -q 'warning: the plan overrides schedule.pad_capacity = NEVER: it pads' "$TMP/stderr"
+check 'but not when it is as asked for' exits 0 dry_run --ranks 4 "${padding[@]}" --set schedule.pad_capacity=ALWAYS --set schedule.plan="$TMP/padded.textproto"
+check 'then it says nothing' same 0 "$(grep -c warning "$TMP/stderr")"
+
 check 'the step of a config on a cluster that is not there' "$WEFT" simulate --config "$tiny" --set parallel.expert=8 --set train.global_batch=64 \
   --nodes 4 --gpus_per_node 4 --cluster configs/clusters/h100_nvlink_ib400.textproto
 check 'has memory and time for worst-case routing' grep -q '^worst case' <("$WEFT" simulate --config "$tiny" --set parallel.expert=4 --nodes 2 \
@@ -47,6 +70,8 @@ if "$WEFT" version --json | grep -q '"mpi": true'; then
   done
   check 'training under a plan file' train 4 "$TMP/file" --set schedule.plan="$TMP/plan.textproto"
   check 'the same numbers' close "$TMP/base" "$TMP/file"
+  check 'training under a plan with another recompute' exits 0 train 4 "$TMP/recompute" --set schedule.plan="$TMP/plan.textproto" --set train.recompute=FULL
+  check 'says so once' same 1 "$(grep -c 'the plan overrides train.recompute' "$TMP/stderr")"
   check 'the run keeps the plan' same "$(grep digest "$TMP/plan.textproto")" "$(grep digest "$TMP/file/plan.textproto")"
   check 'a plan for other ranks is refused' exits 2 train 2 "$TMP/refused" --set schedule.plan="$TMP/plan.textproto"
   check 'with the difference' grep -q 'ranks = 4, and this is ranks = 2' "$TMP/stderr"

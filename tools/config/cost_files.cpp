@@ -210,6 +210,11 @@ std::string profile_warning(const parallel::RunConfig& config, int ranks, int ra
              ", whose costs may be others: measure again with weft profile");
 }
 
+std::optional<DeviceKind> chosen_device(const parallel::RunConfig& config) {
+  if (config.parallel.device == parallel::DeviceChoice::kAuto) return std::nullopt;
+  return config.parallel.device == parallel::DeviceChoice::kCpu ? DeviceKind::kCpu : DeviceKind::kCuda;
+}
+
 CostModel costs_of(const parallel::RunConfig& config) {
   const parallel::ScheduleConfig& s = config.schedule;
   return s.profile.empty() ? nominal_costs() : load_costs(s.profile, s.profile_min_r_squared);

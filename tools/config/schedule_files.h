@@ -49,6 +49,9 @@ struct PoorFit {
 /// What `config` is planned with: schedule.profile, or nominal_costs().
 [[nodiscard]] scheduler::CostModel costs_of(const parallel::RunConfig& config);
 
+/// The kind of device that parallel.device names; nothing for AUTO, which is what the job will find.
+[[nodiscard]] std::optional<DeviceKind> chosen_device(const parallel::RunConfig& config);
+
 /// One line when schedule.profile was measured on other ranks than these, or on another kind of device; empty
 /// otherwise. device: what the step runs on; nothing: not known yet, and any will do.
 [[nodiscard]] std::string profile_warning(const parallel::RunConfig& config, int ranks, int ranks_per_node,

@@ -6,8 +6,9 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "parallel/train/trainer.h"
+#include "parallel/train/run_setup.h"
 #include "tools/config/loader.h"
+#include "tools/config/schedule_files.h"
 #include "tools/exit_status.h"
 #include "tools/launcher.h"
 #include "tools/train/process.h"
@@ -16,14 +17,25 @@
 namespace weft::tools {
 namespace {
 
-/// Ranks differ by a few elements of sharded state: the fullest counts.
-parallel::RunPlan fullest_rank(const parallel::RunConfig& config, int ranks, const scheduler::CostModel& costs) {
-  parallel::RunPlan worst;
-  for (const int rank : {0, ranks - 1}) {
-    parallel::RunPlan plan = parallel::plan_run(config, ranks, rank, ranks, costs);
-    if (plan.memory.total() >= worst.memory.total()) worst = std::move(plan);
+/// Rank 0's plan, which is everybody's, with the memory of the fullest rank: they differ by a few elements of sharded
+/// state.
+parallel::RunPlan plan_of_job(const parallel::RunConfig& config, int ranks, int ranks_per_node,
+                              const scheduler::CostModel& costs) {
+  const auto mesh_of = [&](int rank) {
+    return parallel::make_mesh(ranks, rank, parallel::mesh_options(config, ranks_per_node));
+  };
+  std::optional<scheduler::Plan> given = plan_of(config);
+  parallel::RunPlan first = given ? parallel::take_plan(config, mesh_of(0), costs, *std::move(given))
+                                  : parallel::plan_run(config, ranks, 0, ranks_per_node, costs);
+  parallel::PeakMemory peak{first.memory.total(), 0};
+  const parallel::RunPlan last = parallel::take_plan(config, mesh_of(ranks - 1), costs, first.plan);
+  if (last.memory.total() > peak.bytes) {
+    peak = {last.memory.total(), ranks - 1};
+    first.memory = last.memory;
+    first.validation_bytes = last.validation_bytes;
   }
-  return worst;
+  parallel::require_memory(config, peak, first.plan);
+  return first;
 }
 
 /// Token files are mapped: their pages count as the process's while they are in use.
@@ -82,13 +94,22 @@ void print_table(const nlohmann::ordered_json& facts) {
 
 }  // namespace
 
-int dry_run(const parallel::RunConfig& config, int ranks, const scheduler::CostModel& costs, bool as_json) {
+int dry_run(const parallel::RunConfig& config, const DryRunOptions& options) {
   const Launch launch = find_launch().value_or(Launch{});
-  const int num_ranks = ranks > 0 ? ranks : launch.num_ranks;
-  require_valid(config, num_ranks);
+  const int ranks = options.ranks > 0 ? options.ranks : launch.num_ranks;
+  const int ranks_per_node = options.ranks_per_node > 0 ? options.ranks_per_node : ranks;
+  require_valid(config, ranks);
   if (launch.rank != 0) return kExitDone;
-  const nlohmann::ordered_json facts = to_json(config, fullest_rank(config, num_ranks, costs));
-  if (as_json)
+  const std::optional<DeviceKind> device = chosen_device(config);
+  const std::string warning = profile_warning(config, ranks, ranks_per_node, device);
+  if (!warning.empty()) std::cerr << "warning: " << warning << "\n";
+  scheduler::CostModel costs = costs_of(config);
+  if (device) costs = parallel::costs_on({*device, 0}, std::move(costs));
+  const parallel::RunPlan plan = plan_of_job(config, ranks, ranks_per_node, costs);
+  if (const std::string overridden = parallel::overridden_settings(config, plan.plan); !overridden.empty())
+    std::cerr << "warning: " << overridden << "\n";
+  const nlohmann::ordered_json facts = to_json(config, plan);
+  if (options.json)
     std::cout << facts.dump(2) << "\n";
   else
     print_table(facts);
