@@ -59,6 +59,7 @@ nlohmann::ordered_json to_json(const CostModel& cost, const parallel::Profile& p
                              {"ranks", measured.ranks},
                              {"ranks_per_node", measured.ranks_per_node},
                              {"device", {{"kind", name_of(measured.device)}, {"name", measured.device_name}}},
+                             {"dtype", to_string(measured.dtype)},
                              {"runs", measured.runs},
                              {"seconds", seconds},
                              {"stretch", profile.stretch},
@@ -98,7 +99,8 @@ void print_table(const nlohmann::ordered_json& facts) {
   std::cout << "issuing a task " << fixed(facts["issue_us"], 2) << " us, median load of the busiest rank "
             << fixed(facts["median_rank_load"], 3) << " of the mean\n"
             << facts["runs"] << " steps on " << counted(facts["ranks"], "rank") << " ("
-            << facts["device"]["name"].get<std::string>() << ") in " << fixed(facts["seconds"], 1) << " s\n";
+            << facts["device"]["name"].get<std::string>() << ", " << facts["dtype"].get<std::string>() << ") in "
+            << fixed(facts["seconds"], 1) << " s\n";
 }
 
 /// Says which fits planning will refuse, with `min_r_squared` as its limit, and what to do.
@@ -132,7 +134,8 @@ int run_profile(const ProfileArguments& args) {
                              .stretch = profile.stretch,
                              .runs = profile.num_runs,
                              .device = device.kind,
-                             .device_name = device_name(device)};
+                             .device_name = device_name(device),
+                             .dtype = config.train.dtype};
   if (!speaks) return kExitDone;
   profile.cost.source = str("profile of ", counted(measured.ranks, "rank"), " on ", measured.hosts.front(),
                             measured.hosts.size() > 1 ? " and others" : "",

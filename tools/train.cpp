@@ -86,8 +86,8 @@ int run_train(const TrainArguments& args) {
     if (error) throw Error(ErrorCode::kIo, str("cannot make the run folder ", run_dir.string(), ": ", error.message()));
     console.trace_step(args.trace_step);
     const std::string& profile = config.schedule.profile;
-    console.use_run_folder(run_dir,
-                           {options.config_text, environment, profile.empty() ? std::string() : read_file(profile)});
+    console.use_run_folder(run_dir, {options.config_text, environment,
+                                     profile.empty() ? std::string() : read_file(profile), options.device.kind});
   }
   const std::string warning = profile_warning(config, world->size(), topology.local_size, options.device.kind);
   if (!warning.empty() && world->rank() == 0) console.on_warning(warning);

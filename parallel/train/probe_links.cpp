@@ -129,7 +129,8 @@ double slowed_by(comm::Communicator& world, const Load& load, const Load& other,
   return std::max(1.0, time[0] / world.size() / alone_us);
 }
 
-/// What an expert computes, F32, as often as it is wanted.
+/// What an expert computes, as often as it is wanted.
+template <class T>
 class ExpertProduct {
  public:
   ExpertProduct(Device device, std::int64_t rows, std::int64_t width, std::int64_t hidden)
@@ -141,19 +142,18 @@ class ExpertProduct {
         y_(of(device, rows * hidden)) {
     const auto stream = make_waiting_stream(device);
     stream->enqueue([&] {
-      kernels::fill<float>(*stream, x_.as<float>(), rows * width, 0.5F);
-      kernels::fill<float>(*stream, w_.as<float>(), width * hidden, 0.25F);
+      kernels::fill<T>(*stream, x_.as<T>(), rows * width, T(0.5F));
+      kernels::fill<T>(*stream, w_.as<T>(), width * hidden, T(0.25F));
     });
     stream->synchronize();
   }
   void run(Stream& stream) const {
-    kernels::gemm<float>(stream, {y_.as<float>(), rows_, hidden_}, Matrix<const float>(x_.as<float>(), rows_, width_),
-                         kernels::Transpose::kNo, Matrix<const float>(w_.as<float>(), hidden_, width_),
-                         kernels::Transpose::kYes);
+    kernels::gemm<T>(stream, {y_.as<T>(), rows_, hidden_}, Matrix<const T>(x_.as<T>(), rows_, width_),
+                     kernels::Transpose::kNo, Matrix<const T>(w_.as<T>(), hidden_, width_), kernels::Transpose::kYes);
   }
 
  private:
-  static Memory of(Device device, std::int64_t count) { return {device, count * std::int64_t{sizeof(float)}}; }
+  static Memory of(Device device, std::int64_t count) { return {device, count * std::int64_t{sizeof(T)}}; }
   std::int64_t rows_, width_, hidden_;
   Memory x_, w_, y_;  // [rows, width], [hidden, width], [rows, hidden]
 };
@@ -228,6 +228,7 @@ std::vector<scheduler::TaskSample> probe_collectives(const MeshComms& comms, con
   return out;
 }
 
+template <class T>
 std::array<std::array<double, 3>, 3> probe_contention(const MeshComms& comms, const Mesh& mesh, std::int64_t width,
                                                       std::int64_t hidden, int rounds, Device device) {
   std::array<std::array<double, 3>, 3> out{};
@@ -236,7 +237,7 @@ std::array<std::array<double, 3>, 3> probe_contention(const MeshComms& comms, co
   const int node = world.rank() / mesh.ranks_per_node, local = world.rank() % mesh.ranks_per_node;
   const auto intra = comms.world().split(node, local, "node"), inter = comms.world().split(local, node, "across");
   const LoadSize size = load_size(device);
-  const ExpertProduct product(device, size.rows, width, hidden);
+  const ExpertProduct<T> product(device, size.rows, width, hidden);
   constexpr double kBytes = 1 << 20;  // about what a chunk of a step sends; short ones wait more than they move
   std::array<Load, 3> loads;
   loads[0].open(device, "compute", StreamPriority::kNormal);
@@ -274,6 +275,13 @@ std::array<std::array<double, 3>, 3> probe_contention(const MeshComms& comms, co
       if (!factors[i][j].empty()) out[i][j] = scheduler::quantile(factors[i][j], 0.5);
   return out;
 }
+
+template std::array<std::array<double, 3>, 3> probe_contention<float>(const MeshComms&, const Mesh&, std::int64_t,
+                                                                      std::int64_t, int, Device);
+template std::array<std::array<double, 3>, 3> probe_contention<double>(const MeshComms&, const Mesh&, std::int64_t,
+                                                                       std::int64_t, int, Device);
+template std::array<std::array<double, 3>, 3> probe_contention<BF16>(const MeshComms&, const Mesh&, std::int64_t,
+                                                                     std::int64_t, int, Device);
 
 double probe_issue_us(comm::Communicator& world, Device device) {
   constexpr int kTasks = 2000;

@@ -20,9 +20,10 @@ namespace weft::parallel {
                                                                    const ProbeClock& clock, int repeats,
                                                                    double time_limit_s, Device device = {});
 
-/// Collective: how much slower two of compute (a product of the expert's size), intra (an all-to-all inside the node)
-/// and inter (one between nodes) are when they run at once on two streams of every rank's `device`, next to each alone:
-/// [whose, by whom], times averaged over ranks, the median of `rounds`; 1 where a link does not exist.
+/// Collective: how much slower two of compute (a product of the expert's size, of Ts), intra (an all-to-all inside the
+/// node) and inter (one between nodes) are when they run at once on two streams of every rank's `device`, next to each
+/// alone: [whose, by whom], times averaged over ranks, the median of `rounds`; 1 where a link does not exist.
+template <class T>
 [[nodiscard]] std::array<std::array<double, 3>, 3> probe_contention(const MeshComms& comms, const Mesh& mesh,
                                                                     std::int64_t width, std::int64_t hidden, int rounds,
                                                                     Device device = {});

@@ -115,8 +115,8 @@ class Measurement {
     out.rank_loads = loads_;
     out.num_runs = static_cast<int>(loads_.size());
     note("pairs of streams");
-    out.cost.machine.contention = probe_contention(comms_, mesh_, config_.model.model_dim,
-                                                   config_.model.expert_hidden_dim, kRounds, options_.device);
+    out.cost.machine.contention = probe_contention<T>(comms_, mesh_, config_.model.model_dim,
+                                                      config_.model.expert_hidden_dim, kRounds, options_.device);
     out.cost.machine.issue_us = probe_issue_us(world_, options_.device);
     return out;
   }

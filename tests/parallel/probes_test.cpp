@@ -194,13 +194,14 @@ TEST_CASE("Bare collectives are probed at four sizes, and at more where there is
   });
 }
 
-TEST_CASE("Contention is 1 where there is nothing to contend with, and the same on every rank", "[probes]") {
+TEMPLATE_TEST_CASE("Contention is 1 where there is nothing to contend with, and the same on every rank", "[probes]",
+                   float, BF16) {
   const int ranks_per_node = GENERATE(1, 2, 4);  // all between nodes, both, all inside one
   INFO(ranks_per_node << " ranks a node");
   std::array<std::array<std::array<double, 3>, 3>, 4> seen{};
   comm::run_local_ranks(4, [&](comm::Communicator& world) {
     const Mesh mesh = make_mesh(4, world.rank(), mesh_options(tiny(2), ranks_per_node));
-    seen[static_cast<std::size_t>(world.rank())] = probe_contention(MeshComms(world, mesh), mesh, 64, 96, 1);
+    seen[static_cast<std::size_t>(world.rank())] = probe_contention<TestType>(MeshComms(world, mesh), mesh, 64, 96, 1);
   });
   for (const auto& of_rank : seen) CHECK(of_rank == seen[0]);
   const bool has[] = {true, ranks_per_node > 1, ranks_per_node < 4};

@@ -73,7 +73,7 @@ TEST_CASE("A profile reads back as it was written", "[costs]") {
   CHECK(b.kinds()[0].fit.samples == a.kinds()[0].fit.samples);
 }
 
-TEST_CASE("A profile of other ranks, or of another kind of device, is used with a warning", "[costs]") {
+TEST_CASE("A profile of other ranks, another kind of device or another dtype is used with a warning", "[costs]") {
   const test::TempFolder folder;
   parallel::RunConfig config;
   CHECK(profile_warning(config, 1, 1, DeviceKind::kCpu).empty());
@@ -86,13 +86,30 @@ TEST_CASE("A profile of other ranks, or of another kind of device, is used with 
   CHECK(read_file(config.schedule.profile).find("device_name: \"a GPU\"") != std::string::npos);
   CHECK(profile_warning(config, 8, 4, DeviceKind::kCuda).empty());
   CHECK(profile_warning(config, 8, 4, std::nullopt).empty());
-  CHECK_THAT(profile_warning(config, 8, 4, DeviceKind::kCpu),
-             Catch::Contains("measured on 8 ranks, 4 a node, on GPUs; here are 8 ranks, 4 a node, on CPUs"));
+  CHECK_THAT(
+      profile_warning(config, 8, 4, DeviceKind::kCpu),
+      Catch::Contains("measured on 8 ranks, 4 a node, on GPUs, in F32; here are 8 ranks, 4 a node, on CPUs, in F32"));
   CHECK_THAT(profile_warning(config, 2, 2, std::nullopt), Catch::Contains("here are 2 ranks, 2 a node, on GPUs"));
   measured.device = DeviceKind::kCpu;
   write(measured);
   CHECK(profile_warning(config, 8, 4, DeviceKind::kCpu).empty());
   CHECK_THAT(profile_warning(config, 8, 4, DeviceKind::kCuda), Catch::Contains("here are 8 ranks, 4 a node, on GPUs"));
+  for (const DType dtype : {DType::kF32, DType::kF64, DType::kBF16}) {
+    measured.dtype = dtype;
+    write(measured);
+    config.train.dtype = dtype;
+    CHECK(profile_warning(config, 8, 4, DeviceKind::kCpu).empty());
+    config.train.dtype = dtype == DType::kBF16 ? DType::kF32 : DType::kBF16;
+    CHECK_THAT(profile_warning(config, 8, 4, DeviceKind::kCpu),
+               Catch::Contains(str("on CPUs, in ", to_string(dtype), "; here")) &&
+                   Catch::Contains(str("on CPUs, in ", to_string(config.train.dtype), ", whose")));
+  }
+  const std::string without = replaced(read_file(config.schedule.profile), "dtype: BF16", "");  // of an older weft
+  write_file(config.schedule.profile, without);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    config.train.dtype = dtype;
+    CHECK(profile_warning(config, 8, 4, DeviceKind::kCpu).empty());
+  }
 }
 
 TEST_CASE("An inconsistent profile is refused by the family's name", "[costs]") {

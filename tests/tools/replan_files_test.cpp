@@ -21,6 +21,7 @@ parallel::Replan look(std::int64_t step, bool changes, int chunks) {
   out.entry = str("{\"step\":", step, ",\"action\":\"", changes ? "try" : "keep",
                   "\",\"reason\":\"\",\"measured_ms\":2.5,\"predicted_ms\":{\"before\":2.0,\"after\":1.5}}");
   out.cost = nominal_costs();
+  out.cost.measured = true;
   out.cost.source = str("up to ", step);
   out.plan.plan.policy = "fsmoe";
   out.plan.plan.shape.layers.resize(1);
@@ -45,16 +46,21 @@ TEST_CASE("A run folder keeps what each change of plan stood on, and the costs i
   const fs::path& run = folder.path();
   CHECK(read_replans(run).empty());
   start_replan_files(run, 1);
-  write_replan_files(run, look(10, true, 4));
-  write_replan_files(run, look(20, false, 4));
+  write_replan_files(run, look(10, true, 4), DeviceKind::kCpu, DType::kF32);
+  write_replan_files(run, look(20, false, 4), DeviceKind::kCpu, DType::kF32);
   CHECK(steps_of(run) == std::vector<std::int64_t>{10, 20});
   CHECK(source_of(run / "costs.textproto") == "up to 20");
   CHECK(source_of(run / "replans/step-00000010.costs.textproto") == "up to 10");
   CHECK(chunks_of(run / "replans/step-00000010.plan.textproto") == 4);
   CHECK(chunks_of(run / "plan.textproto") == 4);
   CHECK(!fs::exists(run / "replans/step-00000020.costs.textproto"));
-  write_replan_files(run, look(30, true, 2));
+  write_replan_files(run, look(30, true, 2), DeviceKind::kCuda, DType::kBF16);
   CHECK(chunks_of(run / "plan.textproto") == 2);
+  parallel::RunConfig config;  // of a run that plans with these costs
+  config.schedule.profile = (run / "costs.textproto").string();
+  CHECK_THAT(profile_warning(config, 1, 1, DeviceKind::kCuda), Catch::Contains("on GPUs, in BF16; here"));
+  config.train.dtype = DType::kBF16;
+  CHECK(profile_warning(config, 1, 1, DeviceKind::kCuda).empty());
 
   start_replan_files(run, 21);  // resumed from the checkpoint of step 20
   CHECK(steps_of(run) == std::vector<std::int64_t>{10, 20});
@@ -69,7 +75,7 @@ TEST_CASE("A run folder keeps what each change of plan stood on, and the costs i
 
 TEST_CASE("A damaged log of replans is refused by line, and a new start drops the line", "[replan]") {
   const test::TempFolder folder;
-  write_replan_files(folder.path(), look(10, false, 1));
+  write_replan_files(folder.path(), look(10, false, 1), DeviceKind::kCpu, DType::kF32);
   const std::string sound = read_file(folder / "replans.jsonl");
   for (const std::string bad : {"{\"step\":20}", "[]", "{"}) {
     write_file(folder / "replans.jsonl", sound + bad + "\n");

@@ -43,7 +43,7 @@ class Variant {
     if (records && world.rank() == 0) {
       fs::remove_all(options_.run_dir);
       fs::create_directories(options_.run_dir);
-      console_->use_run_folder(options_.run_dir, {options_.config_text, "{}\n", ""});
+      console_->use_run_folder(options_.run_dir, {options_.config_text, "{}\n", "", options_.device.kind});
     }
     parallel::TrainObserver& observer = records ? *console_ : nobody_;
     run_ = parallel::start_training(config_, world, options_, observer);

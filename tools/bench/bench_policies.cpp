@@ -107,7 +107,8 @@ scheduler::CostModel find_costs(const parallel::RunConfig& config, comm::Communi
                                   Measurement{.ranks = world.size(),
                                               .ranks_per_node = ranks_per_node,
                                               .stretch = profile.stretch,
-                                              .runs = profile.num_runs}));
+                                              .runs = profile.num_runs,
+                                              .dtype = config.train.dtype}));
   return profile.cost;
 }
 

@@ -69,6 +69,7 @@ void put_measurement(config::ClusterCosts::Measurement& out, const Measurement& 
   out.set_runs(measured.runs);
   out.set_device(static_cast<config::ClusterCosts::Device>(measured.device));
   out.set_device_name(measured.device_name);
+  out.set_dtype(static_cast<config::ClusterCosts::DType>(measured.dtype));  // the first three of weft::DType
 }
 
 WorkKind work_of(config::ClusterCosts::Work work, const std::string& origin) {
@@ -200,13 +201,15 @@ std::string profile_warning(const parallel::RunConfig& config, int ranks, int ra
   if (!message.has_measured()) return {};
   const auto& m = message.measured();
   const auto of = static_cast<DeviceKind>(m.device());
+  const DType here = config.train.dtype, dtype = m.has_dtype() ? static_cast<DType>(m.dtype()) : here;
   const bool same_ranks = m.ranks() == ranks && m.ranks_per_node() == ranks_per_node;
-  if (same_ranks && of == device.value_or(of)) return {};
-  const auto describe = [](int num_ranks, int a_node, DeviceKind kind) {
-    return str(counted(num_ranks, "rank"), ", ", a_node, " a node, on ", kind == DeviceKind::kCpu ? "CPUs" : "GPUs");
+  if (same_ranks && of == device.value_or(of) && dtype == here) return {};
+  const auto describe = [](int num_ranks, int a_node, DeviceKind kind, DType in) {
+    return str(counted(num_ranks, "rank"), ", ", a_node, " a node, on ", kind == DeviceKind::kCpu ? "CPUs" : "GPUs",
+               ", in ", to_string(in));
   };
-  return str(path, " was measured on ", describe(m.ranks(), m.ranks_per_node(), of), "; here are ",
-             describe(ranks, ranks_per_node, device.value_or(of)),
+  return str(path, " was measured on ", describe(m.ranks(), m.ranks_per_node(), of, dtype), "; here are ",
+             describe(ranks, ranks_per_node, device.value_or(of), here),
              ", whose costs may be others: measure again with weft profile");
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/device.h"
+#include "core/dtype.h"
 #include "parallel/train/run_config.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/plan.h"
@@ -21,6 +22,7 @@ struct Measurement {
   int runs = 0;
   DeviceKind device = DeviceKind::kCpu;
   std::string device_name = {};  ///< Of rank 0's device; empty: not known.
+  DType dtype = DType::kF32;     ///< train.dtype.
 };
 /// Costs as text (configs/cluster.proto). `measured`: of a profile; nothing: costs that price every kind of work.
 /// layer_imbalance, which is of a simulation, is left out.
@@ -52,8 +54,8 @@ struct PoorFit {
 /// The kind of device that parallel.device names; nothing for AUTO, which is what the job will find.
 [[nodiscard]] std::optional<DeviceKind> chosen_device(const parallel::RunConfig& config);
 
-/// One line when schedule.profile was measured on other ranks than these, or on another kind of device; empty
-/// otherwise. device: what the step runs on; nothing: not known yet, and any will do.
+/// One line when schedule.profile was measured on other ranks than these, on another kind of device, or in another
+/// train.dtype; empty otherwise. device: what the step runs on; nothing: not known yet, and any will do.
 [[nodiscard]] std::string profile_warning(const parallel::RunConfig& config, int ranks, int ranks_per_node,
                                           std::optional<DeviceKind> device);
 

@@ -162,7 +162,7 @@ void Console::on_replan(const parallel::Replan& replan) {
   if (replan.changes) print(schedule_line());
   if (run_dir_.empty()) return;
   try {
-    write_replan_files(run_dir_, replan);
+    write_replan_files(run_dir_, replan, origin_.device, config_.train.dtype);
   } catch (const Error& e) {  // a full disk must not end a run that computes well
     on_warning(str("step ", replan.step, ": what replanning stood on is lost: ", e.message()));
   }

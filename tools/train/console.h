@@ -25,6 +25,7 @@ class Console final : public parallel::TrainObserver {
   struct Origin {
     std::string config, environment;
     std::string profile;  ///< Empty: none was used.
+    DeviceKind device = DeviceKind::kCpu;
   };
   /// Rank 0: log.txt goes into `run_dir`, which exists; the run's origin and plan too, once the run is accepted
   /// (on_start). Throws Error{kIo}.

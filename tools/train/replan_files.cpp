@@ -44,7 +44,7 @@ std::string step_name(std::int64_t step) {
 
 /// The costs as a file that plans the next run, too. What a profile says of its ranks holds for a refitted one; nominal
 /// costs stay nominal where no task was measured.
-std::string costs_text(const parallel::Replan& replan) {
+std::string costs_text(const parallel::Replan& replan, DeviceKind device, DType dtype) {
   std::optional<Measurement> measured;
   if (replan.cost.measured) {
     measured.emplace();
@@ -52,6 +52,8 @@ std::string costs_text(const parallel::Replan& replan) {
     measured->date = now_utc();
     measured->ranks = replan.plan.mesh.world_size;
     measured->ranks_per_node = replan.plan.mesh.ranks_per_node;
+    measured->device = device;
+    measured->dtype = dtype;
   }
   return costs_to_text(replan.cost, {}, measured);
 }
@@ -76,8 +78,8 @@ void start_replan_files(const fs::path& run_dir, std::int64_t first_step) {
     write_file(log_of(run_dir), kept);
 }
 
-void write_replan_files(const fs::path& run_dir, const parallel::Replan& replan) {
-  const std::string costs = costs_text(replan);
+void write_replan_files(const fs::path& run_dir, const parallel::Replan& replan, DeviceKind device, DType dtype) {
+  const std::string costs = costs_text(replan, device, dtype);
   write_file(run_dir / "costs.textproto", costs);
   if (replan.changes) {
     const std::string plan = plan_to_text(replan.plan.plan), name = step_name(replan.step);

@@ -19,8 +19,9 @@ namespace weft::tools {
 /// costs of its config. Throws Error{kIo}.
 void start_replan_files(const std::filesystem::path& run_dir, std::int64_t first_step);
 
-/// After a look. Throws Error{kIo}.
-void write_replan_files(const std::filesystem::path& run_dir, const parallel::Replan& replan);
+/// After a look of a run on `device` in `dtype`. Throws Error{kIo}.
+void write_replan_files(const std::filesystem::path& run_dir, const parallel::Replan& replan, DeviceKind device,
+                        DType dtype);
 
 /// The looks of replans.jsonl; none without it. Throws Error{kInvalidArgument} naming file and line for one that lacks
 /// step, action, reason, measured_ms or predicted_ms.
