@@ -50,7 +50,7 @@ int run_eval(const EvalArguments& args) {
     std::cout << "loss: " << std::setprecision(10) << report.loss << " nats/token over " << report.num_targets
               << " targets, " << report.num_sequences << (report.num_sequences == 1 ? " sequence" : " sequences")
               << " of " << report.sequence_length << " tokens"
-              << (config.train.dtype == DType::kBF16 ? ", computed in F32 from the master weights\n" : "\n");
+              << ", in " << to_string(report.dtype) << "\n";
   return 0;
 }
 
@@ -88,7 +88,9 @@ void add_eval(CLI::App& app, Action& action) {
       ->expected(1)
       ->take_all();
   command->add_flag("--json", args->json, "Print one JSON document");
-  command->footer("Computes on a GPU where there is one; --set parallel.device=CPU: on the CPU.");
+  command->footer(
+      "Computes in the dtype of the run (--set train.dtype=F32: in F32), on a GPU where there is one\n"
+      "(--set parallel.device=CPU: on the CPU).");
   command->callback([args, &action] { action = [args] { return run_eval(*args); }; });
 }
 

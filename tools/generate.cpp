@@ -29,8 +29,9 @@ struct GenerateArguments {
 /// Byte-level models: token = byte, 256 starts a document.
 constexpr std::int32_t kEndOfText = 256;
 
-std::string generate(const GenerateArguments& args, const Checkpoint& checkpoint, comm::Communicator& world) {
-  const parallel::RunConfig config = parse_config(checkpoint.state().config_text, "the checkpoint's config", args.sets);
+template <class T>
+std::string generate(const GenerateArguments& args, const parallel::RunConfig& config, const Checkpoint& checkpoint,
+                     comm::Communicator& world) {
   if (config.model.vocab_size != kEndOfText + 1)
     throw Error(ErrorCode::kInvalidArgument,
                 str("the model has a vocabulary of ", config.model.vocab_size,
@@ -39,7 +40,7 @@ std::string generate(const GenerateArguments& args, const Checkpoint& checkpoint
   parallel::RunConfig here = config;  // the run's layout is not that of one rank
   here.parallel = {};
   here.parallel.device = config.parallel.device;
-  parallel::Evaluator<float> evaluator(config.model, checkpoint, world, run_device(here, world));
+  parallel::Evaluator<T> evaluator(config.model, checkpoint, world, run_device(here, world));
   std::vector<std::int32_t> tokens{kEndOfText};
   for (const char c : args.prompt) tokens.push_back(static_cast<unsigned char>(c));
   std::string text;
@@ -48,8 +49,8 @@ std::string generate(const GenerateArguments& args, const Checkpoint& checkpoint
     const std::size_t first = tokens.size() > static_cast<std::size_t>(args.context)
                                   ? tokens.size() - static_cast<std::size_t>(args.context)
                                   : 0;
-    const std::vector<float> logits = evaluator.next_logits(std::span(tokens).subspan(first));
-    const std::int32_t next = parallel::sample_token<float>(logits, args.sample, static_cast<std::uint64_t>(i));
+    const std::vector<T> logits = evaluator.next_logits(std::span(tokens).subspan(first));
+    const std::int32_t next = parallel::sample_token<T>(logits, args.sample, static_cast<std::uint64_t>(i));
     if (next == kEndOfText) break;
     tokens.push_back(next);
     text += static_cast<char>(next);
@@ -60,11 +61,20 @@ std::string generate(const GenerateArguments& args, const Checkpoint& checkpoint
 
 int run_generate(const GenerateArguments& args) {
   const Checkpoint checkpoint{std::filesystem::path(args.checkpoint)};
+  const parallel::RunConfig config = parse_config(checkpoint.state().config_text, "the checkpoint's config", args.sets);
+  const DType dtype = config.train.dtype;
   std::string text;
-  comm::run_local_ranks(1, [&](comm::Communicator& world) { text = generate(args, checkpoint, world); });
+  comm::run_local_ranks(1, [&](comm::Communicator& world) {
+    text = dtype == DType::kF64    ? generate<double>(args, config, checkpoint, world)
+           : dtype == DType::kBF16 ? generate<BF16>(args, config, checkpoint, world)
+                                   : generate<float>(args, config, checkpoint, world);
+  });
   if (args.json)
-    std::cout << nlohmann::json{{"prompt", args.prompt}, {"text", text}, {"step", checkpoint.state().step}}.dump(
-                     2, ' ', false, nlohmann::json::error_handler_t::replace)
+    std::cout << nlohmann::json{{"prompt", args.prompt},
+                                {"text", text},
+                                {"dtype", to_string(dtype)},
+                                {"step", checkpoint.state().step}}
+                     .dump(2, ' ', false, nlohmann::json::error_handler_t::replace)
               << "\n";
   else
     std::cout << "\n";
@@ -94,7 +104,9 @@ void add_generate(CLI::App& app, Action& action) {
       ->expected(1)
       ->take_all();
   command->add_flag("--json", args->json, "Print one JSON document");
-  command->footer("Computes on a GPU where there is one; --set parallel.device=CPU: on the CPU.");
+  command->footer(
+      "Computes in the dtype of the run (--set train.dtype=F32: in F32), on a GPU where there is one\n"
+      "(--set parallel.device=CPU: on the CPU).");
   command->callback([args, &action] { action = [args] { return run_generate(*args); }; });
 }
 

@@ -79,7 +79,7 @@ auto Evaluator<T>::run(const Batch& batch, const Wanted& wanted) -> Outputs {
   HostAccess access(device_);
   if (wanted.gradients)
     for (const LocalParameter& p : table_.parameters()) {
-      const T* g = access.read(store_.gradients() + p.offset, p.count());
+      const Wide<T>* g = access.read(store_.gradients() + p.offset, p.count());
       out.gradients[p.spec.name].assign(g, g + p.count());
     }
   return out;
@@ -139,7 +139,9 @@ std::int32_t sample_token(std::span<const T> logits, const SampleOptions& option
 
 template class Evaluator<float>;
 template class Evaluator<double>;
+template class Evaluator<BF16>;
 template std::int32_t sample_token(std::span<const float>, const SampleOptions&, std::uint64_t);
 template std::int32_t sample_token(std::span<const double>, const SampleOptions&, std::uint64_t);
+template std::int32_t sample_token(std::span<const BF16>, const SampleOptions&, std::uint64_t);
 
 }  // namespace weft::parallel

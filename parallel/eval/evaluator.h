@@ -15,7 +15,7 @@
 
 namespace weft::parallel {
 
-/// One rank with all experts.
+/// One rank with all experts. BF16: weights are the checkpoint's, rounded, as in a run's own validation.
 template <class T>
 class Evaluator {
  public:
@@ -26,10 +26,10 @@ class Evaluator {
   struct Outputs {
     double loss = 0.0;  ///< Mean cross-entropy, nats per valid target.
     std::int64_t num_targets = 0;
-    std::vector<T> logits;                          ///< [B, S, V] when asked for.
-    std::vector<std::vector<std::int32_t>> expert;  ///< [layers] of [B * S, K] choices; empty for dense layers.
-    std::vector<std::vector<T>> expert_weight;      ///< [layers] of [B * S, K]
-    std::map<std::string, std::vector<T>>
+    std::vector<T> logits;                            ///< [B, S, V] when asked for.
+    std::vector<std::vector<std::int32_t>> expert;    ///< [layers] of [B * S, K] choices; empty for dense layers.
+    std::vector<std::vector<Wide<T>>> expert_weight;  ///< [layers] of [B * S, K]
+    std::map<std::string, std::vector<Wide<T>>>
         gradients;  ///< dL/dw by global name when asked for, L with the balance losses.
   };
   struct Wanted {

@@ -12,6 +12,7 @@
 #include "tests/support/errors.h"
 #include "tests/support/generators.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/training.h"
 #include "tests/tools/run_weft.h"
 #include "tools/config/loader.h"
 
@@ -211,11 +212,76 @@ TEST_CASE("weft eval reports what evaluate found") {
   const Json bf16 = Json::parse(
       t.command({"--json", "--set", "train.dtype=BF16", "--set", "train.sequence_length=4", "--sequences", "5"})
           .output);
-  CHECK(bf16["dtype"] == "F32");  // its master weights
-  CHECK(bf16["loss"] == f32["loss"]);
+  CHECK(bf16["dtype"] == "BF16");
+  CHECK(bf16["loss"] != f32["loss"]);
+  CHECK(bf16["loss"].get<double>() == Approx(f32["loss"].get<double>()).epsilon(1e-2));
   CHECK(f32["loss"] != json["loss"]);
   CHECK(f32["loss"].get<double>() == Approx(json["loss"].get<double>()).epsilon(1e-5));
-  CHECK_THAT(t.command({}).output, Catch::Matchers::StartsWith("loss: "));
+  CHECK_THAT(t.command({}).output, Catch::Matchers::StartsWith("loss: ") && Catch::Matchers::EndsWith(", in F64\n"));
+}
+
+TEST_CASE("an evaluation in BF16 writes its logits in BF16, gradients and routing weights in F32") {
+  EvalTest t;
+  t.run({t.tokens(), 0, t.file("logits"), t.file("gradients"), ""});
+  t.run({t.tokens(), 0, "", "", t.file("routing")});
+  const auto exact = [&](const char* file, const char* name) { return read_all(t.file(file), name); };
+  const char* gradient = "model.layers.1.self_attn.v_proj.weight";
+  const auto logits = exact("logits", "logits"), gradients = exact("gradients", gradient),
+             weights = exact("routing", "layers.1.weight");
+  t.config.train.dtype = DType::kBF16;
+  t.run({t.tokens(), 0, t.file("logits"), t.file("gradients"), ""});
+  t.run({t.tokens(), 0, "", "", t.file("routing")});
+  const auto check = [&](const char* file, const char* name, DType dtype, const std::vector<double>& want) {
+    INFO(file);
+    CHECK(SafetensorsReader(t.file(file)).get(name).dtype == dtype);
+    const auto got = exact(file, name);
+    REQUIRE(got.size() == want.size());
+    double difference = 0.0, norm = 0.0;
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      difference += (got[i] - want[i]) * (got[i] - want[i]);
+      norm += want[i] * want[i];
+    }
+    CHECK(difference > 0.0);
+    CHECK(difference < 0.05 * 0.05 * norm);  // a few tokens go to other experts
+  };
+  check("logits", "logits", DType::kBF16, logits);
+  check("gradients", gradient, DType::kF32, gradients);
+  check("routing", "layers.1.weight", DType::kF32, weights);
+}
+
+TEST_CASE("an evaluation in the dtype of a run finds what the run's own validation found") {
+  const DType dtype = GENERATE(DType::kBF16, DType::kF32, DType::kF64);
+  const test::TempFolder folder;
+  RunConfig config = test::tiny_run(folder.path());
+  config.train.dtype = dtype;
+  config.checkpoint.every = config.train.steps;
+  config.parallel.expert = 2;
+  test::run_training(config, {2, folder / "run"});
+  const parallel::Checkpoint checkpoint(folder / "run/checkpoints/step-00000006");
+  const EvalRequest request{config.data.val.front(), config.train.validate_sequences, "", "", ""};
+  const EvalReport report = evaluate(config, checkpoint, request);
+  CHECK(report.dtype == dtype);
+  const double close = dtype == DType::kF64 ? 1e-12 : 1e-6;  // ranks share the sum
+  CHECK(report.loss == Approx(test::metric(folder / "run", "val_loss").back()).epsilon(close));
+  if (dtype != DType::kBF16) return;
+  config.train.dtype = DType::kF32;
+  CHECK(std::abs(evaluate(config, checkpoint, request).loss / report.loss - 1.0) > 1e-5);
+}
+
+TEST_CASE("weft generate computes in the dtype that it is told") {
+  EvalTest t([](RunConfig& c) { c.model.vocab_size = 257; });
+  const auto text = [&](const char* dtype) {
+    const test::CommandResult run = test::run_weft({"generate", "--checkpoint", t.file("checkpoint"), "--tokens", "64",
+                                                    "--context", "4", "--json", "--set", str("train.dtype=", dtype)},
+                                                   t.folder.path().string());
+    REQUIRE(run.status == 0);
+    const Json json = Json::parse(run.output);
+    CHECK(json["dtype"] == dtype);
+    return json["text"].get<std::string>();
+  };
+  CHECK(text("BF16") == text("BF16"));
+  CHECK(text("BF16") != text("F64"));  // some draw of 64 falls between the two
+  CHECK(text("F32") == text("F64"));
 }
 
 TEST_CASE("gates that look at later tokens have a loss, but no text and no list of experts") {

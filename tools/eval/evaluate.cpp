@@ -43,7 +43,7 @@ class RoutingTable {
     for (std::size_t layer = 0; layer < expert_.size(); ++layer) {
       if (expert_[layer].empty()) continue;  // a dense layer
       infos.push_back({str("layers.", layer, ".expert"), DType::kI32, shape, 0});
-      infos.push_back({str("layers.", layer, ".weight"), dtype_of<T>, shape, 0});
+      infos.push_back({str("layers.", layer, ".weight"), dtype_of<Wide<T>>, shape, 0});
     }
     SafetensorsWriter writer(path, infos);
     for (std::size_t layer = 0; layer < expert_.size(); ++layer) {
@@ -56,7 +56,7 @@ class RoutingTable {
 
  private:
   std::vector<std::vector<std::int32_t>> expert_;
-  std::vector<std::vector<T>> weight_;
+  std::vector<std::vector<Wide<T>>> weight_;
 };
 
 template <class T>
@@ -131,7 +131,7 @@ EvalReport evaluate_as(const RunConfig& config, const parallel::Checkpoint& chec
       report.num_targets += out.num_targets;
       if (wanted.logits) logits->write("logits", out.logits.data(), bytes_of(out.logits));
       if (wanted.routing) routing.add(out);
-      if (wanted.gradients) write_gradients<T>(request.gradients, model, out.gradients);
+      if (wanted.gradients) write_gradients<Wide<T>>(request.gradients, model, out.gradients);
     }
   });
   if (wanted.logits) logits->finish();
@@ -149,8 +149,9 @@ EvalReport evaluate(const RunConfig& config, const parallel::Checkpoint& checkpo
   here.train.global_batch = here.train.micro_batch;
   require_valid(here, 1);
   const TokenDataset data = open_tokens(here, request.tokens);
-  return here.train.dtype == DType::kF64 ? evaluate_as<double>(here, checkpoint, request, data)
-                                         : evaluate_as<float>(here, checkpoint, request, data);
+  if (here.train.dtype == DType::kF64) return evaluate_as<double>(here, checkpoint, request, data);
+  if (here.train.dtype == DType::kBF16) return evaluate_as<BF16>(here, checkpoint, request, data);
+  return evaluate_as<float>(here, checkpoint, request, data);
 }
 
 }  // namespace weft::tools

@@ -20,12 +20,13 @@ struct EvalReport {
   double loss = 0.0;  ///< Mean cross-entropy, nats per target.
   std::int64_t num_targets = 0, num_sequences = 0, sequence_length = 0;
   Device device;              ///< That computed.
-  DType dtype = DType::kF32;  ///< Computed in: F32 for models trained in BF16.
+  DType dtype = DType::kF32;  ///< Computed in.
 };
 
-/// Evaluates the model of `config` (train.sequence_length, train.micro_batch, train.dtype and parallel.device count;
-/// BF16 computes in F32) with the weights of `checkpoint` on the first B sequences of the file, in file order, on one
-/// rank. A file shorter than one sequence is one shorter sequence. Writes safetensors, in the dtype of the evaluation:
+/// Evaluates the model of `config` (train.sequence_length, train.micro_batch, train.dtype and parallel.device count)
+/// with the weights of `checkpoint` on the first B sequences of the file, in file order, on one rank. A file shorter
+/// than one sequence is one shorter sequence. Writes safetensors, in the dtype of the evaluation; of BF16, gradients
+/// and routing weights are F32:
 ///   logits     "logits" [B, S, V]
 ///   gradients  dL/dw of every parameter, under its Hugging Face name (export's) where the family has one, else Weft's;
 ///   L is the
