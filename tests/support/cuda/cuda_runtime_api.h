@@ -11,6 +11,7 @@
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -78,17 +79,18 @@ struct cudaDeviceProp {
   int major, minor, multiProcessorCount;
 };
 enum cudaDeviceP2PAttr { cudaDevP2PAttrNativeAtomicSupported };
-inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {"an emulated GPU", {"of this process"}, 9, 0, 1};
+  properties->uuid.bytes[15] = static_cast<char>(device);
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int) {
-  std::strncpy(text, "0000:00:00.0", static_cast<std::size_t>(length));
+inline cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
+  std::snprintf(text, static_cast<std::size_t>(length), "0000:%02x:00.0", static_cast<unsigned>(device));
   return cudaSuccess;
 }
 inline cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {
   *total_bytes = weft::emulation::device_bytes();
-  const std::size_t used = weft::emulation::device_bytes_in_use();
+  const std::size_t used = weft::emulation::device_bytes_in_use(weft::emulation::current_device());
   return *free_bytes = used < *total_bytes ? *total_bytes - used : 0, cudaSuccess;
 }
 inline cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 0, cudaSuccess; }
@@ -101,9 +103,12 @@ inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13010,
 inline const char* cudaGetErrorName(cudaError_t status) { return status == cudaSuccess ? "cudaSuccess" : "cudaError"; }
 inline const char* cudaGetErrorString(cudaError_t) { return "an error of the emulated GPU"; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+inline cudaError_t cudaGetDeviceCount(int* count) { return *count = weft::emulation::num_devices(), cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) { return *device = weft::emulation::current_device(), cudaSuccess; }
+inline cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= weft::emulation::num_devices()) return cudaErrorInvalidDevice;
+  return weft::emulation::set_current_device(device), cudaSuccess;
+}
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
   return *value = weft::emulation::shared_limit(), cudaSuccess;
 }
@@ -127,6 +132,7 @@ inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) 
 }
 inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (event->device() != stream->device()) return cudaErrorInvalidResourceHandle;
   stream->push([point = event->renew()] { point->reach(); });
   return cudaSuccess;
 }
@@ -144,13 +150,18 @@ inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event) {
   return cudaSuccess;
 }
 
-/// The pool holds nothing back.
-inline cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr, void* value) {
-  const std::uint64_t used = weft::emulation::device_bytes_in_use();
+/// The pool of a device is its number, from 1 on. It holds nothing back.
+inline cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
+  return *pool = reinterpret_cast<cudaMemPool_t>(static_cast<std::uintptr_t>(device) + 1), cudaSuccess;
+}
+inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
+inline cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) {
+  const auto device = static_cast<int>(reinterpret_cast<std::uintptr_t>(pool) - 1);
+  const std::uint64_t used = weft::emulation::device_bytes_in_use(device);
   return std::memcpy(value, &used, sizeof used), cudaSuccess;
 }
-inline cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t) {
-  *data = weft::emulation::allocate_device_bytes(bytes);
+inline cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t stream) {
+  *data = weft::emulation::allocate_device_bytes(stream->device(), bytes);
   if (*data == nullptr) return cudaErrorMemoryAllocation;
   std::memset(*data, 0xff, bytes);
   return cudaSuccess;
@@ -179,8 +190,6 @@ inline cudaError_t cudaMemset2DAsync(void* data, std::size_t pitch, int value, s
   });
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) { return *pool = nullptr, cudaSuccess; }
-inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
 
 // cuda.h: the one function of the driver that core/cuda/relay.cpp looks up
 using CUresult = int;
@@ -222,6 +231,7 @@ inline cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function
 template <class... Params, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args&&... args) {
   if (!config->is_valid()) return cudaErrorInvalidValue;
+  if (config->stream->device() != weft::emulation::current_device()) return cudaErrorInvalidResourceHandle;
   config->stream->push([config = *config, kernel, arguments = std::tuple<std::decay_t<Params>...>(args...)] {
     weft::emulation::run_grid(config, [&] { std::apply(kernel, arguments); });
   });

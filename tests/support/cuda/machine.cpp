@@ -14,6 +14,17 @@ thread_local unsigned char dynamic_bytes[emulation::kSharedBytes] __attribute__(
 }
 
 namespace weft::emulation {
+namespace {
+
+int device_count = 1;
+thread_local int device_of_thread = 0;
+
+}  // namespace
+
+int num_devices() { return device_count; }
+void set_num_devices(int count) { device_count = count; }
+int current_device() { return device_of_thread; }
+void set_current_device(int device) { device_of_thread = device; }
 
 Queue::~Queue() {
   {
@@ -79,9 +90,13 @@ int shared_limit() {
 namespace {
 
 struct DeviceMemory {
+  struct Block {
+    int device;
+    std::size_t bytes;
+  };
   std::mutex mutex;
-  std::unordered_map<void*, std::size_t> bytes_of;
-  std::size_t in_use = 0;
+  std::unordered_map<void*, Block> block_at;
+  std::unordered_map<int, std::size_t> in_use;  // by device
 };
 DeviceMemory& device_memory() {
   static auto& all = *new DeviceMemory;  // memory of statics goes back late
@@ -94,12 +109,12 @@ std::size_t device_bytes() {
   const char* text = std::getenv("WEFT_EMULATION_MEMORY");
   return text != nullptr ? std::strtoull(text, nullptr, 10) : kDeviceBytes;
 }
-std::size_t device_bytes_in_use() {
+std::size_t device_bytes_in_use(int device) {
   DeviceMemory& all = device_memory();
   const std::lock_guard lock(all.mutex);
-  return all.in_use;
+  return all.in_use[device];
 }
-void* allocate_device_bytes(std::size_t bytes) {
+void* allocate_device_bytes(int device, std::size_t bytes) {
   constexpr std::size_t kAlignment = 256;
   DeviceMemory& all = device_memory();
   const std::lock_guard lock(all.mutex);
@@ -107,20 +122,21 @@ void* allocate_device_bytes(std::size_t bytes) {
   if (const char* largest = std::getenv("WEFT_EMULATION_LARGEST");
       largest != nullptr && bytes > std::strtoull(largest, nullptr, 10))
     return nullptr;
-  if (bytes > most || all.in_use > most - bytes) return nullptr;
+  std::size_t& in_use = all.in_use[device];
+  if (bytes > most || in_use > most - bytes) return nullptr;
   void* const data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
   if (data == nullptr) return nullptr;
-  all.bytes_of[data] = bytes;
-  all.in_use += bytes;
+  all.block_at[data] = {device, bytes};
+  in_use += bytes;
   return data;
 }
 void free_device_bytes(void* data) {
   if (data == nullptr) return;
   DeviceMemory& all = device_memory();
   const std::lock_guard lock(all.mutex);
-  const auto at = all.bytes_of.find(data);
-  all.in_use -= at->second;
-  all.bytes_of.erase(at);
+  const auto at = all.block_at.find(data);
+  all.in_use[at->second.device] -= at->second.bytes;
+  all.block_at.erase(at);
   std::free(data);
 }
 

@@ -14,16 +14,25 @@
 
 namespace weft::emulation {
 
-/// Work in order on one thread.
+/// GPUs that this process sees: 1, or what a main() asks for before the first use.
+[[nodiscard]] int num_devices();
+void set_num_devices(int count);
+/// The calling thread's.
+[[nodiscard]] int current_device();
+void set_current_device(int device);
+
+/// Work in order on one thread. It belongs to the device that is current when it is made.
 class Queue {
  public:
-  Queue() : thread_([this] { run(); }) {}
+  Queue() : device_(current_device()), thread_([this] { run(); }) {}
   ~Queue();
+  [[nodiscard]] int device() const { return device_; }
   void push(std::function<void()> work);
   void drain();  ///< Returns when all is done.
 
  private:
   void run();
+  int device_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> work_;
@@ -51,13 +60,15 @@ class Point {
 /// An event: the last point that was recorded, at first one long past.
 class Mark {
  public:
-  explicit Mark(bool timed) : timed_(timed) {}
+  explicit Mark(bool timed) : timed_(timed), device_(current_device()) {}
   [[nodiscard]] bool timed() const { return timed_; }
+  [[nodiscard]] int device() const { return device_; }
   [[nodiscard]] std::shared_ptr<Point> point() const { return point_; }
   [[nodiscard]] std::shared_ptr<Point> renew() { return point_ = std::make_shared<Point>(false); }
 
  private:
   bool timed_;
+  int device_;
   std::shared_ptr<Point> point_ = std::make_shared<Point>(true);
 };
 
@@ -77,12 +88,12 @@ inline constexpr std::size_t kSharedBytes = 232448;  ///< Of a block on sm_90.
 /// What a block may have: kSharedBytes, or WEFT_EMULATION_SHARED, as a smaller GPU would.
 [[nodiscard]] int shared_limit();
 
-/// Bytes of the GPU: kDeviceBytes, or WEFT_EMULATION_MEMORY, as a smaller one would have.
+/// Bytes of each GPU: kDeviceBytes, or WEFT_EMULATION_MEMORY, as a smaller one would have.
 inline constexpr std::size_t kDeviceBytes = std::size_t{1} << 40;
 [[nodiscard]] std::size_t device_bytes();
-[[nodiscard]] std::size_t device_bytes_in_use();
+[[nodiscard]] std::size_t device_bytes_in_use(int device);
 /// Null when they do not fit, or are more than WEFT_EMULATION_LARGEST, as on a GPU whose free memory is in pieces.
-[[nodiscard]] void* allocate_device_bytes(std::size_t bytes);
+[[nodiscard]] void* allocate_device_bytes(int device, std::size_t bytes);
 void free_device_bytes(void* data);
 
 /// Runs `body` once for every thread of every block. A body that leaves threads waiting at a barrier for ever aborts.
