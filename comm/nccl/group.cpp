@@ -1,5 +1,6 @@
 #include "comm/nccl/group.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/cpu/thread.h"
@@ -10,8 +11,19 @@
 namespace weft::comm::nccl {
 namespace {
 
+using std::chrono::microseconds;
 using std::chrono::milliseconds;
 constexpr milliseconds kNap{1};
+
+/// Between two looks at something that began `waited` ago: a launch that NCCL takes in within microseconds costs no
+/// more, and one that waits for peers leaves the core to others.
+void pause(std::chrono::steady_clock::duration waited) {
+  constexpr microseconds kYieldFor{100};
+  if (waited < kYieldFor)
+    std::this_thread::yield();
+  else
+    std::this_thread::sleep_for(std::min<std::chrono::steady_clock::duration>(waited / 4, kNap));
+}
 
 ncclConfig_t config_of(const Settings& settings) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -59,7 +71,11 @@ Group::~Group() {
   }
   changed_.notify_one();
   watcher_.join();
-  if (broken_) return;  // abort() has freed it
+  if (broken_) return;                             // abort() has freed it
+  if (std::uncaught_exceptions() > exceptions_) {  // peers may never come
+    abort(error(ErrorCode::kComm, "destruction", "an error of this rank took it away"));
+    return;
+  }
   try {
     const cuda::DeviceScope scope(device_);
     WEFT_NCCL_CHECK(ncclCommFinalize(comm_));
@@ -81,8 +97,8 @@ std::exception_ptr Group::error(ErrorCode code, std::string_view what, std::stri
 }
 
 void Group::settle(std::string_view what) {
-  const Clock::time_point deadline = this->deadline();
-  for (;; std::this_thread::sleep_for(kNap)) {
+  const Clock::time_point begin = Clock::now(), deadline = this->deadline();
+  for (;; pause(Clock::now() - begin)) {
     std::lock_guard lock(mutex_);
     if (broken_) std::rethrow_exception(broken_);
     const ncclResult_t state = state_of(comm_);
@@ -94,23 +110,33 @@ void Group::settle(std::string_view what) {
   }
 }
 
-void Group::launch(cuda::GpuStream& stream, const std::string& what,
-                   const std::function<void(ncclComm_t, cudaStream_t)>& calls) {
+void Group::launch(cuda::GpuStream& stream, const std::string& what, const Calls& calls) {
+  if (stream.device() != device_)
+    throw Error(ErrorCode::kInvalidArgument, str(what, " (group ", name_, "): a stream of GPU ", stream.device().index,
+                                                 ", the group's is GPU ", device_.index));
   {
     std::lock_guard lock(mutex_);
     if (broken_) std::rethrow_exception(broken_);
     try {
-      WEFT_NCCL_CHECK(ncclGroupStart());
-      calls(comm_, static_cast<cudaStream_t>(stream.native()));
-      WEFT_NCCL_CHECK(ncclGroupEnd());
+      call_in_group(static_cast<cudaStream_t>(stream.native()), calls);
     } catch (const Error& e) {
-      static_cast<void>(ncclGroupEnd());  // the group of calls is per thread: none may stay open
       abort_locked(error(ErrorCode::kComm, what, e.message()));
       std::rethrow_exception(broken_);
     }
   }
   settle(what);
   follow(stream, what);
+}
+
+void Group::call_in_group(cudaStream_t stream, const Calls& calls) {
+  WEFT_NCCL_CHECK(ncclGroupStart());
+  try {
+    calls(comm_, stream);
+  } catch (...) {
+    static_cast<void>(ncclGroupEnd());  // the group of calls is the thread's: it may not stay open
+    throw;
+  }
+  WEFT_NCCL_CHECK(ncclGroupEnd());
 }
 
 void Group::follow(cuda::GpuStream& stream, std::string what) {
@@ -148,7 +174,12 @@ std::unique_ptr<Group> Group::split(int color, int key, std::string name) {
     if (broken_) std::rethrow_exception(broken_);
     WEFT_NCCL_CHECK(ncclCommSplit(comm_, color < 0 ? NCCL_SPLIT_NOCOLOR : color, key, &child, &config));
   }
-  settle("split");  // the parent's state covers the making of its children
+  try {
+    settle("split");  // the parent's state covers the making of its children
+  } catch (...) {
+    if (child != nullptr) static_cast<void>(ncclCommAbort(child));  // made before the parent was aborted
+    throw;
+  }
   if (color < 0) return nullptr;
   std::unique_ptr<Group> out(new Group(child, device_, settings_, std::move(name)));
   out->settle("initialisation");

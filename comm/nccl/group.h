@@ -42,16 +42,16 @@ class Group {
   Group(const ncclUniqueId& id, int rank, int size, Device device, const Settings& settings, std::string name);
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
-  /// Collective, unless the group is broken: then it is aborted, which waits for nobody.
+  /// Collective, unless the group is broken, or an exception takes it away: then it is aborted, which waits for nobody.
   ~Group();
 
   [[nodiscard]] Device device() const noexcept { return device_; }
 
+  using Calls = std::function<void(ncclComm_t, cudaStream_t)>;
   /// Calls calls(comm, stream) between ncclGroupStart and ncclGroupEnd, waits until NCCL has taken it in (that connects
   /// peers, the first time), and watches it from then on. Throws kComm or kTimeout, and the group is broken then; what
-  /// broke it, when it is.
-  void launch(cuda::GpuStream& stream, const std::string& what,
-              const std::function<void(ncclComm_t, cudaStream_t)>& calls);
+  /// broke it, when it is; kInvalidArgument for a stream of another GPU.
+  void launch(cuda::GpuStream& stream, const std::string& what, const Calls& calls);
   /// From any thread, and at any time: ends what is under way. `reason` is what its streams report.
   void abort(std::exception_ptr reason) noexcept;
 
@@ -70,6 +70,7 @@ class Group {
   Group(ncclComm_t comm, Device device, const Settings& settings, std::string name);  // takes over `comm`
   [[nodiscard]] Clock::time_point deadline() const;
   void settle(std::string_view what);
+  void call_in_group(cudaStream_t stream, const Calls& calls);
   void follow(cuda::GpuStream& stream, std::string what);
   void abort_locked(std::exception_ptr reason) noexcept;
   [[nodiscard]] std::exception_ptr error(ErrorCode code, std::string_view what, std::string_view problem) const;
@@ -80,6 +81,7 @@ class Group {
   Device device_;
   Settings settings_;
   std::string name_;
+  int exceptions_ = std::uncaught_exceptions();
 
   std::mutex mutex_;  // every use of comm_, so that none comes after its end; in non-blocking mode all calls are short
   std::condition_variable changed_;

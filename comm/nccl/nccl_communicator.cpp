@@ -2,6 +2,7 @@
 // Source: NCCL user guide, "Point-to-point communication" (all-to-all-v as grouped messages) and "In-place operations".
 #include <algorithm>
 #include <cstdlib>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -148,25 +149,29 @@ class NcclCommunicator final : public Communicator {
   std::shared_ptr<Communicator> host_;
 };
 
-/// Groups that share GPUs start their kernels in the order of their launches, which is the plan's and the same on all
-/// ranks, whatever streams they are on: otherwise two could each hold what the other needs. Where NCCL has it.
-void keep_launch_order() {
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 26, 0)
-  ::setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", /*overwrite=*/0);
-#endif
+/// What NCCL reads from the environment, unless the user has set it. Groups that share GPUs start their kernels in the
+/// order of their launches, which is the plan's and the same on all ranks, whatever streams they are on: otherwise two
+/// could each hold what the other needs (where NCCL has it: from 2.26 on). And links are made when a group is, so that
+/// their memory is gone before a run looks at what it has.
+void prepare_environment() {
+  constexpr int kOverwrite = 0;
+  ::setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", kOverwrite);
+  ::setenv("NCCL_RUNTIME_CONNECT", "0", kOverwrite);
 }
 
 }  // namespace
 
 std::unique_ptr<Communicator> make_communicator(std::shared_ptr<Communicator> host, Device device,
                                                 const DeviceGroupOptions& options) {
-  keep_launch_order();
+  static std::once_flag prepared;
+  std::call_once(prepared, prepare_environment);
   ncclUniqueId id{};
   if (host->rank() == 0) WEFT_NCCL_CHECK(ncclGetUniqueId(&id));
   host->broadcast({id.internal, NCCL_UNIQUE_ID_BYTES, DType::kU8}, 0, *make_inline_stream());
   const Settings settings{host->timeout(), options.min_ctas, options.max_ctas};
   auto group = std::make_unique<Group>(id, host->rank(), host->size(), device, settings, host->name());
-  log()->info("collectives of GPUs: NCCL {}", version());
+  static std::once_flag said;  // of a process's many ranks, in tests
+  if (host->rank() == 0) std::call_once(said, [] { log()->info("collectives of GPUs: NCCL {}", version()); });
   return std::make_unique<NcclCommunicator>(std::move(group), std::move(host));
 }
 

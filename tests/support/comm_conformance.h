@@ -14,6 +14,7 @@ namespace weft::test {
 struct ConformanceCase {
   const char* name;
   void (*run)(comm::Communicator& comm, std::uint64_t seed, Findings& findings);
+  bool on_hosts_only = false;  ///< What NCCL does not promise: the order of sums, and that kMax and kMin keep a NaN.
 };
 
 [[nodiscard]] std::span<const ConformanceCase> conformance_cases();

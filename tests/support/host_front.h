@@ -18,17 +18,16 @@ namespace weft::test {
 /// Takes buffers to the GPU, runs the collective of the group behind it, and brings the results back.
 class HostFront final : public comm::Communicator {
  public:
-  explicit HostFront(std::unique_ptr<comm::Communicator> inner)
+  explicit HostFront(std::unique_ptr<comm::Communicator> inner, Device device = {DeviceKind::kCuda, 0})
       : comm::Communicator(inner->rank(), inner->size(), DeviceKind::kCpu, inner->name()),
+        device_(device),
         inner_(std::move(inner)),
-        stream_(make_stream(kDevice, "front")) {}
+        stream_(make_stream(device, "front")) {}
 
   std::chrono::milliseconds timeout() const noexcept override { return inner_->timeout(); }
   void abort(int exit_code) noexcept override { inner_->abort(exit_code); }
 
  private:
-  static constexpr Device kDevice{DeviceKind::kCuda, 0};
-
   static std::int64_t bytes_of(comm::ConstBuffer b) { return b.count * size_of(b.dtype); }
 
   /// The buffer on the GPU, with its contents. One that lies inside an earlier one of this call stays inside it.
@@ -39,7 +38,7 @@ class HostFront final : public comm::Communicator {
       if (mine >= first && mine + bytes_of(host) <= first + bytes_of(p.host))
         return {p.gpu.as<std::byte>() + (mine - first), host.count, host.dtype};
     }
-    pairs_.push_back({host, Memory(kDevice, bytes_of(host))});
+    pairs_.push_back({host, Memory(device_, bytes_of(host))});
     const Memory& gpu = pairs_.back().gpu;
     if (bytes_of(host) > 0) stream_->enqueue([&] { copy_bytes(*stream_, gpu.data(), host.data, bytes_of(host)); });
     return {gpu.data(), host.count, host.dtype};
@@ -92,13 +91,14 @@ class HostFront final : public comm::Communicator {
   }
   std::unique_ptr<comm::Communicator> do_split(int color, int key, std::string_view name) override {
     auto child = inner_->split(color, key, name);
-    return child ? std::make_unique<HostFront>(std::move(child)) : nullptr;
+    return child ? std::make_unique<HostFront>(std::move(child), device_) : nullptr;
   }
 
   struct Pair {
     comm::ConstBuffer host;
     Memory gpu;
   };
+  Device device_;
   std::unique_ptr<comm::Communicator> inner_;
   std::unique_ptr<Stream> stream_;
   std::deque<Pair> pairs_;  // of one call; what was handed out keeps its place
