@@ -1,5 +1,7 @@
 #include "parallel/mesh.h"
 
+#include <vector>
+
 #include "comm/for_device.h"
 #include "core/error.h"
 #include "core/memory.h"
@@ -49,14 +51,13 @@ MeshComms::MeshComms(comm::Communicator& host_world, const Mesh& mesh, Device de
   heads_ = world.split(mesh.dp_rank() * mesh.sequence_ring + mesh.ring_rank(), mesh.head_rank());
   ring_ = world.split(mesh.dp_rank() * mesh.sequence_heads + mesh.head_rank(), mesh.ring_rank());
   const auto stream = make_waiting_stream(device);
-  const Memory flag(device, sizeof(std::int32_t));
-  const std::int32_t one = 1;
+  const Memory sent(device, mesh.world_size), received(device, mesh.world_size);
   stream->enqueue([&] {
-    copy_bytes(*stream, flag.data(), &one, sizeof one);
     for (comm::Communicator* group : {world_, ep_.get(), ep_inside_.get(), ep_across_.get(), esp_.get(), experts_.get(),
                                       edp_.get(), sp_.get(), heads_.get(), ring_.get()}) {
-      const comm::Buffer buffer = comm::as_buffer(flag.as<std::int32_t>(), 1);
-      group->all_reduce(buffer, buffer, comm::ReduceOp::kMax, *stream);
+      const std::vector<std::int64_t> one_each(static_cast<std::size_t>(group->size()), 1);
+      const comm::ConstBuffer send{sent.data(), group->size(), DType::kU8};
+      group->all_to_all_v(send, one_each, {received.data(), group->size(), DType::kU8}, one_each, *stream);
     }
   });
   stream->synchronize();

@@ -1,5 +1,6 @@
 // The training step on a GPU against the same step on the CPU: losses, gradient norms, balance losses and the weights
 // after some updates. They differ in the order of sums alone.
+#include "comm/for_device.h"
 #include "tests/support/catch.h"
 #include "tests/support/devices.h"
 #include "tests/support/gates.h"
@@ -96,9 +97,13 @@ TEST_CASE("A step on a GPU: every gate", "[gpu]") {
   }
 }
 
-TEST_CASE("A step on a GPU: ranks that share it, every dispatcher", "[gpu]") {
+TEST_CASE("A step on a GPU: ranks that share it or have one each, every dispatcher", "[gpu]") {
   WEFT_NEED_DEVICE(DeviceKind::kCuda);
   StepCase c = small_case();
+  c.own_gpus = GENERATE(false, true);
+  if (c.own_gpus && (!comm::why_no_nccl().empty() || num_devices(DeviceKind::kCuda) < 4))
+    WEFT_SKIP("no NCCL, or fewer than 4 GPUs");
+  INFO((c.own_gpus ? "a GPU each" : "one GPU"));
   c.micro_batch = 1;
   c.steps = 2;
   c.world_size = 4;

@@ -1,6 +1,7 @@
 #include "tests/support/step_harness.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -50,6 +51,11 @@ LocalBatch make_batch(const StepCase& c, const Mesh& mesh, int step, int micro_b
   return shard(b, mesh.sequence_group(), mesh.sp_rank());
 }
 
+StepCase on_its_gpu(StepCase c, int rank) {
+  if (c.own_gpus) c.device.index += rank;
+  return c;
+}
+
 scheduler::Plan plan_of(const StepCase& c, const scheduler::Graph& graph, const scheduler::Shape& shape) {
   scheduler::Plan plan = scheduler::sequential_plan(graph, shape);
   if (c.order_seed != 0) plan.issue_order = random_order(graph, c.order_seed);
@@ -60,13 +66,13 @@ template <class T>
 class Run {
  public:
   Run(const StepCase& c, comm::Communicator& world)
-      : case_(c),
+      : case_(on_its_gpu(c, world.rank())),
         mesh_(make_mesh(c.world_size, world.rank(),
                         {c.ep_size, c.esp_size, c.sequence_heads, c.sequence_ring,
                          c.ranks_per_node > 0 ? c.ranks_per_node : c.world_size})),
-        comms_(world, mesh_, c.device),
+        comms_(world, mesh_, case_.device),
         table_(c.model, mesh_),
-        store_(table_, c.device, c.sharded),
+        store_(table_, case_.device, c.sharded),
         num_micro_(c.global_batch / (mesh_.dp_size() * c.micro_batch)) {
     initialize_weights(store_, c.model, c.seed);
     const StepSpec spec{c.model,
@@ -76,11 +82,12 @@ class Run {
                         c.sharded,
                         c.dispatcher,
                         c.hooks != nullptr ? c.hooks->mask() : 0,
-                        c.host_apart || c.device.kind != DeviceKind::kCpu};
+                        c.host_apart || case_.device.kind != DeviceKind::kCpu};
     const scheduler::Shape shape = uniform_shape(c.model.layers, c.shape);
     const scheduler::Graph graph = emit_step(spec, shape, dtype_of<T>);
-    step_ = std::make_unique<BoundStep<T>>(
-        spec, plan_of(c, graph, shape), Runtime<T>{&store_, &comms_, &state_, nullptr, hooks()}, c.device, c.executor);
+    step_ = std::make_unique<BoundStep<T>>(spec, plan_of(c, graph, shape),
+                                           Runtime<T>{&store_, &comms_, &state_, nullptr, hooks()}, case_.device,
+                                           c.executor);
     state_.previous_choices.assign(static_cast<std::size_t>(c.model.layers),
                                    std::vector<double>(c.model.moe.experts, 0.0));
     state_.clip_norm = c.clip_norm;
@@ -173,7 +180,7 @@ StepOutcome run_steps(const StepCase& c) {
   StepOutcome out;
   std::map<std::string, std::vector<double>> weights;
   std::mutex mutex;
-  comm::run_local_ranks(c.world_size, [&](comm::Communicator& world) {
+  const auto run_rank = [&](comm::Communicator& world) {
     Run<T> run(c, world);
     std::vector<StepResult> steps;
     for (int s = 1; s <= c.steps; ++s) steps.push_back(run.step(s));
@@ -196,7 +203,8 @@ StepOutcome run_steps(const StepCase& c) {
         whole[i] = values[i];
       }
     }
-  });
+  };
+  comm::run_local_ranks(c.world_size, run_rank, std::chrono::minutes(2));
   out.weights.assign(weights.begin(), weights.end());
   return out;
 }

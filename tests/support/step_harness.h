@@ -28,6 +28,7 @@ struct StepCase {
   parallel::ShapeOptions shape;
   scheduler::ExecutorKind executor = scheduler::ExecutorKind::kInline;
   Device device = {};
+  bool own_gpus = false;    ///< Rank r has the r-th GPU from `device` on, and collectives go through NCCL.
   bool host_apart = false;  ///< The host waits for routed counts, as beside a GPU (where it always does).
   /// 0: sequential; else a random order of the step's tasks, by this seed.
   std::uint64_t order_seed = 0;

@@ -1,0 +1,127 @@
+// tests/parallel/nccl/step_test.cpp - training steps of ranks with an emulated GPU each, over the emulated NCCL: the
+// figures of one rank on the CPU, in every layout.
+#include <vector>
+
+#include "comm/factory.h"
+#include "parallel/mesh.h"
+#include "tests/support/catch.h"
+#include "tests/support/nccl/hooks.h"
+#include "tests/support/step_harness.h"
+
+namespace weft::test {
+namespace {
+
+using parallel::BalanceScope;
+using parallel::DispatcherKind;
+using parallel::MeshComms;
+using parallel::MeshOptions;
+
+StepCase over_nccl(int world_size) {
+  StepCase c;
+  c.model = small_mixtral();
+  c.model.moe.balance_scope = BalanceScope::kGlobalPrevious;  // on GPUs no other spans ranks that share sequences
+  c.documents = true;
+  c.global_batch = 4;
+  c.micro_batch = 1;
+  c.steps = 2;
+  c.world_size = world_size;
+  c.device = {DeviceKind::kCuda, 0};
+  c.own_gpus = true;
+  c.executor = scheduler::ExecutorKind::kStreams;
+  c.shape = {2, 3, 1, scheduler::Recompute::kNone, 1, 2};
+  return c;
+}
+
+StepCase on_one_rank(StepCase c) {
+  c.world_size = c.ep_size = c.esp_size = c.sequence_heads = c.sequence_ring = 1;
+  c.ranks_per_node = 0;
+  c.dispatcher = DispatcherKind::kAllToAll;
+  c.device = {};
+  c.own_gpus = false;
+  c.shape = {};
+  c.order_seed = 0;
+  c.executor = scheduler::ExecutorKind::kInline;
+  return c;
+}
+
+/// No misuse was seen, and no communicator is left.
+void check_by_the_book() {
+  CHECK(emulation::nccl::take_complaints() == std::vector<std::string>{});
+  CHECK(emulation::nccl::num_communicators() == 0);
+}
+
+TEST_CASE("NCCL: a step in every layout has one rank's figures, and its own bits again", "[nccl]") {
+  StepCase c = over_nccl(4);
+  SECTION("ZeRO") {}
+  SECTION("whole states") { c.sharded = false; }
+  SECTION("EP 4, a random order of tasks") {
+    c.ep_size = 4;
+    c.order_seed = 7;
+  }
+  SECTION("EP 2 x ESP 2, capacity") {
+    c.ep_size = c.esp_size = 2;
+    c.model.moe.capacity_factor = 1.0;
+  }
+  SECTION("through leaders") {
+    c.ep_size = 4;
+    c.ranks_per_node = 2;
+    c.dispatcher = DispatcherKind::kHierarchical1d;
+  }
+  SECTION("inside nodes, then between them, a random order of tasks") {
+    c.ep_size = 4;
+    c.ranks_per_node = 2;
+    c.dispatcher = DispatcherKind::kHierarchical2d;
+    c.order_seed = 11;
+  }
+  SECTION("sequences shared by heads and ring, EP 2, a random order of tasks") {
+    c.sequence_heads = c.sequence_ring = 2;
+    c.ep_size = 2;
+    c.order_seed = 13;
+  }
+  SECTION("eight ranks: EP 2 x ESP 2 x EDP 2, sequences shared by heads") {
+    c.world_size = 8;
+    c.ep_size = c.esp_size = c.sequence_heads = 2;
+    c.ranks_per_node = 4;
+  }
+  std::string where;
+  const StepOutcome there = run_steps<double>(c);
+  const double difference = max_difference(run_steps<double>(on_one_rank(c)), there, where);
+  INFO("worst: " << where);
+  CHECK(difference <= 1e-10);
+  CHECK(max_difference(there, run_steps<double>(c), where) == 0.0);
+  check_by_the_book();
+}
+
+TEST_CASE("NCCL: a step in BF16 has the same bits again", "[nccl]") {
+  StepCase c = over_nccl(4);
+  c.ep_size = c.esp_size = 2;
+  std::string where;
+  const StepOutcome once = run_steps<BF16>(c);
+  CHECK(max_difference(once, run_steps<BF16>(c), where) == 0.0);
+  const double difference = max_difference(run_steps<BF16>(on_one_rank(c)), once, where);
+  INFO("worst: " << where);
+  CHECK(difference <= 0.05);
+  check_by_the_book();
+}
+
+TEST_CASE("NCCL: all links are made before the first step", "[nccl]") {
+  StepCase c = over_nccl(4);
+  c.ep_size = 2;
+  c.sequence_heads = 2;
+  c.ranks_per_node = 2;
+  c.dispatcher = DispatcherKind::kHierarchical2d;
+  const int before = emulation::nccl::num_late_connections();
+  comm::run_local_ranks(c.world_size, [&](comm::Communicator& world) {
+    const MeshOptions options{c.ep_size, 1, c.sequence_heads, 1, c.ranks_per_node};
+    const MeshComms comms(world, parallel::make_mesh(c.world_size, world.rank(), options),
+                          {DeviceKind::kCuda, world.rank()});
+  });
+  const int of_mesh = emulation::nccl::num_late_connections() - before;
+  CHECK(of_mesh > 0);
+  static_cast<void>(run_steps<double>(c));
+  CHECK(emulation::nccl::num_late_connections() - before == 2 * of_mesh);
+  check_by_the_book();
+}
+
+}  // namespace
+}  // namespace weft::test
