@@ -72,6 +72,7 @@ struct Backend : RowKernels<T> {
   decltype(&kernels::count_rows) count_rows;
   decltype(&kernels::place_rows) place_rows;
   decltype(&kernels::route_top_k<T>) route_top_k;
+  decltype(&kernels::order_rows) order_rows;
   decltype(&kernels::router_drop) router_drop;
   decltype(&kernels::router_count) router_count;
   decltype(&kernels::router_mean_probs<T>) router_mean_probs;

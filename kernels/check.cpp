@@ -23,4 +23,11 @@ void check_array(const char* kernel, const char* name, const void* data, std::in
   WEFT_CHECK(data != nullptr || count == 0, kernel, ": ", name, " is null, expected ", count, " elements");
 }
 
+void check_routing_groups(const char* kernel, const RoutingGroups& groups, std::int64_t table_rows) {
+  WEFT_CHECK(groups.rows > 0 && table_rows % groups.rows == 0, kernel, ": ", table_rows,
+             " rows are no multiple of the group's ", groups.rows);
+  WEFT_CHECK(groups.first >= 0 && groups.count >= 0 && groups.first + groups.count <= table_rows, kernel,
+             ": results for rows ", groups.first, " to ", groups.first + groups.count, " of ", table_rows);
+}
+
 }  // namespace weft::kernels

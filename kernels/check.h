@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/matrix.h"
+#include "kernels/routing_groups.h"
 
 namespace weft::kernels {
 
@@ -22,5 +23,8 @@ void check_matrix(const char* kernel, const char* name, MatrixShape m, std::int6
 
 /// Throws kInvalidArgument unless `data` is there, or `count` elements are none.
 void check_array(const char* kernel, const char* name, const void* data, std::int64_t count);
+
+/// Throws kInvalidArgument unless `groups` are groups of a table of `table_rows` rows, and what is wanted lies in it.
+void check_routing_groups(const char* kernel, const RoutingGroups& groups, std::int64_t table_rows);
 
 }  // namespace weft::kernels

@@ -24,13 +24,21 @@ void route_top_k(Stream& stream, const RoutedRows<T>& out, Matrix<const T> logit
   backend<T>(stream).route_top_k(stream, out, logits, weighting);
 }
 
+void order_rows(Stream& stream, std::int32_t* order, Matrix<const std::int32_t> places,
+                std::int64_t rows_per_sequence) {
+  check_matrix("order_rows", "places", places, places.rows, places.cols);
+  check_array("order_rows", "order", order, places.rows * places.cols);
+  WEFT_CHECK(rows_per_sequence > 0 && places.cols % rows_per_sequence == 0, "order_rows: ", places.cols,
+             " rows are no multiple of a sequence's ", rows_per_sequence);
+  backend<float>(stream).order_rows(stream, order, places, rows_per_sequence);
+}
+
 void router_drop(Stream& stream, Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert, std::int64_t num_experts,
-                 std::int64_t group_rows, std::int64_t capacity) {
+                 const RoutingGroups& groups, std::int64_t capacity) {
   check_matrix("router_drop", "expert", expert, expert.rows, expert.cols);
-  check_matrix("router_drop", "kept", kept, expert.rows, expert.cols);
-  WEFT_CHECK(group_rows > 0 && expert.rows % group_rows == 0, "router_drop: ", expert.rows,
-             " rows are no multiple of the group's ", group_rows);
-  backend<float>(stream).router_drop(stream, kept, expert, num_experts, group_rows, capacity);
+  check_matrix("router_drop", "kept", kept, groups.count, expert.cols);
+  check_routing_groups("router_drop", groups, expert.rows);
+  backend<float>(stream).router_drop(stream, kept, expert, num_experts, groups, capacity);
 }
 
 void router_count(Stream& stream, Matrix<double> count, Matrix<const std::int32_t> expert) {

@@ -7,6 +7,7 @@
 #include "core/matrix.h"
 #include "core/rng.h"
 #include "core/stream.h"
+#include "kernels/routing_groups.h"
 
 namespace weft::kernels {
 
@@ -26,11 +27,16 @@ struct RoutedRows {
 template <class T>
 void route_top_k(Stream& stream, const RoutedRows<T>& out, Matrix<const T> logits, RouterWeighting weighting);
 
-/// Capacity: within each group of `group_rows` rows an expert keeps its first `capacity` choices, in the order of
-/// (choice k, row); the others become -1 in `kept`. capacity = 0 keeps all. kept, expert: [T, K]. Source: GShard,
-/// arXiv:2006.16668, algorithm 1 (first choices of all tokens come before second choices).
+/// order[s * S + places[r, t]] = r * T + t: the rows of all ranks in the order of sequences and of their places in
+/// them, where SP ranks hold T rows each of the same sequences of S = SP * rows_per_sequence tokens, s = t /
+/// rows_per_sequence. places: [SP, T], each place of a sequence once; order: [SP * T].
+void order_rows(Stream& stream, std::int32_t* order, Matrix<const std::int32_t> places, std::int64_t rows_per_sequence);
+
+/// Capacity: within each group an expert keeps its first `capacity` choices, in the order of (choice k, row of the
+/// group); the others become -1 in `kept`. capacity = 0 keeps all. expert: [T, K]; kept: [groups.count, K]. Source:
+/// GShard, arXiv:2006.16668, algorithm 1 (first choices of all tokens come before second choices).
 void router_drop(Stream& stream, Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert, std::int64_t num_experts,
-                 std::int64_t group_rows, std::int64_t capacity);
+                 const RoutingGroups& groups, std::int64_t capacity);
 
 /// count[g, e] = choices of expert e in group g, -1 passed over; whole numbers, in f64. count: [G, E].
 void router_count(Stream& stream, Matrix<double> count, Matrix<const std::int32_t> expert);

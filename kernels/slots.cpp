@@ -20,15 +20,16 @@ void check_slots(const char* kernel, const SlotRows& slots) {
 }  // namespace
 
 template <class T>
-void expert_choice(Stream& stream, const SlotTable<T>& table, Matrix<const T> scores, std::int64_t group_rows) {
+void expert_choice(Stream& stream, const SlotTable<T>& table, Matrix<const T> scores, const RoutingGroups& groups) {
   check_matrix("expert_choice", "scores", scores, scores.rows, scores.cols);
-  const std::int64_t groups = groups_of("expert_choice", scores.rows, group_rows);
-  const std::int64_t slots = groups == 0 ? 0 : table.source.rows / groups;
-  WEFT_CHECK(slots * groups == table.source.rows && slots <= group_rows, "expert_choice: ", table.source.rows,
-             " slots for ", groups, " groups of ", group_rows, " rows");
+  check_routing_groups("expert_choice", groups, scores.rows);
+  const std::int64_t num_groups = scores.rows / groups.rows;
+  const std::int64_t slots = num_groups == 0 ? 0 : table.source.rows / num_groups;
+  WEFT_CHECK(slots * num_groups == table.source.rows && slots <= groups.rows, "expert_choice: ", table.source.rows,
+             " slots for ", num_groups, " groups of ", groups.rows, " rows");
   for (const MatrixShape& m : {MatrixShape(table.source), MatrixShape(table.kept), MatrixShape(table.weight)})
     check_matrix("expert_choice", "a table", m, table.source.rows, scores.cols);
-  backend<T>(stream).expert_choice(stream, table, scores, group_rows);
+  backend<T>(stream).expert_choice(stream, table, scores, groups);
 }
 
 template <class T>

@@ -10,14 +10,16 @@
 #include "core/matrix.h"
 #include "core/stream.h"
 #include "kernels/gemm.h"
+#include "kernels/routing_groups.h"
 
 namespace weft::kernels {
 
-/// Each expert takes the C rows of each group with its largest scores, ties to the lower row; in its slots they stand
-/// in order of rows. Scores (not negative) are compared by the upper 40 of 52 bits of their mantissa (f32: 15 of 23):
-/// equal tokens must tie, and a layout that computes their rows in other places may round them differently.
-/// source, weight, kept: [G * C, E]: the row, its score, the expert. scores: [T, E]; C <= n.
-/// Source: expert choice routing, arXiv:2202.09368, section 3.
+/// Each expert takes the C rows of each group with its largest scores, ties to the earlier row of the group; in its
+/// slots they stand in the group's order. Scores (not negative) are compared by the upper 40 of 52 bits of their
+/// mantissa (f32: 15 of 23): equal tokens must tie, and a layout that computes their rows in other places may round
+/// them differently. source, weight, kept: [G * C, E]: the row, counted from groups.first, its score, the expert; of
+/// rows that no results are wanted for 0, the score, -1. scores: [T, E]; C <= n. Source: expert choice routing,
+/// arXiv:2202.09368, section 3.
 template <class T>
 struct SlotTable {
   using Index = std::conditional_t<std::is_const_v<T>, const std::int32_t, std::int32_t>;
@@ -25,7 +27,7 @@ struct SlotTable {
   Matrix<T> weight;
 };
 template <class T>
-void expert_choice(Stream& stream, const SlotTable<T>& table, Matrix<const T> scores, std::int64_t group_rows);
+void expert_choice(Stream& stream, const SlotTable<T>& table, Matrix<const T> scores, const RoutingGroups& groups);
 
 /// d_scores[source[d, e], e] = d_weight[d, e] for the slots whose expert is kept (not -1), 0 elsewhere: the gradient of
 /// expert_choice. source, kept, d_weight: [N, E]; d_scores: [T, E]. No two slots of an expert hold one token.

@@ -47,15 +47,24 @@ void route_top_k(Stream&, const RoutedRows<T>& out, Matrix<const T> logits, Rout
   }
 }
 
+void order_rows(Stream&, std::int32_t* order, Matrix<const std::int32_t> places, std::int64_t rows_per_sequence) {
+  for (std::int64_t r = 0; r < places.rows; ++r)
+    for (std::int64_t t = 0; t < places.cols; ++t)
+      order[t / rows_per_sequence * rows_per_sequence * places.rows + places.row(r)[t]] =
+          static_cast<std::int32_t>(r * places.cols + t);
+}
+
 void router_drop(Stream&, Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert, std::int64_t num_experts,
-                 std::int64_t group_rows, std::int64_t capacity) {
+                 const RoutingGroups& groups, std::int64_t capacity) {
   std::vector<std::int64_t> used(static_cast<std::size_t>(num_experts));
-  for (std::int64_t first = 0; first < expert.rows; first += group_rows) {
+  for (std::int64_t first = 0; first < expert.rows; first += groups.rows) {
     std::fill(used.begin(), used.end(), 0);
     for (std::int64_t k = 0; k < expert.cols; ++k)
-      for (std::int64_t t = first; t < first + group_rows; ++t) {
+      for (std::int64_t i = first; i < first + groups.rows; ++i) {
+        const std::int64_t t = groups.row(i);
         const std::int32_t e = expert.row(t)[k];
-        kept.row(t)[k] = capacity == 0 || used[static_cast<std::size_t>(e)]++ < capacity ? e : -1;
+        const bool fits = capacity == 0 || used[static_cast<std::size_t>(e)]++ < capacity;
+        if (groups.wants(t)) kept.row(t - groups.first)[k] = fits ? e : -1;
       }
   }
 }
@@ -194,6 +203,7 @@ void router_temperature(Stream&, T* z, const T* x, std::int64_t n, const T* thet
 template <class T>
 void add_router(Backend<T>& table) {
   table.route_top_k = route_top_k<T>;
+  table.order_rows = order_rows;
   table.router_drop = router_drop;
   table.router_count = router_count;
   table.router_mean_probs = router_mean_probs<T>;

@@ -23,24 +23,24 @@ void add_scaled(T* out, const T* x, T factor, std::int64_t n) {
 }
 
 template <class T>
-void expert_choice(Stream&, const SlotTable<T>& table, Matrix<const T> scores, std::int64_t group_rows) {
-  const std::int64_t groups = scores.rows / group_rows;
-  const std::int64_t slots = groups == 0 ? 0 : table.source.rows / groups;
-  std::vector<std::int32_t> order(static_cast<std::size_t>(group_rows));
-  for (std::int64_t g = 0; g < groups; ++g)
+void expert_choice(Stream&, const SlotTable<T>& table, Matrix<const T> scores, const RoutingGroups& groups) {
+  const std::int64_t num_groups = scores.rows / groups.rows;
+  const std::int64_t slots = num_groups == 0 ? 0 : table.source.rows / num_groups;
+  std::vector<std::int32_t> order(static_cast<std::size_t>(groups.rows));  // rows of the group
+  for (std::int64_t g = 0; g < num_groups; ++g)
     for (std::int64_t e = 0; e < scores.cols; ++e) {
-      std::iota(order.begin(), order.end(), static_cast<std::int32_t>(g * group_rows));
+      std::iota(order.begin(), order.end(), static_cast<std::int32_t>(g * groups.rows));
       const auto chosen = order.begin() + static_cast<std::ptrdiff_t>(slots);
       std::partial_sort(order.begin(), chosen, order.end(), [&](std::int32_t a, std::int32_t b) {
-        const std::uint64_t x = slot_rank(scores.row(a)[e]), y = slot_rank(scores.row(b)[e]);
+        const std::uint64_t x = slot_rank(scores.row(groups.row(a))[e]), y = slot_rank(scores.row(groups.row(b))[e]);
         return x != y ? x > y : a < b;
       });
       std::sort(order.begin(), chosen);
       for (std::int64_t j = 0; j < slots; ++j) {
-        const std::int32_t t = order[static_cast<std::size_t>(j)];
-        table.source.row(g * slots + j)[e] = t;
-        table.kept.row(g * slots + j)[e] = static_cast<std::int32_t>(e);
-        table.weight.row(g * slots + j)[e] = scores.row(t)[e];
+        const std::int64_t t = groups.row(order[static_cast<std::size_t>(j)]), d = g * slots + j;
+        table.source.row(d)[e] = groups.wants(t) ? static_cast<std::int32_t>(t - groups.first) : 0;
+        table.kept.row(d)[e] = groups.wants(t) ? static_cast<std::int32_t>(e) : -1;
+        table.weight.row(d)[e] = scores.row(t)[e];
       }
     }
 }

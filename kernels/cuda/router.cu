@@ -81,17 +81,27 @@ __global__ void route_top_k_kernel(RoutedRows<T> out, Matrix<const T> logits, Ro
   for (std::int64_t k = lane_id(); k < choices; k += kWarp) weight[k] *= scale;
 }
 
-/// A block per expert and group goes through the choices in the order of (choice, row).
-__global__ void router_drop_kernel(Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert,
-                                   std::int64_t group_rows, std::int64_t capacity) {
-  const std::int64_t e = blockIdx.x, first_row = blockIdx.y * group_rows, choices = group_rows * expert.cols;
+__global__ void order_rows_kernel(std::int32_t* order, Matrix<const std::int32_t> places,
+                                  std::int64_t rows_per_sequence) {
+  const std::int64_t i = global_thread();
+  if (i >= places.rows * places.cols) return;
+  const std::int64_t r = i / places.cols, t = i % places.cols, sequence = t / rows_per_sequence;
+  order[sequence * rows_per_sequence * places.rows + places.row(r)[t]] = static_cast<std::int32_t>(i);
+}
+
+/// A block per expert and group goes through the choices in the order of (choice, row of the group).
+__global__ void router_drop_kernel(Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert, RoutingGroups groups,
+                                   std::int64_t capacity) {
+  const std::int64_t e = blockIdx.x, first_row = blockIdx.y * groups.rows, choices = groups.rows * expert.cols;
   std::int64_t used = 0;
   for (std::int64_t first = 0; first < choices; first += blockDim.x) {
-    const std::int64_t i = first + threadIdx.x, t = first_row + i % group_rows, k = i / group_rows;
+    const std::int64_t i = first + threadIdx.x, k = i / groups.rows;
+    const std::int64_t t = i < choices ? groups.row(first_row + i % groups.rows) : 0;
     const bool mine = i < choices && expert.row(t)[k] == e;
     int total = 0;
     const int rank = block_rank(mine, total);
-    if (mine) kept.row(t)[k] = used + rank < capacity ? static_cast<std::int32_t>(e) : -1;
+    if (mine && groups.wants(t))
+      kept.row(t - groups.first)[k] = used + rank < capacity ? static_cast<std::int32_t>(e) : -1;
     used += total;
   }
 }
@@ -246,10 +256,14 @@ void route_top_k(Stream& stream, const RoutedRows<T>& out, Matrix<const T> logit
   if (staged) shape.shared_bytes = static_cast<std::size_t>(warps * row_bytes);
   launch(stream, route_top_k_kernel<T>, shape, out, logits, weighting, staged);
 }
+void order_rows(Stream& stream, std::int32_t* order, Matrix<const std::int32_t> places,
+                std::int64_t rows_per_sequence) {
+  launch(stream, order_rows_kernel, per_element(places.rows * places.cols), order, places, rows_per_sequence);
+}
 void router_drop(Stream& stream, Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert, std::int64_t num_experts,
-                 std::int64_t group_rows, std::int64_t capacity) {
-  const std::int64_t all = group_rows * expert.cols;
-  launch(stream, router_drop_kernel, per_column(num_experts, expert.rows / group_rows), kept, expert, group_rows,
+                 const RoutingGroups& groups, std::int64_t capacity) {
+  const std::int64_t all = groups.rows * expert.cols;
+  launch(stream, router_drop_kernel, per_column(num_experts, expert.rows / groups.rows), kept, expert, groups,
          capacity == 0 ? all : capacity);
 }
 void router_count(Stream& stream, Matrix<double> count, Matrix<const std::int32_t> expert) {
@@ -312,6 +326,7 @@ void router_z_backward(Stream& stream, Matrix<T> dlogits, Matrix<const T> probs,
 template <class T>
 void add_router(Backend<T>& table) {
   table.route_top_k = route_top_k<T>;
+  table.order_rows = order_rows;
   table.router_drop = router_drop;
   table.router_count = router_count;
   table.router_mean_probs = router_mean_probs<T>;

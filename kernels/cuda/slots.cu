@@ -11,13 +11,13 @@ namespace {
 /// A block per expert and group. It finds the score of the last row that is taken bit by bit: the largest number that
 /// enough rows reach. All above are taken, and of those that equal it the first ones.
 template <class T>
-__global__ void expert_choice_kernel(SlotTable<T> table, Matrix<const T> scores, std::int64_t group_rows,
+__global__ void expert_choice_kernel(SlotTable<T> table, Matrix<const T> scores, RoutingGroups groups,
                                      std::int64_t slots) {
-  const std::int64_t e = blockIdx.x, first_row = blockIdx.y * group_rows, first_slot = blockIdx.y * slots;
+  const std::int64_t e = blockIdx.x, first_row = blockIdx.y * groups.rows, first_slot = blockIdx.y * slots;
   const auto rows_where = [&](const auto& holds) {
     std::int64_t count = 0;
-    for (std::int64_t i = threadIdx.x; i < group_rows; i += blockDim.x)
-      if (holds(slot_rank(scores.row(first_row + i)[e]))) ++count;
+    for (std::int64_t i = threadIdx.x; i < groups.rows; i += blockDim.x)
+      if (holds(slot_rank(scores.row(groups.row(first_row + i))[e]))) ++count;
     return block_sum(count);
   };
   constexpr int kBits = 52;
@@ -28,19 +28,19 @@ __global__ void expert_choice_kernel(SlotTable<T> table, Matrix<const T> scores,
   }
   const std::int64_t equals = slots - rows_where([&](std::uint64_t rank) { return rank > last; });
   std::int64_t taken = 0, met = 0;  // slots filled, and rows of score `last` seen
-  for (std::int64_t first = 0; first < group_rows; first += blockDim.x) {
-    const std::int64_t i = first + threadIdx.x, t = first_row + i;
-    const std::uint64_t rank = i < group_rows ? slot_rank(scores.row(t)[e]) : 0;
+  for (std::int64_t first = 0; first < groups.rows; first += blockDim.x) {
+    const std::int64_t i = first + threadIdx.x, t = i < groups.rows ? groups.row(first_row + i) : 0;
+    const std::uint64_t rank = i < groups.rows ? slot_rank(scores.row(t)[e]) : 0;
     int total = 0;
-    const bool equal = i < group_rows && rank == last;
+    const bool equal = i < groups.rows && rank == last;
     const std::int64_t place = met + block_rank(equal, total);
     met += total;
-    const bool mine = i < group_rows && (rank > last || (equal && place < equals));
-    const std::int64_t slot = first_slot + taken + block_rank(mine, total);
+    const bool taken_here = i < groups.rows && (rank > last || (equal && place < equals));
+    const std::int64_t slot = first_slot + taken + block_rank(taken_here, total);
     taken += total;
-    if (!mine) continue;
-    table.source.row(slot)[e] = static_cast<std::int32_t>(t);
-    table.kept.row(slot)[e] = static_cast<std::int32_t>(e);
+    if (!taken_here) continue;
+    table.source.row(slot)[e] = groups.wants(t) ? static_cast<std::int32_t>(t - groups.first) : 0;
+    table.kept.row(slot)[e] = groups.wants(t) ? static_cast<std::int32_t>(e) : -1;
     table.weight.row(slot)[e] = scores.row(t)[e];
   }
 }
@@ -179,9 +179,10 @@ __global__ void slots_scatter_backward_kernel(SlotsGradient<T> grad, Matrix<cons
 }
 
 template <class T>
-void expert_choice(Stream& stream, const SlotTable<T>& table, Matrix<const T> scores, std::int64_t group_rows) {
-  const std::int64_t groups = scores.rows / group_rows, slots = groups == 0 ? 0 : table.source.rows / groups;
-  launch(stream, expert_choice_kernel<T>, {scores.cols, groups}, table, scores, group_rows, slots);
+void expert_choice(Stream& stream, const SlotTable<T>& table, Matrix<const T> scores, const RoutingGroups& groups) {
+  const std::int64_t num_groups = scores.rows / groups.rows;
+  const std::int64_t slots = num_groups == 0 ? 0 : table.source.rows / num_groups;
+  launch(stream, expert_choice_kernel<T>, {scores.cols, num_groups}, table, scores, groups, slots);
 }
 template <class T>
 void expert_choice_backward(Stream& stream, Matrix<T> d_scores, const SlotTable<const T>& table) {

@@ -71,11 +71,9 @@ struct RowIds {
     const std::int64_t sequence = (first_row + t) / rows_per_sequence;
     return samples != nullptr ? samples[sequence] : sequence;
   }
-  /// Of row t of the unit on a rank of the group that shares the sequences.
-  [[nodiscard]] std::int64_t position(std::int64_t t, int rank) const {
-    return places != nullptr ? places[rank * micro_batch_rows + first_row + t] : (first_row + t) % rows_per_sequence;
+  [[nodiscard]] std::int64_t position(std::int64_t t) const {
+    return places != nullptr ? places[sp_rank * micro_batch_rows + first_row + t] : (first_row + t) % rows_per_sequence;
   }
-  [[nodiscard]] std::int64_t position(std::int64_t t) const { return position(t, sp_rank); }
 };
 
 /// Balance of one unit over all layers so far, for BalanceForm::kHuggingFace, on the step's device.
@@ -142,16 +140,10 @@ struct GateOptions {
   GateLayout layout;
 };
 
-/// A row of a routing group that several ranks may share.
-struct GroupRow {
-  int rank = 0;          ///< Of the ranks that share the sequences.
-  std::int64_t row = 0;  ///< Of the unit on that rank.
-};
-/// The rows of routing group `group` in order of position: [group_tokens].
-[[nodiscard]] std::vector<GroupRow> rows_of_group(const GateOptions& options, const RowIds& ids, std::int64_t group);
-
-/// Throws kUnavailable for a step on a GPU: what is not there yet.
-void require_host(const Stream& stream, std::string_view what);
+/// Routing groups that several ranks share, in a table with the rows of all of them, [SP, T]: in order of position,
+/// with results for the rows of this rank. order: [SP * rows] i32, filled in the stream's order.
+[[nodiscard]] kernels::RoutingGroups shared_groups(Stream& stream, std::int32_t* order, const GateOptions& options,
+                                                   const RowIds& ids, std::int64_t rows);
 
 /// Stateless: the same inputs, keys and parameters give the same routing, bit for bit.
 template <class T>

@@ -133,21 +133,13 @@ double gate_rows_per_token(const ModelConfig& model, std::int64_t sequence_lengt
   return static_cast<double>(table.rows * table.width) / static_cast<double>(options.group_rows);
 }
 
-std::vector<GroupRow> rows_of_group(const GateOptions& options, const RowIds& ids, std::int64_t group) {
-  const std::int64_t sequence_tokens = ids.rows_per_sequence * options.layout.sequence_ranks;
-  std::vector<GroupRow> out(static_cast<std::size_t>(options.group_tokens));
-  for (int rank = 0; rank < options.layout.sequence_ranks; ++rank)
-    for (std::int64_t i = 0; i < options.group_rows; ++i) {
-      const std::int64_t row = group * options.group_rows + i;
-      const std::int64_t at = i / ids.rows_per_sequence * sequence_tokens + ids.position(row, rank);
-      out[static_cast<std::size_t>(at)] = {rank, row};
-    }
-  return out;
-}
-
-void require_host(const Stream& stream, std::string_view what) {
-  if (stream.device().kind != DeviceKind::kCpu)
-    throw Error(ErrorCode::kUnavailable, str(what, ": not on GPUs yet"), "set parallel.device to CPU");
+kernels::RoutingGroups shared_groups(Stream& stream, std::int32_t* order, const GateOptions& options, const RowIds& ids,
+                                     std::int64_t rows) {
+  WEFT_CHECK(ids.places != nullptr, "ranks share sequences, and no places of their rows are known");
+  const Matrix<const std::int32_t> places(ids.places + ids.first_row, options.layout.sequence_ranks, rows,
+                                          ids.micro_batch_rows);
+  kernels::order_rows(stream, order, places, ids.rows_per_sequence);
+  return {options.group_tokens, order, ids.sp_rank * rows, rows};
 }
 
 std::int64_t gate_capacity(double factor, const MoeConfig& config, std::int64_t group_tokens) {

@@ -1,16 +1,11 @@
 // parallel/train/run_device.h - what a run computes on.
 #pragma once
 
-#include <string>
-
 #include "comm/communicator.h"
 #include "core/device.h"
 #include "parallel/train/run_config.h"
 
 namespace weft::parallel {
-
-/// Why `config` cannot run on GPUs so far, and the field to change; "" when it can.
-[[nodiscard]] std::string why_not_on_gpu(const RunConfig& config);
 
 /// The device of this rank, by parallel.device. Collective; the same kind on every rank. kAuto logs on rank 0 why it
 /// took the CPU in a build with CUDA. Throws Error{kUnavailable} on every rank when kCuda cannot be had.

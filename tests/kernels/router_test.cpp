@@ -145,12 +145,55 @@ TEMPLATE_TEST_CASE("capacity drops by (choice, row) in each group, and choices a
           count[static_cast<std::size_t>(g * c.experts + e)] += 1.0;
         }
     }
-    device.run(kernels::router_drop, Matrix<std::int32_t>(kept.data(), c.rows, c.k), c.table(), c.experts, c.group_rows,
-               capacity);
+    device.run(kernels::router_drop, Matrix<std::int32_t>(kept.data(), c.rows, c.k), c.table(), c.experts,
+               RoutingGroups::whole(c.group_rows, c.rows), capacity);
     CHECK(kept == want);
     device.run(kernels::router_count, Matrix<double>(got.data(), c.groups, c.experts),
                Matrix<const std::int32_t>(kept.data(), c.rows, c.k));
     CHECK(got == count);
+  }
+}
+
+TEMPLATE_TEST_CASE("groups whose rows lie on several ranks drop as they do in order", "[router]", WEFT_F32_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    Random random(seed);
+    const std::int64_t ranks = random.pick({1, 2, 3, 4}), share = random.pick({1, 3, 40}),
+                       sequences = random.pick({1, 2, 4}), of_group = sequences % 2 == 0 ? random.pick({1, 2}) : 1,
+                       experts = random.pick({2, 5, 33}), k = random.pick({1, 2}), length = ranks * share,
+                       rows = sequences * share, capacity = random.pick({0, 1, 3, 30});
+    INFO("seed " << seed << ": " << ranks << " ranks, " << sequences << " sequences of " << length << ", " << of_group
+                 << " a group, E " << experts << ", K " << k << ", C " << capacity);
+    // of each sequence, the ranks hold any rows in any order; the micro-batch has other rows around these
+    const std::int64_t before = random.below(3), stride = before + rows + random.below(3);
+    Ints places(static_cast<std::size_t>(ranks * stride), -5), want_order(static_cast<std::size_t>(ranks * rows), -1),
+        order(want_order);
+    for (std::int64_t s = 0; s < sequences; ++s) {
+      const Ints any = random.permutation(length);
+      for (std::int64_t i = 0; i < length; ++i) {
+        const std::int64_t r = i / share, t = s * share + i % share;
+        places[static_cast<std::size_t>(r * stride + before + t)] = any[static_cast<std::size_t>(i)];
+        want_order[static_cast<std::size_t>(s * length + any[static_cast<std::size_t>(i)])] =
+            static_cast<std::int32_t>(r * rows + t);
+      }
+    }
+    device.run(kernels::order_rows, Array<std::int32_t>{order.data(), ranks * rows},
+               Matrix<const std::int32_t>(places.data() + before, ranks, rows, stride), share);
+    CHECK(order == want_order);
+    const Ints choice = choices_of(random, ranks * rows, experts, k);  // by rank
+    Ints in_order, dropped(choice.size()), want(choice.size()), kept(choice.size(), -9);
+    for (const std::int32_t t : want_order)
+      for (std::int64_t i = 0; i < k; ++i) in_order.push_back(choice[static_cast<std::size_t>(t * k + i)]);
+    router_drop(inline_stream(), {dropped.data(), ranks * rows, k},
+                Matrix<const std::int32_t>(in_order.data(), ranks * rows, k), experts,
+                RoutingGroups::whole(of_group * length, ranks * rows), capacity);
+    for (std::size_t i = 0; i < want_order.size(); ++i)
+      std::copy_n(dropped.data() + static_cast<std::int64_t>(i) * k, k, want.data() + want_order[i] * k);
+    for (std::int64_t r = 0; r < ranks; ++r)
+      device.run(kernels::router_drop, Matrix<std::int32_t>(kept.data() + r * rows * k, rows, k),
+                 Matrix<const std::int32_t>(choice.data(), ranks * rows, k), experts,
+                 test::Groups{{of_group * length, order.data(), r * rows, rows}, ranks * rows}, capacity);
+    CHECK(kept == want);
   }
 }
 
@@ -313,8 +356,16 @@ TEST_CASE("wrong shapes of routers are refused by name", "[router]") {
   CHECK_THAT(route({a.view(), n, t.view(), b.view()}, a.view()), says("route_top_k", "weight is"));
   Grid<float> one(4, 1);
   CHECK_THAT(route({one.view(), n, t.view(), a.view()}, one.view()), says("route_top_k", "2 choices among 1"));
-  CHECK_THAT(error_of([&] { router_drop(s, u.view(), t.view(), 2, 4, 1); }), says("router_drop", "kept is"));
-  CHECK_THAT(error_of([&] { router_drop(s, t.view(), t.view(), 2, 3, 1); }), says("router_drop", "multiple"));
+  CHECK_THAT(error_of([&] { router_drop(s, u.view(), t.view(), 2, RoutingGroups::whole(4, 4), 1); }),
+             says("router_drop", "kept is"));
+  CHECK_THAT(error_of([&] { router_drop(s, t.view(), t.view(), 2, RoutingGroups::whole(3, 4), 1); }),
+             says("router_drop", "multiple"));
+  CHECK_THAT(error_of([&] {
+               router_drop(s, u.view(), t.view(), 2, {4, nullptr, 2, 3}, 1);
+             }),
+             says("router_drop", "rows 2 to 5 of 4"));
+  CHECK_THAT(error_of([&] { order_rows(s, t.view().data, t.view(), 3); }), says("order_rows", "2 rows"));
+  CHECK_THAT(error_of([&] { order_rows(s, nullptr, t.view(), 1); }), says("order_rows", "order is null"));
   CHECK_THAT(error_of([&] { router_count(s, counts.view(), t.view()); }), says("router_count", "4 rows in 3 groups"));
   CHECK_THAT(error_of([&] { router_fractions(s, counts.view(), Grid<double>(2, 2).view(), 0.0); }),
              says("router_fractions", "count is"));

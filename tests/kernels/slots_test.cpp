@@ -44,7 +44,7 @@ TEMPLATE_TEST_CASE("expert choice sorts by (score, row) and leaves rows in order
       for (std::int64_t e = 0; e < experts; ++e) scores(t, e) = static_cast<double>(random.below(3));  // many ties
     Grid<std::int32_t> source(groups * slots, experts, 0), kept(groups * slots, experts, 0);
     device.run(kernels::expert_choice<double>, SlotTable<double>{source.view(), kept.view(), weight.view()},
-               constant(scores), n);
+               constant(scores), RoutingGroups::whole(n, groups * n));
     for (std::int64_t g = 0; g < groups; ++g)
       for (std::int64_t e = 0; e < experts; ++e) {
         std::vector<std::int64_t> rows;
@@ -61,6 +61,37 @@ TEMPLATE_TEST_CASE("expert choice sorts by (score, row) and leaves rows in order
   }
 }
 
+TEMPLATE_TEST_CASE("expert choice over groups whose rows lie in any order", "[slots]", WEFT_KERNEL_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    Random random(seed);
+    const std::int64_t groups = random.pick({1, 2, 3}), n = random.pick({1, 4, 9, 300}), experts = random.pick({1, 3}),
+                       rows = groups * n, slots = 1 + random.below(n), first = random.below(rows),
+                       count = 1 + random.below(rows - first);
+    INFO("seed " << seed << ": " << groups << " groups of " << n << ", " << slots << " slots of " << experts
+                 << ", results for " << count << " rows from " << first);
+    const std::vector<std::int32_t> order = random.permutation(rows);
+    Grid<T> in_order(rows, experts), scores(rows, experts), weight(groups * slots, experts), want_weight = weight;
+    for (std::int64_t i = 0; i < rows; ++i)
+      for (std::int64_t e = 0; e < experts; ++e)
+        scores(order[static_cast<std::size_t>(i)], e) = in_order(i, e) = static_cast<T>(random.below(3));  // many ties
+    Grid<std::int32_t> source(groups * slots, experts), kept(groups * slots, experts), want = source, all = kept;
+    kernels::expert_choice<T>(inline_stream(), {want.view(), all.view(), want_weight.view()}, constant(in_order),
+                              RoutingGroups::whole(n, rows));
+    device.run(kernels::expert_choice<T>, SlotTable<T>{source.view(), kept.view(), weight.view()}, constant(scores),
+               test::Groups{{n, order.data(), first, count}, rows});
+    std::int64_t wrong = 0;
+    for (std::int64_t d = 0; d < groups * slots; ++d)
+      for (std::int64_t e = 0; e < experts; ++e) {
+        const std::int64_t t = order[static_cast<std::size_t>(want(d, e))];
+        const bool wanted = t >= first && t < first + count;
+        wrong += source(d, e) != (wanted ? t - first : 0) || kept(d, e) != (wanted ? e : -1) ||
+                 weight(d, e) != want_weight(d, e);
+      }
+    CHECK(wrong == 0);
+  }
+}
+
 TEMPLATE_TEST_CASE("expert choice takes scores for equal that differ by rounding alone", "[slots]",
                    WEFT_KERNEL_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
@@ -71,12 +102,12 @@ TEMPLATE_TEST_CASE("expert choice takes scores for equal that differ by rounding
   scores(2, 0) = std::nextafter(one, T(1));
   std::int32_t source = -1, kept = -1;
   device.run(kernels::expert_choice<T>, SlotTable<T>{{&source, 1, 1}, {&kept, 1, 1}, weight.view()}, constant(scores),
-             std::int64_t{3});
+             RoutingGroups::whole(3, 3));
   CHECK(source == 1);
   scores(2, 0) = one * T(1.001);
   scores(0, 0) = std::numeric_limits<T>::quiet_NaN();
   device.run(kernels::expert_choice<T>, SlotTable<T>{{&source, 1, 1}, {&kept, 1, 1}, weight.view()}, constant(scores),
-             std::int64_t{3});
+             RoutingGroups::whole(3, 3));
   CHECK(source == 2);
 }
 
@@ -305,10 +336,11 @@ TEST_CASE("wrong shapes of slots are refused by name", "[slots]") {
                column_softmax_backward<double>(inline_stream(), a.view(), {a.view(), a.view(), b.view()}, 2);
              }),
              Catch::Matchers::Contains("dot"));
-  CHECK_THAT(error_of([&] {
-               expert_choice<double>(inline_stream(), {t.view(), t.view(), a.view()}, b.view(), 1);
-             }),
-             Catch::Matchers::Contains("expert_choice"));
+  CHECK_THAT(
+      error_of([&] {
+        expert_choice<double>(inline_stream(), {t.view(), t.view(), a.view()}, b.view(), RoutingGroups::whole(1, 3));
+      }),
+      Catch::Matchers::Contains("expert_choice"));
   CHECK_THAT(error_of([&] {
                slots_scatter<double>(inline_stream(), a.view(), b.view(), {t.view(), t.view()}, b.view());
              }),

@@ -28,6 +28,12 @@ struct Experts {
   std::int64_t count;
 };
 
+/// Groups of a table with `table_rows` rows.
+struct Groups {
+  kernels::RoutingGroups groups;
+  std::int64_t table_rows;
+};
+
 /// The optimizer's of n weights.
 template <class T>
 struct OptimizerState {
@@ -89,6 +95,7 @@ class Staging {
     add(grad.dout), add(grad.out), add(grad.dot);
   }
   void add(const kernels::SlotRows& slots) { add(slots.row), add(slots.source); }
+  void add(const Groups& g) { add_range(g.groups.order, g.table_rows); }
   template <class T>
   void add(const kernels::SlotsGradient<T>& grad) {
     add(grad.d_rows), add(grad.d_weight), add(grad.d_row);
@@ -151,6 +158,9 @@ class Staging {
   }
   [[nodiscard]] kernels::SlotRows on_device(const kernels::SlotRows& slots) const {
     return {on_device(slots.row), on_device(slots.source)};
+  }
+  [[nodiscard]] kernels::RoutingGroups on_device(const Groups& g) const {
+    return {g.groups.rows, pointer(g.groups.order), g.groups.first, g.groups.count};
   }
   template <class T>
   [[nodiscard]] kernels::SlotsGradient<T> on_device(const kernels::SlotsGradient<T>& grad) const {

@@ -139,13 +139,54 @@ TEST_CASE("A step on a GPU: ranks that share it or have one each, every dispatch
   check(c);
 }
 
-TEST_CASE("A step on a GPU refuses what is ordered on the host", "[gpu]") {
+TEST_CASE("A step on a GPU: every gate routes groups that ranks share as a whole", "[gpu][sequence]") {
+  WEFT_NEED_DEVICE(DeviceKind::kCuda);
+  int runs = 0;
+  for (const char* gate : {"softmax_top_k", "gshard", "sigmoid", "xmoe", "expert_choice", "soft_moe"})
+    for (const double capacity : {0.0, 0.75})
+      for (const int ranks : {2, 4}) {
+        StepCase c = small_case();
+        c.sequence_length = 16;
+        c.micro_batch = 2;
+        c.steps = 2;
+        test::choose_gate(c.model, gate);
+        MoeConfig& moe = c.model.moe;
+        moe.balance_loss_coef = 0.1;
+        moe.capacity_factor = capacity;
+        moe.group_sequences = 1 + ++runs % 2;
+        moe.balance_scope = runs % 3 == 0 ? BalanceScope::kGlobalPrevious : BalanceScope::kRoutingGroup;
+        const StepOutcome reference = test::run_steps<double>(c);
+        const bool by_ring = runs / 2 % 2 == 0;
+        c.sequence_heads = by_ring ? 1 : 2;
+        c.sequence_ring = (by_ring ? 2 : 1) * (ranks / 2);
+        c.world_size = ranks;
+        c.ep_size = runs % 4 == 0 ? 1 : 2;
+        c.shape = {1 + runs % 3, 1 + runs % 2, runs % 2, static_cast<scheduler::Recompute>(runs % 3), 1, 1};
+        if (moe.group_sequences == 1) c.shape.sub_batches = 2;
+        c.executor = runs % 2 == 0 ? scheduler::ExecutorKind::kStreams : scheduler::ExecutorKind::kInline;
+        std::string where;
+        const double difference = test::max_difference(reference, on_gpu<double>(c), where);
+        INFO(gate << ", heads " << c.sequence_heads << ", ring " << c.sequence_ring << ", " << moe.group_sequences
+                  << " sequences a group, capacity " << capacity << ", scope " << static_cast<int>(moe.balance_scope)
+                  << "; worst: " << where);
+        CHECK(difference <= 1e-10);
+      }
+}
+
+TEST_CASE("A step on a GPU: shared routing groups of equal runs have equal bits", "[gpu][sequence]") {
   WEFT_NEED_DEVICE(DeviceKind::kCuda);
   StepCase c = small_case();
-  c.world_size = c.sequence_heads = 2;
-  c.micro_batch = 1;
-  c.model.moe.capacity_factor = 1.0;
-  CHECK_THROWS_WITH(on_gpu<double>(c), Catch::Matchers::Contains("shared routing groups: not on GPUs yet"));
+  c.world_size = 4;
+  c.sequence_heads = c.sequence_ring = 2;
+  c.ep_size = 2;
+  c.steps = 2;
+  c.executor = scheduler::ExecutorKind::kStreams;
+  c.model.moe.capacity_factor = 0.75;
+  for (const char* gate : {"softmax_top_k", "expert_choice", "soft_moe"}) {
+    test::choose_gate(c.model, gate);
+    std::string where;
+    CHECK(test::max_difference(on_gpu<float>(c), on_gpu<float>(c), where) == 0.0);
+  }
 }
 
 TEST_CASE("A step on a GPU: f32 within rounding, and the same bits again", "[gpu]") {

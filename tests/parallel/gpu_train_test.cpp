@@ -97,15 +97,10 @@ TEST_CASE("The device of a run follows from the config, and says why", "[train]"
     const bool there = is_available(DeviceKind::kCuda);
     CHECK((run_device(config, world).kind == DeviceKind::kCuda) == there);
     config.parallel.device = DeviceChoice::kCuda;
-    CHECK(why_not_on_gpu(config).empty());
-    if (!there)
+    if (there)
+      CHECK(run_device(config, world).kind == DeviceKind::kCuda);
+    else
       test::check_error(ErrorCode::kUnavailable, why_unavailable(DeviceKind::kCuda),
                         [&] { (void)run_device(config, world); });
-    config.parallel.sequence_ring = 2;
-    config.model.moe.capacity_factor = 1.0;
-    CHECK(why_not_on_gpu(config).find("whole routing groups") != std::string::npos);
-    config.model.moe.capacity_factor = 0.0;
-    config.model.moe.balance_loss_coef = 0.0;
-    CHECK(why_not_on_gpu(config).empty());
   });
 }

@@ -1,9 +1,11 @@
 // Layouts, shapes, orders and executors drawn at random: every one trains the model of the one-rank run, f64, 1e-10.
+#include <array>
 #include <string>
 
 #include "core/error.h"
 #include "parallel/step/moe_gate_emission.h"
 #include "tests/support/catch.h"
+#include "tests/support/devices.h"
 #include "tests/support/gates.h"
 #include "tests/support/generators.h"
 #include "tests/support/step_harness.h"
@@ -91,9 +93,10 @@ TEST_CASE("Layouts and plans drawn at random train the model of one rank", "[lay
   }
 }
 
-TEST_CASE("Any gate: layouts and plans drawn at random train the model of one rank",
-          "[layout][gate][sequence][streams]") {
-  const std::string gate = GENERATE(from_range(test::all_gates()));
+namespace {
+
+/// Draws layouts for a gate by `seed`, and runs them on `device`.
+void check_any_layout(const std::string& gate, Device device, std::uint64_t seed, int draws) {
   StepCase one;
   one.model = test::small_mixtral();
   test::choose_gate(one.model, gate);
@@ -103,14 +106,30 @@ TEST_CASE("Any gate: layouts and plans drawn at random train the model of one ra
   one.sequence_length = 32;
   one.steps = 2;
   const StepOutcome reference = test::run_steps<double>(one);
-  Random random(17);
-  for (int i = 0; i < 12; ++i) {
+  Random random(seed);
+  for (int i = 0; i < draws; ++i) {
     StepCase c = draw(one, random);
+    c.device = device;
     if (c.micro_batch % one.model.moe.group_sequences != 0) continue;
     c.shape.sub_batches = std::min(c.shape.sub_batches, c.micro_batch / one.model.moe.group_sequences);
     std::string where;
     const double difference = test::max_difference(reference, test::run_steps<double>(c), where);
-    INFO(gate << ", draw " << i << ": " << describe(c) << "; worst: " << where);
+    INFO(gate << ", seed " << seed << ", draw " << i << ": " << describe(c) << "; worst: " << where);
     CHECK(difference <= 1e-10);
   }
+}
+
+}  // namespace
+
+TEST_CASE("Any gate: layouts and plans drawn at random train the model of one rank",
+          "[layout][gate][sequence][streams]") {
+  check_any_layout(GENERATE(from_range(test::all_gates())), Device{}, 17, 12);
+}
+
+TEST_CASE("Layouts and plans drawn at random train the model of one rank on a GPU that they share",
+          "[layout][gate][sequence][streams][gpu]") {
+  WEFT_NEED_DEVICE(DeviceKind::kCuda);
+  constexpr std::array kGates{"softmax_top_k", "gshard", "sigmoid", "xmoe", "expert_choice", "soft_moe"};
+  const auto gate = static_cast<std::size_t>(GENERATE(range(0, 6)));
+  check_any_layout(kGates[gate], {DeviceKind::kCuda, 0}, 23 + gate, 1);  // others for each gate
 }

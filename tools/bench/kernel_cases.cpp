@@ -224,7 +224,10 @@ class Cases {
         },
         scores + 3 * weights + choices);
     add(
-        "router_drop", 0, 0, [=, most = (rows_ + e - 1) / e](Stream& s) { router_drop(s, kept, expert, e, t, most); },
+        "router_drop", 0, 0,
+        [=, most = (rows_ + e - 1) / e](Stream& s) {
+          router_drop(s, kept, expert, e, RoutingGroups::whole(t, t), most);
+        },
         2 * choices);
     double* const count = upload(std::vector<double>(static_cast<std::size_t>(e)));
     add(

@@ -40,9 +40,10 @@ class ExpertChoiceGate final : public Gate<T> {
                                 {kLse, "router lse", rows},
                                 {kLogits, "router logits", scores, kReal, kForward},
                                 {kDLogits, "d router logits", scores, kReal, kBackward}};
-    if (shared())
-      out.push_back(
-          {kShared, "router probs of the group", this->options().layout.sequence_ranks * scores, kReal, kForward});
+    if (const int ranks = this->options().layout.sequence_ranks; shared()) {
+      out.push_back({kShared, "router probs of the group", ranks * scores, kReal, kForward});
+      out.push_back({kOrder, "order of the group", ranks * rows, kI32, kForward});
+    }
     return out;
   }
   [[nodiscard]] std::vector<GatePhase<T>> forward(std::int64_t rows, bool counted) const override {
@@ -55,13 +56,13 @@ class ExpertChoiceGate final : public Gate<T> {
     choose_phase.work = {scheduler::WorkKind::kNothing, 0.0};
     choose_phase.reads_hidden = false;
     choose_phase.reads = {kProbs, kLse};
-    if (shared()) choose_phase.reads.push_back(kShared);
     choose_phase.writes = {kGateWeight, kGateSource, kGateKept};
+    if (shared()) {
+      choose_phase.reads.push_back(kShared);
+      choose_phase.writes.push_back(kOrder);
+    }
     choose_phase.run = [this, counted](GateCall<T>& call) {
-      if (shared())
-        choose_shared(call);
-      else
-        choose(call);
+      choose(call);
       if (counted) count(call);
     };
     if (!shared()) return {std::move(score_phase), std::move(choose_phase)};
@@ -79,7 +80,7 @@ class ExpertChoiceGate final : public Gate<T> {
 
  private:
   static constexpr int kProbs = kGateOwn, kLse = kGateOwn + 1, kLogits = kGateOwn + 2, kDLogits = kGateOwn + 3,
-                       kShared = kGateOwn + 4;
+                       kShared = kGateOwn + 4, kOrder = kGateOwn + 5;
 
   [[nodiscard]] bool shared() const { return this->options().layout.sequence_ranks > 1; }
 
@@ -101,12 +102,19 @@ class ExpertChoiceGate final : public Gate<T> {
     linear_logits<T>(call, 0, z);
     kernels::softmax_forward<Wide<T>>(call.stream, probs, call.tensor(kLse), z);
   }
+  /// The choice over whole groups; of the slots, those with this rank's tokens are filled.
   void choose(GateCall<T>& call) const {
-    kernels::expert_choice<Wide<T>>(call.stream,
-                                    {entries<std::int32_t>(call, kGateSource), entries<std::int32_t>(call, kGateKept),
-                                     entries<Wide<T>>(call, kGateWeight)},
-                                    Matrix<const Wide<T>>(call.tensor(kProbs), call.x.rows, this->moe().experts),
-                                    this->options().group_rows);
+    const std::int64_t rows = call.x.rows, experts = this->moe().experts;
+    const kernels::SlotTable<Wide<T>> slots{entries<std::int32_t>(call, kGateSource),
+                                            entries<std::int32_t>(call, kGateKept),
+                                            entries<Wide<T>>(call, kGateWeight)};
+    Matrix<const Wide<T>> scores(call.tensor(kProbs), rows, experts);
+    kernels::RoutingGroups groups = kernels::RoutingGroups::whole(this->options().group_rows, rows);
+    if (shared()) {
+      scores = {call.tensor(kShared), this->options().layout.sequence_ranks * rows, experts};
+      groups = shared_groups(call.stream, call.template tensor<std::int32_t>(kOrder), this->options(), call.ids, rows);
+    }
+    kernels::expert_choice<Wide<T>>(call.stream, slots, scores, groups);
   }
   /// kShared: [SP, T, E], the scores of every rank that shares the groups.
   [[nodiscard]] GatePhase<T> share_phase(std::int64_t rows) const {
@@ -124,34 +132,6 @@ class ExpertChoiceGate final : public Gate<T> {
                        comm::as_buffer(call.tensor(kShared), ranks * count), call.stream);
     };
     return phase;
-  }
-  /// The choice over whole groups; of the slots, those with this rank's tokens are filled.
-  void choose_shared(GateCall<T>& call) const {
-    require_host(call.stream, "the choice over shared routing groups");
-    const std::int64_t rows = call.x.rows, experts = this->moe().experts, n = this->options().group_tokens;
-    const Wide<T>* shared = call.tensor(kShared);
-    std::vector<Wide<T>> scores(static_cast<std::size_t>(n * experts));
-    const Matrix<std::int32_t> source = entries<std::int32_t>(call, kGateSource);
-    const Matrix<std::int32_t> kept = entries<std::int32_t>(call, kGateKept);
-    const Matrix<Wide<T>> weight = entries<Wide<T>>(call, kGateWeight);
-    for (std::int64_t g = 0; g < rows / this->options().group_rows; ++g) {
-      const std::vector<GroupRow> order = rows_of_group(this->options(), call.ids, g);
-      for (std::int64_t i = 0; i < n; ++i) {
-        const GroupRow& at = order[static_cast<std::size_t>(i)];
-        std::copy_n(shared + (at.rank * rows + at.row) * experts, experts, scores.data() + i * experts);
-      }
-      const Matrix<std::int32_t> from = source.row_range(g * slots(), slots());
-      const Matrix<std::int32_t> to = kept.row_range(g * slots(), slots());
-      kernels::expert_choice<Wide<T>>(call.stream, {from, to, weight.row_range(g * slots(), slots())},
-                                      Matrix<const Wide<T>>(scores.data(), n, experts), n);
-      for (std::int64_t j = 0; j < slots(); ++j)
-        for (std::int64_t e = 0; e < experts; ++e) {
-          const GroupRow& at = order[static_cast<std::size_t>(from.row(j)[e])];
-          const bool mine = at.rank == call.ids.sp_rank;
-          from.row(j)[e] = mine ? static_cast<std::int32_t>(at.row) : 0;
-          if (!mine) to.row(j)[e] = -1;
-        }
-    }
   }
   void count(const GateCall<T>& call) const {
     BalanceInput<T> in;

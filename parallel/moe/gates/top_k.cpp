@@ -1,7 +1,5 @@
 #include "parallel/moe/gates/top_k.h"
 
-#include <algorithm>
-
 #include "comm/communicator.h"
 #include "kernels/gemm.h"
 #include "kernels/reduce.h"
@@ -48,12 +46,17 @@ std::vector<GateTensor> TopKGate<T>::tensors(std::int64_t rows) const {
                               {kLse, "router lse", rows},
                               {kLogits, "router logits", rows * experts, kReal, kForward},
                               {kDLogits, "d router logits", rows * experts, kReal, kBackward}};
-  if (const int ranks = this->options().layout.sequence_ranks; shares(true))
+  const int ranks = this->options().layout.sequence_ranks;
+  if (shares(true)) {
     out.push_back({kShared, "router choices of the group", ranks * choices, kI32, kForward});
+    out.push_back({kOrder, "order of the group", ranks * rows, kI32, kForward});
+  }
   if (balances() && this->options().training) {
     const std::int64_t cells = rows / this->options().group_rows * experts;
     out.push_back({kFraction, "balance fractions", cells, kF64, kFirstPass});
     out.push_back({kCounts, "balance counts", cells, kF64, kForward});
+    if (ranks > 1 && counts_groups())
+      out.push_back({kRankCounts, "balance counts by rank", ranks * cells, kF64, kForward});
     out.push_back({kMean, "balance mean probs", cells, kF64, kForward});
   }
   for (const GateTensor& tensor : own_tensors(rows)) out.push_back(tensor);
@@ -103,13 +106,13 @@ void TopKGate<T>::route(GateCall<T>& call, bool drops) const {
       weighting());
   if (drops)
     kernels::router_drop(call.stream, {call.template tensor<std::int32_t>(kGateKept), rows, k}, choice, experts,
-                         this->options().group_rows, capacity());
+                         kernels::RoutingGroups::whole(this->options().group_rows, rows), capacity());
 }
 
 template <class T>
 bool TopKGate<T>::shares(bool counted) const {
   if (this->options().layout.sequence_ranks == 1) return false;
-  return capacity() > 0 || (counted && balances() && this->moe().balance_scope == BalanceScope::kRoutingGroup);
+  return capacity() > 0 || (counted && counts_groups());
 }
 
 /// kShared: [SP, T, K], the choices of every rank that shares the groups.
@@ -131,30 +134,28 @@ GatePhase<T> TopKGate<T>::share_phase(std::int64_t rows) const {
   return phase;
 }
 
-/// Capacity over whole groups, in order of (choice, position in the group); with `counts_here` also the groups' counts.
-/// On the CPU: the order of a group is the host's.
+/// Capacity over whole groups, in order of (choice, position in the group).
 template <class T>
-void TopKGate<T>::drop_shared(GateCall<T>& call, bool counts_here) const {
-  require_host(call.stream, "capacities of shared routing groups");
-  const std::int64_t rows = call.x.rows, k = this->moe().top_k, n = this->options().group_tokens;
-  const std::int64_t groups = rows / this->options().group_rows, experts = this->moe().experts;
-  const std::int32_t* shared = call.template tensor<std::int32_t>(kShared);
-  std::int32_t* kept = call.template tensor<std::int32_t>(kGateKept);
+void TopKGate<T>::drop_shared(GateCall<T>& call) const {
+  const std::int64_t rows = call.x.rows, k = this->moe().top_k;
+  const Matrix<const std::int32_t> shared(call.template tensor<std::int32_t>(kShared),
+                                          this->options().layout.sequence_ranks * rows, k);
+  const kernels::RoutingGroups groups =
+      shared_groups(call.stream, call.template tensor<std::int32_t>(kOrder), this->options(), call.ids, rows);
+  kernels::router_drop(call.stream, {call.template tensor<std::int32_t>(kGateKept), rows, k}, shared,
+                       this->moe().experts, groups, capacity());
+}
+
+/// The counts of whole groups.
+template <class T>
+void TopKGate<T>::count_shared(GateCall<T>& call) const {
+  const std::int64_t ranks = this->options().layout.sequence_ranks;
   const Matrix<double> counts = balance_input(call).counts;
-  std::vector<std::int32_t> choice(static_cast<std::size_t>(n * k)), left(choice.size());
-  for (std::int64_t g = 0; g < groups; ++g) {
-    const std::vector<GroupRow> order = rows_of_group(this->options(), call.ids, g);
-    for (std::int64_t i = 0; i < n; ++i) {
-      const GroupRow& at = order[static_cast<std::size_t>(i)];
-      std::copy_n(shared + (at.rank * rows + at.row) * k, k, choice.data() + i * k);
-    }
-    const Matrix<const std::int32_t> all(choice.data(), n, k);
-    kernels::router_drop(call.stream, {left.data(), n, k}, all, experts, n, capacity());
-    if (counts_here) kernels::router_count(call.stream, counts.row_range(g, 1), all);
-    for (std::int64_t i = 0; i < n; ++i)
-      if (const GroupRow& at = order[static_cast<std::size_t>(i)]; at.rank == call.ids.sp_rank)
-        std::copy_n(left.data() + i * k, k, kept + at.row * k);
-  }
+  const Matrix<double> by_rank(call.template tensor<double>(kRankCounts), ranks, counts.rows * counts.cols);
+  kernels::router_count(
+      call.stream, {by_rank.data, ranks * counts.rows, counts.cols},
+      {call.template tensor<std::int32_t>(kShared), ranks * call.x.rows, std::int64_t{this->moe().top_k}});
+  kernels::sum_rows<double>(call.stream, counts.data, by_rank, Accumulate::kOverwrite);
 }
 
 template <class T>
@@ -164,12 +165,14 @@ GatePhase<T> TopKGate<T>::drop_phase(bool counts_here) const {
   phase.work = {WorkKind::kNothing, 0.0};
   phase.reads_hidden = false;
   phase.reads = {kShared, kProbs, kLse, kGateChoice};
-  phase.writes = {kGateKept};
-  const bool balanced = counts_here && balances();
-  if (balanced) add_balance(phase.writes);
-  phase.run = [this, counts_here, balanced](GateCall<T>& call) {
-    drop_shared(call, balanced);
-    if (counts_here) count(call, balanced);
+  phase.writes = {kOrder, kGateKept};
+  if (counts_here && balances()) add_balance(phase.writes);
+  const bool counts_shared = counts_here && counts_groups();
+  if (counts_shared) phase.writes.push_back(kRankCounts);
+  phase.run = [this, counts_here, counts_shared](GateCall<T>& call) {
+    drop_shared(call);
+    if (counts_shared) count_shared(call);
+    if (counts_here) count(call, counts_shared);
   };
   return phase;
 }

@@ -27,8 +27,9 @@ class TopKGate : public Gate<T> {
 
  protected:
   static constexpr int kProbs = kGateOwn, kLse = kGateOwn + 1, kFraction = kGateOwn + 2, kLogits = kGateOwn + 3,
-                       kDLogits = kGateOwn + 4, kShared = kGateOwn + 5, kCounts = kGateOwn + 6, kMean = kGateOwn + 7,
-                       kOwn = kGateOwn + 8;  ///< A gate's own tensors begin at kOwn.
+                       kDLogits = kGateOwn + 4, kShared = kGateOwn + 5, kOrder = kGateOwn + 6, kCounts = kGateOwn + 7,
+                       kRankCounts = kGateOwn + 8, kMean = kGateOwn + 9,
+                       kOwn = kGateOwn + 10;  ///< A gate's own tensors begin at kOwn.
   static_assert(kOwn + 10 <= kMaxGateTensors - 4);
   /// By MoeConfig::renormalize, unless the gate says otherwise.
   [[nodiscard]] virtual kernels::RouterWeighting weighting() const {
@@ -58,11 +59,16 @@ class TopKGate : public Gate<T> {
     return balances() && this->moe().balance_scope == BalanceScope::kGlobalRunning;
   }
   [[nodiscard]] GatePhase<T> running_phase() const;
+  /// The balance loss is by the counts of each routing group.
+  [[nodiscard]] bool counts_groups() const {
+    return balances() && this->moe().balance_scope == BalanceScope::kRoutingGroup;
+  }
   /// Ranks that share a routing group must know all its choices: for the capacity, or for the group's own counts.
   [[nodiscard]] bool shares(bool counted) const;
   [[nodiscard]] GatePhase<T> share_phase(std::int64_t rows) const;
   [[nodiscard]] GatePhase<T> drop_phase(bool counts_here) const;
-  void drop_shared(GateCall<T>& call, bool counts_here) const;
+  void drop_shared(GateCall<T>& call) const;
+  void count_shared(GateCall<T>& call) const;
   void add_balance(std::vector<int>& writes) const;
   [[nodiscard]] BalanceInput<T> balance_input(const GateCall<T>& call) const;
 };

@@ -6,6 +6,7 @@
 
 #include "parallel/train/run_device.h"
 #include "tests/support/catch.h"
+#include "tests/support/gates.h"
 #include "tests/support/mpi_world.h"
 #include "tests/support/skip.h"
 #include "tests/support/training.h"
@@ -37,13 +38,19 @@ struct Layout {
   int expert, expert_shard;
   bool zero;
   ExecutorChoice executor;
+  int heads = 1, ring = 1;  ///< Sequences that ranks share.
+  std::string gate = "softmax_top_k";
 };
 
 std::vector<Layout> layouts_of(int ranks) {
   std::vector<Layout> out{{"EP", ranks, 1, true, ExecutorChoice::kInline},
                           {"ESP", 1, ranks, true, ExecutorChoice::kStreams},
                           {"data parallel, no ZeRO", 1, 1, false, ExecutorChoice::kInline}};
-  if (ranks % 2 == 0) out.push_back({"EP and ESP", ranks / 2, 2, true, ExecutorChoice::kStreams});
+  if (ranks % 2 == 0) {
+    out.push_back({"EP and ESP", ranks / 2, 2, true, ExecutorChoice::kStreams});
+    out.push_back({"heads and ring, capacity", 2, 1, true, ExecutorChoice::kInline, 2, ranks / 2});
+    out.push_back({"ring, expert choice", 1, 1, true, ExecutorChoice::kStreams, 1, 2, "expert_choice"});
+  }
   return out;
 }
 
@@ -59,7 +66,11 @@ RunConfig run_of(const std::filesystem::path& folder, const Layout& layout) {
   config.parallel.expert = layout.expert;
   config.parallel.expert_shard = layout.expert_shard;
   config.parallel.zero = layout.zero;
+  config.parallel.sequence_heads = layout.heads;
+  config.parallel.sequence_ring = layout.ring;
   config.schedule.executor = layout.executor;
+  choose_gate(config.model, layout.gate);
+  if (layout.heads > 1) config.model.moe.capacity_factor = 0.75;
   return config;
 }
 
