@@ -26,6 +26,7 @@ namespace weft::kernels {
 template <class T>
 struct RowKernels {
   decltype(&kernels::gemm<T>) gemm;
+  decltype(&kernels::gemm_group<T>) gemm_group;
   decltype(&kernels::linear_forward<T>) linear_forward;
   decltype(&kernels::linear_backward_input<T>) linear_backward_input;
   decltype(&kernels::linear_backward_weight<T>) linear_backward_weight;
@@ -102,6 +103,7 @@ struct Backend : RowKernels<T> {
 };
 template <>
 struct Backend<BF16> : RowKernels<BF16> {
+  decltype(&kernels::gemm_group<BF16, float>) gemm_group_wide;
   decltype(&kernels::linear_forward_wide<BF16>) linear_forward_wide;
   decltype(&kernels::linear_backward_input_wide<BF16>) linear_backward_input_wide;
   decltype(&kernels::linear_backward_weight_wide<BF16>) linear_backward_weight_wide;

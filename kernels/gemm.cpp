@@ -4,15 +4,34 @@
 #include "kernels/check.h"
 
 namespace weft::kernels {
+namespace {
+
+void check_product(const char* kernel, const MatrixShape& c, const MatrixShape& a, Transpose trans_a,
+                   const MatrixShape& b, Transpose trans_b) {
+  const bool ta = trans_a == Transpose::kYes, tb = trans_b == Transpose::kYes;
+  const std::int64_t inner = ta ? a.rows : a.cols;
+  check_matrix(kernel, "c", c, c.rows, c.cols);
+  check_matrix(kernel, "a", a, ta ? inner : c.rows, ta ? c.rows : inner);
+  check_matrix(kernel, "b", b, tb ? c.cols : inner, tb ? inner : c.cols);
+}
+
+}  // namespace
+
 template <class T>
 void gemm(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
           Wide<T> alpha, Accumulate accumulate) {
-  const bool ta = trans_a == Transpose::kYes, tb = trans_b == Transpose::kYes;
-  const std::int64_t inner = ta ? a.rows : a.cols;
-  check_matrix("gemm", "c", c, c.rows, c.cols);
-  check_matrix("gemm", "a", a, ta ? inner : c.rows, ta ? c.rows : inner);
-  check_matrix("gemm", "b", b, tb ? c.cols : inner, tb ? inner : c.cols);
+  check_product("gemm", c, a, trans_a, b, trans_b);
   backend<T>(stream).gemm(stream, c, a, trans_a, b, trans_b, alpha, accumulate);
+}
+
+template <class T, class Out>
+void gemm_group(Stream& stream, std::span<const GemmProduct<T, Out>> products, Transpose trans_a, Transpose trans_b,
+                Accumulate accumulate) {
+  for (const auto& p : products) check_product("gemm_group", p.c, p.a, trans_a, p.b, trans_b);
+  if constexpr (std::is_same_v<T, Out>)
+    backend<T>(stream).gemm_group(stream, products, trans_a, trans_b, accumulate);
+  else
+    backend<T>(stream).gemm_group_wide(stream, products, trans_a, trans_b, accumulate);
 }
 
 template <class T>
@@ -80,6 +99,7 @@ void linear_backward_weight_wide(Stream& stream, Matrix<Wide<T>> dw, Matrix<cons
 
 #define WEFT_INSTANTIATE(T)                                                       \
   template decltype(gemm<T>) gemm<T>;                                             \
+  template decltype(gemm_group<T>) gemm_group<T>;                                 \
   template decltype(linear_forward<T>) linear_forward<T>;                         \
   template decltype(linear_backward_input<T>) linear_backward_input<T>;           \
   template decltype(linear_backward_weight<T>) linear_backward_weight<T>;         \
@@ -90,5 +110,6 @@ WEFT_INSTANTIATE(float)
 WEFT_INSTANTIATE(double)
 WEFT_INSTANTIATE(BF16)
 #undef WEFT_INSTANTIATE
+template decltype(gemm_group<BF16, float>) gemm_group<BF16, float>;
 
 }  // namespace weft::kernels

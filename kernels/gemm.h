@@ -2,6 +2,8 @@
 // Letters: T rows (tokens), I input width, O output width.
 #pragma once
 
+#include <span>
+
 #include "core/bf16.h"
 #include "core/matrix.h"
 #include "core/stream.h"
@@ -21,6 +23,18 @@ void set_blas_threads(int num_threads);
 template <class T>
 void gemm(Stream& stream, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
           Wide<T> alpha = Wide<T>(1), Accumulate accumulate = Accumulate::kOverwrite);
+
+/// One product of several.
+template <class T, class Out = T>
+struct GemmProduct {
+  Matrix<Out> c;
+  Matrix<const T> a, b;
+};
+/// c = op(a) op(b), or c += ..., of each: on a GPU in one launch. Shapes may differ and be empty; no c overlaps
+/// another. Out: T, or Wide<T>, which is not rounded. products: on the host, read before the call returns.
+template <class T, class Out = T>
+void gemm_group(Stream& stream, std::span<const GemmProduct<T, Out>> products, Transpose trans_a, Transpose trans_b,
+                Accumulate accumulate = Accumulate::kOverwrite);
 
 /// y = x w^T (+ bias). y: [T, O]; x: [T, I]; w: [O, I]; bias: [O] or nullptr.
 template <class T>

@@ -80,6 +80,17 @@ void gemm(Stream& stream, Rows c, ConstRows a, Transpose ta, ConstRows b, Transp
   Widened w;
   f32().gemm(stream, w.out(c, accumulate), w.in(a), ta, w.in(b), tb, alpha, accumulate);
 }
+void gemm_group(Stream& stream, std::span<const GemmProduct<BF16>> products, Transpose ta, Transpose tb,
+                Accumulate accumulate) {
+  for (const auto& p : products) gemm(stream, p.c, p.a, ta, p.b, tb, 1.0F, accumulate);
+}
+void gemm_group_wide(Stream& stream, std::span<const GemmProduct<BF16, float>> products, Transpose ta, Transpose tb,
+                     Accumulate accumulate) {
+  for (const auto& p : products) {
+    Widened w;
+    f32().gemm(stream, p.c, w.in(p.a), ta, w.in(p.b), tb, 1.0F, accumulate);
+  }
+}
 void linear_forward(Stream& stream, Rows y, ConstRows x, ConstRows weight, const BF16* bias) {
   Widened w;
   f32().linear_forward(stream, w.out(y, false), w.in(x), w.in(weight), w.in(bias, weight.rows));
@@ -257,6 +268,8 @@ void convert(Stream&, Matrix<To> y, Matrix<const From> x, Accumulate accumulate)
 
 void add_bf16(Backend<BF16>& table) {
   table.gemm = gemm;
+  table.gemm_group = gemm_group;
+  table.gemm_group_wide = gemm_group_wide;
   table.linear_forward = linear_forward;
   table.linear_backward_input = linear_backward_input;
   table.linear_backward_weight = linear_backward_weight;

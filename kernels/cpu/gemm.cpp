@@ -11,6 +11,12 @@ void gemm(Stream&, Matrix<T> c, Matrix<const T> a, Transpose trans_a, Matrix<con
 }
 
 template <class T>
+void gemm_group(Stream&, std::span<const GemmProduct<T>> products, Transpose trans_a, Transpose trans_b,
+                Accumulate accumulate) {
+  for (const auto& p : products) multiply(p.c, p.a, trans_a, p.b, trans_b, T(1), accumulate);
+}
+
+template <class T>
 void linear_forward(Stream&, Matrix<T> y, Matrix<const T> x, Matrix<const T> w, const T* bias) {
   if (bias != nullptr) broadcast_row(y, bias);
   multiply(y, x, Transpose::kNo, w, Transpose::kYes, T(1), bias ? Accumulate::kAdd : Accumulate::kOverwrite);
@@ -33,6 +39,7 @@ void linear_backward_weight(Stream&, Matrix<T> dw, T* dbias, Matrix<const T> dy,
 template <class T>
 void add_gemm(Backend<T>& table) {
   table.gemm = gemm<T>;
+  table.gemm_group = gemm_group<T>;
   table.linear_forward = linear_forward<T>;
   table.linear_backward_input = linear_backward_input<T>;
   table.linear_backward_weight = linear_backward_weight<T>;

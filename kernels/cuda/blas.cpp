@@ -91,7 +91,7 @@ namespace {
 
 /// True when there is something to add up. Else c is what a sum of nothing leaves.
 template <class T, class Out>
-bool has_terms(Stream& stream, const Product<T, Out>& p, Transpose trans_a, Accumulate accumulate) {
+bool has_terms(Stream& stream, const GemmProduct<T, Out>& p, Transpose trans_a, Accumulate accumulate) {
   if (p.c.rows == 0 || p.c.cols == 0) return false;
   if ((trans_a == Transpose::kYes ? p.a.rows : p.a.cols) > 0) return true;
   if (accumulate == Accumulate::kOverwrite) zero(stream, p.c);
@@ -106,12 +106,12 @@ struct Arrays {
   std::vector<const void*> pointers;  // b of all, a of all, c of all
 };
 template <class T, class Out>
-Arrays arrays_of(std::span<const Product<T, Out>> products, Transpose trans_a, Transpose trans_b) {
+Arrays arrays_of(std::span<const GemmProduct<T, Out>> products, Transpose trans_a, Transpose trans_b) {
   const std::size_t count = products.size();
   Arrays out{std::vector(count, op(trans_b)),     std::vector(count, op(trans_a)),    {}, {}, {}, {}, {}, {},
              std::vector<std::int64_t>(count, 1), std::vector<const void*>(3 * count)};
   for (std::size_t i = 0; i < count; ++i) {
-    const Product<T, Out>& p = products[i];
+    const GemmProduct<T, Out>& p = products[i];
     out.m.push_back(p.c.cols);
     out.n.push_back(p.c.rows);
     out.k.push_back(trans_a == Transpose::kYes ? p.a.rows : p.a.cols);
@@ -130,7 +130,7 @@ Arrays arrays_of(std::span<const Product<T, Out>> products, Transpose trans_a, T
 template <class T, class Out>
 void multiply(Stream& stream, Matrix<Out> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
               Wide<T> alpha, Accumulate accumulate) {
-  if (!has_terms(stream, Product<T, Out>{c, a, b}, trans_a, accumulate)) return;
+  if (!has_terms(stream, GemmProduct<T, Out>{c, a, b}, trans_a, accumulate)) return;
   const std::int64_t inner = trans_a == Transpose::kYes ? a.rows : a.cols;
   const Wide<T> beta = accumulate == Accumulate::kAdd ? 1 : 0;
   WEFT_CUBLAS_CHECK(cublasGemmEx_64(handle_of(stream), op(trans_b), op(trans_a), c.cols, c.rows, inner, &alpha, b.data,
@@ -139,9 +139,9 @@ void multiply(Stream& stream, Matrix<Out> c, Matrix<const T> a, Transpose trans_
 }
 
 template <class T, class Out>
-void multiply_group(Stream& stream, std::span<const Product<T, Out>> all, Transpose trans_a, Transpose trans_b,
+void multiply_group(Stream& stream, std::span<const GemmProduct<T, Out>> all, Transpose trans_a, Transpose trans_b,
                     Accumulate accumulate) {
-  std::vector<Product<T, Out>> products;
+  std::vector<GemmProduct<T, Out>> products;
   for (const auto& p : all)
     if (has_terms(stream, p, trans_a, accumulate)) products.push_back(p);
   const auto one_by_one = [&] {

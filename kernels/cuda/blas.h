@@ -15,15 +15,9 @@ template <class T, class Out>
 void multiply(Stream& stream, Matrix<Out> c, Matrix<const T> a, Transpose trans_a, Matrix<const T> b, Transpose trans_b,
               Wide<T> alpha, Accumulate accumulate);
 
-/// One product of several.
+/// All of them in one launch, as multiply() with alpha = 1.
 template <class T, class Out>
-struct Product {
-  Matrix<Out> c;
-  Matrix<const T> a, b;
-};
-/// All of them in one launch, as multiply() with alpha = 1. Shapes may differ and be empty; no c overlaps another.
-template <class T, class Out>
-void multiply_group(Stream& stream, std::span<const Product<T, Out>> products, Transpose trans_a, Transpose trans_b,
+void multiply_group(Stream& stream, std::span<const GemmProduct<T, Out>> products, Transpose trans_a, Transpose trans_b,
                     Accumulate accumulate);
 
 /// Every row of m becomes `row`.

@@ -82,7 +82,7 @@ Matrix<T> rows_of(Matrix<T> m, std::span<const std::int64_t> offsets, std::size_
 template <class T>
 void grouped_linear_forward(Stream& stream, Matrix<T> y, Matrix<const T> x, ExpertWeights<const T> w,
                             std::span<const std::int64_t> offsets) {
-  std::vector<Product<T, T>> products;
+  std::vector<GemmProduct<T, T>> products;
   for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
     products.push_back({rows_of(y, offsets, e), rows_of(x, offsets, e), weight_of(w, e)});
     if (const T* bias = bias_of(w, e)) broadcast_row(stream, products.back().c, bias);
@@ -94,7 +94,7 @@ void grouped_linear_forward(Stream& stream, Matrix<T> y, Matrix<const T> x, Expe
 template <class T>
 void grouped_linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T> dy, ExpertWeights<const T> w,
                                    std::span<const std::int64_t> offsets, Accumulate accumulate) {
-  std::vector<Product<T, T>> products;
+  std::vector<GemmProduct<T, T>> products;
   for (std::size_t e = 0; e + 1 < offsets.size(); ++e)
     products.push_back({rows_of(dx, offsets, e), rows_of(dy, offsets, e), weight_of(w, e)});
   multiply_group<T, T>(stream, products, Transpose::kNo, Transpose::kNo, accumulate);
@@ -103,7 +103,7 @@ void grouped_linear_backward_input(Stream& stream, Matrix<T> dx, Matrix<const T>
 template <class T>
 void grouped_linear_backward_weight(Stream& stream, ExpertWeights<Wide<T>> dw, Matrix<const T> dy, Matrix<const T> x,
                                     std::span<const std::int64_t> offsets, Accumulate accumulate) {
-  std::vector<Product<T, Wide<T>>> products;
+  std::vector<GemmProduct<T, Wide<T>>> products;
   for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
     products.push_back({weight_of(dw, e), rows_of(dy, offsets, e), rows_of(x, offsets, e)});
     if (Wide<T>* dbias = bias_of(dw, e)) kernels::sum_rows<T>(stream, dbias, products.back().a, accumulate);
@@ -116,6 +116,7 @@ void grouped_linear_backward_weight(Stream& stream, ExpertWeights<Wide<T>> dw, M
 template <class T>
 void add_gemm(RowKernels<T>& table) {
   table.gemm = gemm<T>;
+  table.gemm_group = multiply_group<T, T>;
   table.linear_forward = linear_forward<T>;
   table.linear_backward_input = linear_backward_input<T>;
   table.linear_backward_weight = linear_backward_weight<T>;
@@ -125,6 +126,7 @@ void add_gemm(RowKernels<T>& table) {
 }
 
 void add_wide_linear(Backend<BF16>& table) {
+  table.gemm_group_wide = multiply_group<BF16, float>;
   table.linear_forward_wide = linear_forward_wide;
   table.linear_backward_input_wide = linear_backward_input_wide;
   table.linear_backward_weight_wide = linear_backward_weight_wide;

@@ -47,6 +47,46 @@ TEMPLATE_TEST_CASE("gemm equals its definition in every transposition", "[gemm]"
   }
 }
 
+namespace {
+
+/// Up to ten products of any shapes at once, each against its definition.
+template <class T, class Out>
+void check_group(test::KernelDevice& device, std::uint64_t seed) {
+  Random random(seed);
+  const bool ta = random.below(2) != 0, tb = random.below(2) != 0, add = random.below(2) != 0;
+  INFO("seed " << seed << ", transposed " << ta << tb << ", add " << add);
+  std::vector<Grid<T>> a, b;
+  std::vector<Grid<Out>> c;
+  std::vector<reference::Dense> expected;
+  std::vector<std::int64_t> terms;
+  for (std::int64_t i = random.below(11); i > 0; --i) {
+    const std::int64_t rows = random.pick(kSides), cols = random.pick(kSides), inner = random.pick(kSides);
+    a.push_back(Grid<T>::normal(random, ta ? inner : rows, ta ? rows : inner, random.below(3)));
+    b.push_back(Grid<T>::normal(random, tb ? cols : inner, tb ? inner : cols, random.below(3)));
+    c.emplace_back(rows, cols, random.below(3));
+    if (add) c.back() = Grid<Out>::normal(random, rows, cols, random.below(3));
+    const reference::Dense da(a.back().view()), db(b.back().view());
+    expected.push_back(reference::product(ta ? reference::transpose(da) : da, tb ? reference::transpose(db) : db));
+    if (add) expected.back() = reference::sum(expected.back(), reference::Dense(c.back().view()));
+    terms.push_back(inner + 1);
+  }
+  std::vector<GemmProduct<T, Out>> products;
+  for (std::size_t i = 0; i < c.size(); ++i) products.push_back({c[i].view(), a[i].view(), b[i].view()});
+  device.run(kernels::gemm_group<T, Out>, products, Transpose{ta}, Transpose{tb},
+             add ? Accumulate::kAdd : Accumulate::kOverwrite);
+  for (std::size_t i = 0; i < c.size(); ++i) CHECK(difference(c[i], expected[i], terms[i]) == "");
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("a group of products equals their definitions, rounded or wide", "[gemm]", WEFT_ROW_DEVICES) {
+  WEFT_KERNEL_CASE(T, device);
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    check_group<T, T>(device, seed);
+    check_group<T, Wide<T>>(device, seed);
+  }
+}
+
 TEMPLATE_TEST_CASE("the products of a linear layer with a wide result equal their definitions", "[gemm]",
                    WEFT_ROW_DEVICES) {
   WEFT_KERNEL_CASE(T, device);

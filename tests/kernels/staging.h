@@ -96,6 +96,10 @@ class Staging {
   }
   void add(const kernels::SlotRows& slots) { add(slots.row), add(slots.source); }
   void add(const Groups& g) { add_range(g.groups.order, g.table_rows); }
+  template <class T, class Out>
+  void add(const std::vector<kernels::GemmProduct<T, Out>>& products) {
+    for (const auto& p : products) add(p.c), add(p.a), add(p.b);
+  }
   template <class T>
   void add(const kernels::SlotsGradient<T>& grad) {
     add(grad.d_rows), add(grad.d_weight), add(grad.d_row);
@@ -161,6 +165,13 @@ class Staging {
   }
   [[nodiscard]] kernels::RoutingGroups on_device(const Groups& g) const {
     return {g.groups.rows, pointer(g.groups.order), g.groups.first, g.groups.count};
+  }
+  template <class T, class Out>
+  [[nodiscard]] std::vector<kernels::GemmProduct<T, Out>> on_device(
+      const std::vector<kernels::GemmProduct<T, Out>>& products) const {
+    std::vector<kernels::GemmProduct<T, Out>> out;
+    for (const auto& p : products) out.push_back({on_device(p.c), on_device(p.a), on_device(p.b)});
+    return out;
   }
   template <class T>
   [[nodiscard]] kernels::SlotsGradient<T> on_device(const kernels::SlotsGradient<T>& grad) const {

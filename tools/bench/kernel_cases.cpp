@@ -131,6 +131,13 @@ class Cases {
         "grouped_linear_backward_weight", double(r * m + r * h), flops,
         [=](Stream& s) { grouped_linear_backward_weight<T>(s, dw, y, x, *offsets, Accumulate::kOverwrite); },
         kWide * double(e * h * m));
+    auto products = std::make_shared<std::vector<GemmProduct<T>>>();  // the forward's, as a list of matrices
+    for (std::int64_t i = 0; i < e; ++i) {
+      const std::int64_t first = r * i / e, count = r * (i + 1) / e - first;
+      products->push_back({y.row_range(first, count), x.row_range(first, count), {w.data + i * h * m, h, m}});
+    }
+    add("gemm_group", moved, flops,
+        [=](Stream& s) { gemm_group<T, T>(s, *products, Transpose::kNo, Transpose::kYes, Accumulate::kOverwrite); });
   }
 
   void norms() {
