@@ -1,70 +1,52 @@
-// kernels/cuda/dispatch.cu - a block per expert goes through the table: the order of its entries is that of the table,
-// whatever the others do.
+// kernels/cuda/dispatch.cu - counting and placing the entries of a routing table, and moving blocks of rows.
 #include "kernels/cuda/backend.h"
+#include "kernels/cuda/counting.cuh"
 #include "kernels/cuda/vectors.cuh"
 
 namespace weft::kernels::cuda {
 namespace {
 
-/// The expert that entry i of the table names.
-__device__ std::int32_t expert_of(Matrix<const std::int32_t> expert, std::int64_t i) {
-  const std::int64_t k = i % expert.cols;
-  return expert.data != nullptr ? expert.row(i / expert.cols)[k] : static_cast<std::int32_t>(k);
-}
-
-/// A block per expert e: out[e / local * rank_stride + e % local] = entries that name it.
-__global__ void count_entries_kernel(std::int64_t* out, Matrix<const std::int32_t> expert, std::int64_t local,
-                                     std::int64_t rank_stride) {
-  const std::int64_t e = blockIdx.x;
-  std::int64_t count = 0;
-  for (std::int64_t i = threadIdx.x; i < expert.rows * expert.cols; i += blockDim.x)
-    if (expert_of(expert, i) == e) ++count;
-  count = block_sum(count);
-  if (threadIdx.x == 0) out[e / local * rank_stride + e % local] = count;
-}
-
-/// A block per expert, and one for the entries that go nowhere. count: [E].
-__global__ void place_entries_kernel(RowPlaces out, Matrix<const std::int32_t> expert,
-                                     Matrix<const std::int32_t> source, const std::int64_t* count,
-                                     std::int64_t num_experts) {
-  const std::int64_t e = blockIdx.x, entries = expert.rows * expert.cols;
-  const bool nowhere = e == num_experts;
-  std::int64_t before = 0;
-  for (std::int64_t i = threadIdx.x; i < e; i += blockDim.x) before += count[i];
-  std::int64_t next = block_sum(before);
-  for (std::int64_t first = 0; first < entries; first += blockDim.x) {
-    const std::int64_t i = first + threadIdx.x;
-    const std::int32_t named = i < entries ? expert_of(expert, i) : -1;
-    const bool mine = i < entries && (nowhere ? named < 0 : named == e);
-    int total = 0;
-    const int rank = block_rank(mine, total);
-    if (mine) {
-      const std::int64_t t = i / expert.cols, k = i % expert.cols, at = next + rank;
-      out.row.row(t)[k] = nowhere ? -1 : static_cast<std::int32_t>(at);
-      if (!nowhere)
-        out.token[at] = source.data != nullptr ? source.row(t)[k] : static_cast<std::int32_t>(out.first_token + t);
-    }
-    next += total;
+/// out[e / local * rank_stride + e % local] += entries that name e.
+struct AddToCounts {
+  std::int64_t* out;
+  std::int64_t local, rank_stride;
+  __device__ void operator()(std::int64_t, std::int64_t e, std::int32_t n) const {
+    atomicAdd(reinterpret_cast<unsigned long long*>(out + e / local * rank_stride + e % local),
+              static_cast<unsigned long long>(n));
   }
+};
+
+__global__ void place_entries_kernel(RowPlaces out, RowLists table, Matrix<const std::int32_t> source,
+                                     NumbersView numbers) {
+  const std::int64_t i = global_thread();
+  if (i >= numbers.entries) return;
+  const std::int64_t t = i / out.row.cols, k = i % out.row.cols;
+  const std::int32_t e = table(0, i);
+  const std::int64_t place = e < 0 ? -1 : numbers.sorted(0, i, e);
+  out.row.row(t)[k] = static_cast<std::int32_t>(place);
+  if (place >= 0)
+    out.token[place] = source.data != nullptr ? source.row(t)[k] : static_cast<std::int32_t>(out.first_token + t);
 }
 
 void count_rows(Stream& stream, const RowCounts& counts, Matrix<const std::int32_t> expert,
                 std::span<const std::int64_t> cuts) {
   const std::int64_t local = counts.num_local_experts, pieces = static_cast<std::int64_t>(cuts.size()) - 1;
+  WEFT_CUDA_CHECK(cudaMemsetAsync(
+      counts.data, 0, static_cast<std::size_t>(pieces * counts.num_experts) * sizeof(std::int64_t), native(stream)));
   for (std::int64_t p = 0; p < pieces; ++p) {
-    const std::int64_t first = cuts[static_cast<std::size_t>(p)], end = cuts[static_cast<std::size_t>(p) + 1];
-    launch(stream, count_entries_kernel, {counts.num_experts}, counts.data + p * local,
-           expert.row_range(first, end - first), local, pieces * local);
+    const std::int64_t first = cuts[static_cast<std::size_t>(p)], rows = cuts[static_cast<std::size_t>(p) + 1] - first;
+    count_entries(stream, RowLists{expert.row_range(first, rows), rows}, 1, rows * expert.cols, counts.num_experts,
+                  AddToCounts{counts.data + p * local, local, pieces * local});
   }
 }
 
 void place_rows(Stream& stream, const RowPlaces& out, Matrix<const std::int32_t> expert,
                 Matrix<const std::int32_t> source, std::int64_t num_experts) {
-  const Matrix<const std::int32_t> named(expert.data, out.row.rows, out.row.cols,
-                                         expert.data != nullptr ? expert.stride : out.row.cols);
-  const weft::cuda::StreamScratch<std::int64_t> count(native(stream), num_experts);
-  launch(stream, count_entries_kernel, {num_experts}, count.data(), named, num_experts, num_experts);
-  launch(stream, place_entries_kernel, {num_experts + 1}, out, named, source, count.data(), num_experts);
+  const std::int64_t entries = out.row.rows * out.row.cols;
+  const RowLists table{{expert.data, out.row.rows, out.row.cols, expert.data != nullptr ? expert.stride : out.row.cols},
+                       out.row.rows};
+  const Numbers numbers(stream, table, 1, entries, num_experts);
+  launch(stream, place_entries_kernel, per_element(entries), out, table, source, numbers.view());
 }
 
 /// Some of the blocks, as an argument of the kernel: nothing has to outlive the call.

@@ -1,7 +1,7 @@
 // kernels/cuda/router.cu - a warp per row routes; else a thread per row or entry, a block per expert: choices are few,
 // and sums over rows keep their order.
 #include "kernels/cuda/backend.h"
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/counting.cuh"
 
 namespace weft::kernels::cuda {
 namespace {
@@ -89,32 +89,22 @@ __global__ void order_rows_kernel(std::int32_t* order, Matrix<const std::int32_t
   order[sequence * rows_per_sequence * places.rows + places.row(r)[t]] = static_cast<std::int32_t>(i);
 }
 
-/// A block per expert and group goes through the choices in the order of (choice, row of the group).
-__global__ void router_drop_kernel(Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert, RoutingGroups groups,
+__global__ void router_drop_kernel(Matrix<std::int32_t> kept, ChoiceLists choices, NumbersView numbers,
                                    std::int64_t capacity) {
-  const std::int64_t e = blockIdx.x, first_row = blockIdx.y * groups.rows, choices = groups.rows * expert.cols;
-  std::int64_t used = 0;
-  for (std::int64_t first = 0; first < choices; first += blockDim.x) {
-    const std::int64_t i = first + threadIdx.x, k = i / groups.rows;
-    const std::int64_t t = i < choices ? groups.row(first_row + i % groups.rows) : 0;
-    const bool mine = i < choices && expert.row(t)[k] == e;
-    int total = 0;
-    const int rank = block_rank(mine, total);
-    if (mine && groups.wants(t))
-      kept.row(t - groups.first)[k] = used + rank < capacity ? static_cast<std::int32_t>(e) : -1;
-    used += total;
-  }
+  const std::int64_t at = global_thread(), group = at / numbers.entries, i = at % numbers.entries;
+  if (at >= choices.expert.rows * choices.expert.cols) return;
+  const std::int64_t t = choices.row(group, i), k = i / choices.groups.rows;
+  if (!choices.groups.wants(t)) return;
+  const std::int32_t e = choices.expert.row(t)[k];
+  kept.row(t - choices.groups.first)[k] = numbers.in_list(group, i, e) < capacity ? e : -1;
 }
 
-/// A block per expert and group.
-__global__ void router_count_kernel(Matrix<double> count, Matrix<const std::int32_t> expert, std::int64_t group_rows) {
-  const std::int64_t e = blockIdx.x, first = blockIdx.y * group_rows;
-  std::int64_t sum = 0;
-  for (std::int64_t i = threadIdx.x; i < group_rows * expert.cols; i += blockDim.x)
-    if (expert.row(first + i / expert.cols)[i % expert.cols] == e) ++sum;
-  sum = block_sum(sum);
-  if (threadIdx.x == 0) count.row(blockIdx.y)[e] = static_cast<double>(sum);
-}
+struct AddToRow {
+  Matrix<double> count;
+  __device__ void operator()(std::int64_t group, std::int64_t e, std::int32_t n) const {
+    atomicAdd(count.row(group) + e, static_cast<double>(n));
+  }
+};
 
 /// A block per expert and group.
 template <class T>
@@ -262,12 +252,27 @@ void order_rows(Stream& stream, std::int32_t* order, Matrix<const std::int32_t> 
 }
 void router_drop(Stream& stream, Matrix<std::int32_t> kept, Matrix<const std::int32_t> expert, std::int64_t num_experts,
                  const RoutingGroups& groups, std::int64_t capacity) {
-  const std::int64_t all = groups.rows * expert.cols;
-  launch(stream, router_drop_kernel, per_column(num_experts, expert.rows / groups.rows), kept, expert, groups,
-         capacity == 0 ? all : capacity);
+  if (kept.rows == 0 || kept.cols == 0) return;
+  if (capacity == 0) {
+    constexpr std::size_t kBytes = sizeof(std::int32_t);
+    WEFT_CUDA_CHECK(cudaMemcpy2DAsync(kept.data, static_cast<std::size_t>(kept.stride) * kBytes,
+                                      expert.row(groups.first), static_cast<std::size_t>(expert.stride) * kBytes,
+                                      static_cast<std::size_t>(kept.cols) * kBytes, static_cast<std::size_t>(kept.rows),
+                                      cudaMemcpyDefault, native(stream)));
+    return;
+  }
+  const ChoiceLists choices{expert, groups};
+  const Numbers numbers(stream, choices, expert.rows / groups.rows, groups.rows * expert.cols, num_experts);
+  launch(stream, router_drop_kernel, per_element(expert.rows * expert.cols), kept, choices, numbers.view(), capacity);
 }
 void router_count(Stream& stream, Matrix<double> count, Matrix<const std::int32_t> expert) {
-  launch(stream, router_count_kernel, per_column(count.cols, count.rows), count, expert, expert.rows / count.rows);
+  if (count.cols == 0) return;
+  WEFT_CUDA_CHECK(cudaMemset2DAsync(count.data, static_cast<std::size_t>(count.stride) * sizeof(double), 0,
+                                    static_cast<std::size_t>(count.cols) * sizeof(double),
+                                    static_cast<std::size_t>(count.rows), native(stream)));
+  const std::int64_t group_rows = expert.rows / count.rows;
+  count_entries(stream, RowLists{expert, group_rows}, count.rows, group_rows * expert.cols, count.cols,
+                AddToRow{count});
 }
 template <class T>
 void router_mean_probs(Stream& stream, Matrix<double> mean, Matrix<const T> probs, double scale) {

@@ -1,7 +1,7 @@
 // kernels/cuda/slots.cu - slots that take tokens, and slots that mix them. Where several slots of a table add to one
 // token, their entries are sorted by token, and one block adds them in order.
 #include "kernels/cuda/backend.h"
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/counting.cuh"
 #include "kernels/cuda/sort.h"
 #include "kernels/slot_rank.h"
 
@@ -60,31 +60,29 @@ __global__ void keep_experts_kernel(Matrix<std::int32_t> kept, std::int64_t firs
   kept.row(i / kept.cols)[e] = e >= first && e < end ? static_cast<std::int32_t>(e) : -1;
 }
 
-/// A block per expert and group goes through the group's choices in order.
 template <class T>
-__global__ void fill_slots_kernel(SlotTable<T> table, Matrix<std::int32_t> place, Matrix<const std::int32_t> kept,
-                                  Matrix<const T> weight, std::int64_t group_rows, std::int64_t slots) {
-  const std::int64_t e = blockIdx.x, first_row = blockIdx.y * group_rows, entries = group_rows * kept.cols;
-  std::int64_t next = blockIdx.y * slots;
-  const std::int64_t end = next + slots;
-  for (std::int64_t first = 0; first < entries; first += blockDim.x) {
-    const std::int64_t i = first + threadIdx.x, t = first_row + i / kept.cols, k = i % kept.cols;
-    const std::int32_t named = i < entries ? kept.row(t)[k] : -1;
-    if (i < entries && named < 0 && e == 0) place.row(t)[k] = -1;
-    int total = 0;
-    const std::int64_t d = next + block_rank(named == e, total);
-    next += total;
-    if (named != e) continue;
-    table.source.row(d)[e] = static_cast<std::int32_t>(t);
-    table.kept.row(d)[e] = static_cast<std::int32_t>(e);
-    table.weight.row(d)[e] = weight.row(t)[k];
-    place.row(t)[k] = static_cast<std::int32_t>(d * table.source.cols + e);
-  }
-  for (std::int64_t d = next + threadIdx.x; d < end; d += blockDim.x) {
-    table.source.row(d)[e] = -1;
-    table.kept.row(d)[e] = static_cast<std::int32_t>(e);
-    table.weight.row(d)[e] = 0;
-  }
+__global__ void empty_slots_kernel(SlotTable<T> table) {
+  const std::int64_t i = global_thread();
+  if (i >= table.source.rows * table.source.cols) return;
+  const std::int64_t d = i / table.source.cols, e = i % table.source.cols;
+  table.source.row(d)[e] = -1;
+  table.kept.row(d)[e] = static_cast<std::int32_t>(e);
+  table.weight.row(d)[e] = 0;
+}
+
+template <class T>
+__global__ void fill_slots_kernel(SlotTable<T> table, Matrix<std::int32_t> place, RowLists kept, Matrix<const T> weight,
+                                  NumbersView numbers, std::int64_t slots) {
+  const std::int64_t at = global_thread(), group = at / numbers.entries, i = at % numbers.entries;
+  if (at >= weight.rows * weight.cols) return;
+  const std::int64_t t = at / weight.cols, k = at % weight.cols;
+  const std::int32_t e = kept(group, i);
+  place.row(t)[k] = -1;
+  if (e < 0) return;
+  const std::int64_t d = group * slots + numbers.in_list(group, i, e);
+  table.source.row(d)[e] = static_cast<std::int32_t>(t);
+  table.weight.row(d)[e] = weight.row(t)[k];
+  place.row(t)[k] = static_cast<std::int32_t>(d * table.source.cols + e);
 }
 
 template <class T>
@@ -199,7 +197,11 @@ template <class T>
 void fill_slots(Stream& stream, const SlotTable<T>& table, Matrix<std::int32_t> place, Matrix<const std::int32_t> kept,
                 Matrix<const T> weight, std::int64_t group_rows) {
   const std::int64_t groups = kept.rows / group_rows, slots = groups == 0 ? 0 : table.source.rows / groups;
-  launch(stream, fill_slots_kernel<T>, {table.source.cols, groups}, table, place, kept, weight, group_rows, slots);
+  const RowLists lists{kept, group_rows};
+  const Numbers numbers(stream, lists, groups, group_rows * kept.cols, table.source.cols);
+  launch(stream, empty_slots_kernel<T>, per_element(table.source.rows * table.source.cols), table);
+  launch(stream, fill_slots_kernel<T>, per_element(kept.rows * kept.cols), table, place, lists, weight, numbers.view(),
+         slots);
 }
 template <class T>
 void merge_logsumexp(Stream& stream, T* lse, Matrix<const T> parts) {

@@ -43,6 +43,15 @@ struct Case {
         k(std::min<std::int64_t>(experts, random.pick({1, 2, 3}))),
         rows(groups * group_rows),
         choice(choices_of(random, rows, experts, k)) {}
+  /// More experts and choices than one block counts.
+  static Case large() {
+    Case c(7);
+    c.groups = 2, c.group_rows = 2300, c.experts = 13000, c.k = 2, c.rows = c.groups * c.group_rows;
+    c.choice.resize(static_cast<std::size_t>(c.rows * c.k));
+    for (std::int32_t& e : c.choice)  // some have many, most have few
+      e = static_cast<std::int32_t>(c.random.below(2) == 0 ? c.random.below(3) : c.random.below(c.experts));
+    return c;
+  }
   [[nodiscard]] Matrix<const std::int32_t> table() const { return {choice.data(), rows, k}; }
   [[nodiscard]] std::int32_t at(std::int64_t t, std::int64_t i) const {
     return choice[static_cast<std::size_t>(t * k + i)];
@@ -124,34 +133,42 @@ TEMPLATE_TEST_CASE("routing: softmax, the K best with ties to the lower expert a
   for (const std::int64_t experts : {3000, 5000, 13000}) check_route<T>(device, random, 5, experts, 3);
 }
 
+namespace {
+
+void check_capacity(KernelDevice& device, const Case& c, std::int64_t capacity) {
+  INFO(c.groups << " groups of " << c.group_rows << ", E " << c.experts << ", K " << c.k << ", C " << capacity);
+  Ints want(c.choice.size(), -1), kept(c.choice.size(), -9);
+  std::vector<double> count(static_cast<std::size_t>(c.groups * c.experts), 0.0), got(count.size(), -9.0);
+  for (std::int64_t g = 0; g < c.groups; ++g) {
+    std::vector<std::int64_t> used(static_cast<std::size_t>(c.experts), 0);
+    for (std::int64_t i = 0; i < c.k; ++i)
+      for (std::int64_t t = g * c.group_rows; t < (g + 1) * c.group_rows; ++t) {
+        const std::int32_t e = c.at(t, i);
+        if (capacity > 0 && used[static_cast<std::size_t>(e)] == capacity) continue;
+        ++used[static_cast<std::size_t>(e)];
+        want[static_cast<std::size_t>(t * c.k + i)] = e;
+        count[static_cast<std::size_t>(g * c.experts + e)] += 1.0;
+      }
+  }
+  device.run(kernels::router_drop, Matrix<std::int32_t>(kept.data(), c.rows, c.k), c.table(), c.experts,
+             RoutingGroups::whole(c.group_rows, c.rows), capacity);
+  CHECK(kept == want);
+  device.run(kernels::router_count, Matrix<double>(got.data(), c.groups, c.experts),
+             Matrix<const std::int32_t>(kept.data(), c.rows, c.k));
+  CHECK(got == count);
+}
+
+}  // namespace
+
 TEMPLATE_TEST_CASE("capacity drops by (choice, row) in each group, and choices are counted", "[router]",
                    WEFT_F32_DEVICES) {
   WEFT_KERNEL_CASE(T, device);
   for (std::uint64_t seed = 0; seed < 30; ++seed) {
     Case c(seed);
-    const std::int64_t capacity = c.random.pick({0, 1, 2, 50});
-    INFO("seed " << seed << ": " << c.groups << " groups of " << c.group_rows << ", E " << c.experts << ", K " << c.k
-                 << ", C " << capacity);
-    Ints want(c.choice.size(), -1), kept(c.choice.size(), -9);
-    std::vector<double> count(static_cast<std::size_t>(c.groups * c.experts), 0.0), got(count.size(), -9.0);
-    for (std::int64_t g = 0; g < c.groups; ++g) {
-      std::vector<std::int64_t> used(static_cast<std::size_t>(c.experts), 0);
-      for (std::int64_t i = 0; i < c.k; ++i)
-        for (std::int64_t t = g * c.group_rows; t < (g + 1) * c.group_rows; ++t) {
-          const std::int32_t e = c.at(t, i);
-          if (capacity > 0 && used[static_cast<std::size_t>(e)] == capacity) continue;
-          ++used[static_cast<std::size_t>(e)];
-          want[static_cast<std::size_t>(t * c.k + i)] = e;
-          count[static_cast<std::size_t>(g * c.experts + e)] += 1.0;
-        }
-    }
-    device.run(kernels::router_drop, Matrix<std::int32_t>(kept.data(), c.rows, c.k), c.table(), c.experts,
-               RoutingGroups::whole(c.group_rows, c.rows), capacity);
-    CHECK(kept == want);
-    device.run(kernels::router_count, Matrix<double>(got.data(), c.groups, c.experts),
-               Matrix<const std::int32_t>(kept.data(), c.rows, c.k));
-    CHECK(got == count);
+    INFO("seed " << seed);
+    check_capacity(device, c, c.random.pick({0, 1, 2, 50}));
   }
+  check_capacity(device, Case::large(), 20);
 }
 
 TEMPLATE_TEST_CASE("groups whose rows lie on several ranks drop as they do in order", "[router]", WEFT_F32_DEVICES) {

@@ -182,6 +182,19 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
   stream->push([=] { std::memcpy(to, from, bytes); });
   return cudaSuccess;
 }
+inline cudaError_t cudaMemsetAsync(void* data, int value, std::size_t bytes, cudaStream_t stream) {
+  stream->push([=] { std::memset(data, value, bytes); });
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                                     std::size_t width, std::size_t height, cudaMemcpyKind, cudaStream_t stream) {
+  if (width > to_pitch || width > from_pitch) return cudaErrorInvalidValue;
+  stream->push([=] {
+    for (std::size_t i = 0; i < height; ++i)
+      std::memcpy(static_cast<char*>(to) + i * to_pitch, static_cast<const char*>(from) + i * from_pitch, width);
+  });
+  return cudaSuccess;
+}
 inline cudaError_t cudaMemset2DAsync(void* data, std::size_t pitch, int value, std::size_t width, std::size_t height,
                                      cudaStream_t stream) {
   if (width > pitch) return cudaErrorInvalidValue;
@@ -226,7 +239,12 @@ inline cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function
 #define __syncwarp() weft::emulation::warp_barrier()
 #define __shfl_xor_sync(lanes, value, step) weft::emulation::shuffle_xor(value, step)
 #define __ballot_sync(lanes, value) weft::emulation::ballot(value)
+#define __match_any_sync(lanes, value) weft::emulation::match_any(value)
 #define __popc(bits) __builtin_popcount(bits)
+template <class T>
+T atomicAdd(T* to, T value) {
+  return std::atomic_ref(*to).fetch_add(value);
+}
 
 template <class... Params, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args&&... args) {

@@ -137,6 +137,19 @@ inline unsigned ballot(bool value) {
   return bits;
 }
 
+/// Bit l: lane l of this thread's warp says the same.
+template <class T>
+unsigned match_any(T value) {
+  static_assert(sizeof(T) <= kExchangeBytes);
+  std::memcpy(exchange_slot(this_thread_index().x % kWarpLanes), &value, sizeof value);
+  warp_barrier();
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < kWarpLanes; ++lane)
+    if (std::memcmp(exchange_slot(lane), &value, sizeof value) == 0) bits |= 1U << lane;
+  warp_barrier();
+  return bits;
+}
+
 }  // namespace weft::emulation
 
 // read as blockDim.x and gridDim.x in kernels; members of LaunchConfig have the same names, so these cannot be macros
