@@ -1,6 +1,6 @@
 // kernels/cuda/elementwise.cu - activations, rope and the passes over arrays. See kernels/cpu/ for the formulas.
 #include "kernels/cuda/backend.h"
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/vectors.cuh"
 
 namespace weft::kernels::cuda {
 namespace {
@@ -130,11 +130,18 @@ template <class T>
 __global__ void axpy_kernel(T* y, const T* x, std::int64_t n, Wide<T> alpha) {
   if (const std::int64_t i = global_thread(); i < n) y[i] = y[i] + alpha * x[i];
 }
-template <class T>
+template <class T, int N>
 __global__ void copy_rows_kernel(Matrix<T> y, Matrix<const T> x, bool add) {
   T* to = y.row(blockIdx.x);
   const T* from = x.row(blockIdx.x);
-  for (std::int64_t j = threadIdx.x; j < y.cols; j += blockDim.x) to[j] = add ? T(to[j] + from[j]) : from[j];
+  if (!add) return copy_row<N>(to, from, y.cols);
+  for_vectors<N>(y.cols, [&](auto n, std::int64_t j) {
+    Vector<T, n> sum = load_vector<n>(to + j);
+    const Vector<T, n> more = load_vector<n>(from + j);
+#pragma unroll
+    for (int e = 0; e < n; ++e) sum.of[e] = sum.of[e] + more.of[e];
+    store_vector<n>(to + j, sum);
+  });
 }
 
 template <class T>
@@ -151,7 +158,12 @@ void copy(Stream& stream, T* y, const T* x, std::int64_t n) {
 }
 template <class T>
 void copy_rows(Stream& stream, Matrix<T> y, Matrix<const T> x, Accumulate accumulate) {
-  launch(stream, copy_rows_kernel<T>, per_row(y.rows, y.cols), y, x, accumulate == Accumulate::kAdd);
+  by_width<T>(
+      [&](auto n) {
+        launch(stream, copy_rows_kernel<T, n>, per_row_of_vectors<n>(y.rows, y.cols, kUnderWay), y, x,
+               accumulate == Accumulate::kAdd);
+      },
+      y, x);
 }
 
 }  // namespace

@@ -2,13 +2,13 @@
 // that no two threads meet at an element.
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/fault.cuh"
-#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/sort.h"
+#include "kernels/cuda/vectors.cuh"
 
 namespace weft::kernels::cuda {
 namespace {
 
-template <class T>
+template <class T, int N>
 __global__ void embedding_forward_kernel(Matrix<T> x, Matrix<const T> token_table, const std::int32_t* token,
                                          Matrix<const T> position_table, const std::int32_t* position,
                                          std::uint64_t* fault) {
@@ -19,10 +19,17 @@ __global__ void embedding_forward_kernel(Matrix<T> x, Matrix<const T> token_tabl
   if (threadIdx.x == 0 && bad_id) report(fault, FaultSite::kToken, blockIdx.x, id);
   if (threadIdx.x == 0 && bad_place) report(fault, FaultSite::kPosition, blockIdx.x, place);
   T* out = x.row(blockIdx.x);
-  for (std::int64_t j = threadIdx.x; j < x.cols; j += blockDim.x) {
-    const T value = bad_id ? T(0) : token_table.row(id)[j];
-    out[j] = add && !bad_place ? T(value + position_table.row(place)[j]) : value;
-  }
+  if (!add && !bad_id) return copy_row<N>(out, token_table.row(id), x.cols);
+  for_vectors<N>(x.cols, [&](auto n, std::int64_t j) {
+    Vector<T, n> v{};
+    if (!bad_id) v = load_vector<n>(token_table.row(id) + j);
+    if (add && !bad_place) {
+      const Vector<T, n> p = load_vector<n>(position_table.row(place) + j);
+#pragma unroll
+      for (int e = 0; e < n; ++e) v.of[e] = v.of[e] + p.of[e];
+    }
+    store_vector<n>(out + j, v);
+  });
 }
 
 /// keys[t] = (id, t), for ids out of range kNoKey.
@@ -36,24 +43,35 @@ __global__ void make_keys_kernel(std::uint64_t* keys, const std::int32_t* id, st
 }
 
 /// A block per key; the first key of an id adds all of its rows, in order.
-template <class T>
+template <class T, int N>
 __global__ void add_rows_of_ids_kernel(Matrix<Wide<T>> d_table, const std::uint64_t* keys, Matrix<const T> dx) {
   const std::int64_t first = blockIdx.x;
   const std::uint64_t key = keys[first], id = key >> kIdShift;
   if (key == kNoKey || (first > 0 && keys[first - 1] >> kIdShift == id)) return;
-  for (std::int64_t j = threadIdx.x; j < dx.cols; j += blockDim.x) {
-    Wide<T> sum = d_table.row(static_cast<std::int64_t>(id))[j];
-    for (std::int64_t i = first; i < dx.rows && keys[i] >> kIdShift == id; ++i)
-      sum += dx.row(static_cast<std::int64_t>(keys[i] & 0xffffffffU))[j];
-    d_table.row(static_cast<std::int64_t>(id))[j] = sum;
-  }
+  Wide<T>* to = d_table.row(static_cast<std::int64_t>(id));
+  for_vectors<N>(dx.cols, [&](auto n, std::int64_t j) {
+    Wide<T> sum[n];
+#pragma unroll
+    for (int e = 0; e < n; ++e) sum[e] = to[j + e];
+    for (std::int64_t i = first; i < dx.rows && keys[i] >> kIdShift == id; ++i) {
+      const Vector<T, n> v = load_vector<n>(dx.row(static_cast<std::int64_t>(keys[i] & 0xffffffffU)) + j);
+#pragma unroll
+      for (int e = 0; e < n; ++e) sum[e] += v.of[e];
+    }
+#pragma unroll
+    for (int e = 0; e < n; ++e) to[j + e] = sum[e];
+  });
 }
 
 template <class T>
 void embedding_forward(Stream& stream, Matrix<T> x, Matrix<const T> token_table, const std::int32_t* token,
                        Matrix<const T> position_table, const std::int32_t* position) {
-  launch(stream, embedding_forward_kernel<T>, per_row(x.rows, x.cols), x, token_table, token, position_table, position,
-         fault_word(stream));
+  by_width<T>(
+      [&](auto n) {
+        launch(stream, embedding_forward_kernel<T, n>, per_row_of_vectors<n>(x.rows, x.cols, kUnderWay), x, token_table,
+               token, position_table, position, fault_word(stream));
+      },
+      x, token_table, position_table);
 }
 
 template <class T>
@@ -67,7 +85,12 @@ void embedding_backward(Stream& stream, Matrix<Wide<T>> d_table, const std::int3
   const weft::cuda::StreamScratch<std::uint64_t> keys(native(stream), dx.rows), sorted(native(stream), dx.rows);
   launch(stream, make_keys_kernel, per_element(dx.rows), keys.data(), id, dx.rows, d_table.rows, fault_word(stream));
   sort_by_id(stream, sorted.data(), keys.data(), dx.rows, d_table.rows);
-  launch(stream, add_rows_of_ids_kernel<T>, per_row(dx.rows, dx.cols), d_table, sorted.data(), dx);
+  by_width<T>(
+      [&](auto n) {
+        launch(stream, add_rows_of_ids_kernel<T, n>, per_row_of_vectors<n>(dx.rows, dx.cols, 1), d_table, sorted.data(),
+               dx);
+      },
+      dx);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/counting.cuh"
 #include "kernels/cuda/sort.h"
+#include "kernels/cuda/vectors.cuh"
 #include "kernels/slot_rank.h"
 
 namespace weft::kernels::cuda {
@@ -141,37 +142,53 @@ __global__ void slot_keys_kernel(std::uint64_t* keys, SlotRows slots) {
 }
 
 /// A block per key; the first key of a token adds all of its entries, in the order of the table. No weights: 1.
-template <class T>
+template <class T, int N>
 __global__ void add_entries_kernel(Matrix<T> out, Matrix<const T> rows, SlotRows slots, Matrix<const Wide<T>> weight,
                                    const std::uint64_t* keys) {
   const std::int64_t first = blockIdx.x, entries = slots.row.rows * slots.row.cols;
   const std::uint64_t key = keys[first], token = key >> kIdShift;
   if (key == kNoKey || (first > 0 && keys[first - 1] >> kIdShift == token)) return;
   T* to = out.row(static_cast<std::int64_t>(token));
-  for (std::int64_t j = threadIdx.x; j < out.cols; j += blockDim.x) {
-    Wide<T> sum = to[j];
+  for_vectors<N>(out.cols, [&](auto n, std::int64_t j) {
+    Vector<T, n> v = load_vector<n>(to + j);
+    Wide<T> sum[n];
+#pragma unroll
+    for (int c = 0; c < n; ++c) sum[c] = v.of[c];
     for (std::int64_t at = first; at < entries && keys[at] >> kIdShift == token; ++at) {
       const auto i = static_cast<std::int64_t>(keys[at] & 0xffffffffU);
       const std::int64_t d = i / slots.row.cols, e = i % slots.row.cols;
-      sum += (weight.data != nullptr ? weight.row(d)[e] : Wide<T>(1)) * rows.row(slots.row.row(d)[e])[j];
+      const Wide<T> w = weight.data != nullptr ? weight.row(d)[e] : Wide<T>(1);
+      v = load_vector<n>(rows.row(slots.row.row(d)[e]) + j);
+#pragma unroll
+      for (int c = 0; c < n; ++c) sum[c] += w * v.of[c];
     }
-    to[j] = sum;
-  }
+#pragma unroll
+    for (int c = 0; c < n; ++c) v.of[c] = sum[c];
+    store_vector<n>(to + j, v);
+  });
 }
 
 /// A block per entry.
-template <class T>
+template <class T, int N>
 __global__ void slots_scatter_backward_kernel(SlotsGradient<T> grad, Matrix<const T> dout, Matrix<const T> rows,
                                               SlotRows slots, Matrix<const Wide<T>> weight) {
   const std::int64_t d = blockIdx.x / slots.row.cols, e = blockIdx.x % slots.row.cols;
-  const std::int32_t row = slots.row.row(d)[e];
+  const std::int32_t row = slots.row.row(d)[e], source = slots.source.row(d)[e];
+  T* const to = row >= 0 ? grad.d_rows.row(grad.d_row.row(d)[e]) : nullptr;
   Wide<T> dot = 0;
-  for (std::int64_t j = threadIdx.x; j < dout.cols && row >= 0; j += blockDim.x) {
-    const std::int32_t source = slots.source.row(d)[e];
-    const Wide<T> dy = source >= 0 ? static_cast<Wide<T>>(dout.row(source)[j]) : Wide<T>(0);
-    if (source >= 0) dot += dy * rows.row(row)[j];
-    grad.d_rows.row(grad.d_row.row(d)[e])[j] = weight.row(d)[e] * dy;
-  }
+  if (row >= 0 && source < 0)
+    for_vectors<N>(dout.cols, [&](auto n, std::int64_t j) { store_vector<n>(to + j, Vector<T, n>{}); });
+  else if (row >= 0)
+    for_vectors<N>(dout.cols, [&](auto n, std::int64_t j) {
+      const Vector<T, n> dy = load_vector<n>(dout.row(source) + j), y = load_vector<n>(rows.row(row) + j);
+      Vector<T, n> scaled;
+#pragma unroll
+      for (int c = 0; c < n; ++c) {
+        dot += dy.of[c] * y.of[c];
+        scaled.of[c] = weight.row(d)[e] * dy.of[c];
+      }
+      store_vector<n>(to + j, scaled);
+    });
   dot = block_sum(dot);
   if (threadIdx.x == 0) grad.d_weight.row(d)[e] = dot;
 }
@@ -242,7 +259,12 @@ void add_entries(Stream& stream, Matrix<T> out, Matrix<const T> rows, const Slot
   const weft::cuda::StreamScratch<std::uint64_t> keys(native(stream), entries), sorted(native(stream), entries);
   launch(stream, slot_keys_kernel, per_element(entries), keys.data(), slots);
   sort_by_id(stream, sorted.data(), keys.data(), entries, out.rows);
-  launch(stream, add_entries_kernel<T>, per_row(entries, out.cols), out, rows, slots, weight, sorted.data());
+  by_width<T>(
+      [&](auto n) {
+        launch(stream, add_entries_kernel<T, n>, per_row_of_vectors<n>(entries, out.cols, 1), out, rows, slots, weight,
+               sorted.data());
+      },
+      out, rows);
 }
 template <class T>
 void slots_scatter(Stream& stream, Matrix<T> out, Matrix<const T> rows, const SlotRows& slots,
@@ -252,8 +274,12 @@ void slots_scatter(Stream& stream, Matrix<T> out, Matrix<const T> rows, const Sl
 template <class T>
 void slots_scatter_backward(Stream& stream, const SlotsGradient<T>& grad, Matrix<const T> dout, Matrix<const T> rows,
                             const SlotRows& slots, Matrix<const Wide<T>> weight) {
-  launch(stream, slots_scatter_backward_kernel<T>, per_row(slots.row.rows * slots.row.cols, dout.cols), grad, dout,
-         rows, slots, weight);
+  by_width<T>(
+      [&](auto n) {
+        launch(stream, slots_scatter_backward_kernel<T, n>,
+               per_row_of_vectors<n>(slots.row.rows * slots.row.cols, dout.cols, 1), grad, dout, rows, slots, weight);
+      },
+      grad.d_rows, dout, rows);
 }
 template <class T>
 void slots_gather_backward(Stream& stream, Matrix<T> dx, Matrix<const T> d_rows, const SlotRows& slots) {
