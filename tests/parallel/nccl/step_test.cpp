@@ -5,13 +5,13 @@
 #include "comm/factory.h"
 #include "parallel/mesh.h"
 #include "tests/support/catch.h"
+#include "tests/support/gates.h"
 #include "tests/support/nccl/hooks.h"
 #include "tests/support/step_harness.h"
 
 namespace weft::test {
 namespace {
 
-using parallel::BalanceScope;
 using parallel::DispatcherKind;
 using parallel::MeshComms;
 using parallel::MeshOptions;
@@ -19,7 +19,6 @@ using parallel::MeshOptions;
 StepCase over_nccl(int world_size) {
   StepCase c;
   c.model = small_mixtral();
-  c.model.moe.balance_scope = BalanceScope::kGlobalPrevious;  // on GPUs no other spans ranks that share sequences
   c.documents = true;
   c.global_batch = 4;
   c.micro_batch = 1;
@@ -77,6 +76,16 @@ TEST_CASE("NCCL: a step in every layout has one rank's figures, and its own bits
     c.sequence_heads = c.sequence_ring = 2;
     c.ep_size = 2;
     c.order_seed = 13;
+  }
+  SECTION("routing groups shared by heads and ring, capacity") {
+    c.sequence_heads = c.sequence_ring = 2;
+    c.ep_size = 2;
+    c.model.moe.capacity_factor = 0.75;
+    c.order_seed = 15;
+  }
+  SECTION("routing groups shared by a ring, expert choice") {
+    c.sequence_ring = 4;
+    choose_gate(c.model, "expert_choice");
   }
   SECTION("eight ranks: EP 2 x ESP 2 x EDP 2, sequences shared by heads") {
     c.world_size = 8;
