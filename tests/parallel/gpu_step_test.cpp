@@ -147,7 +147,7 @@ TEST_CASE("A step on a GPU: every gate routes groups that ranks share as a whole
       for (const int ranks : {2, 4}) {
         StepCase c = small_case();
         c.sequence_length = 16;
-        c.micro_batch = 2;
+        c.global_batch = c.micro_batch = 2;
         c.steps = 2;
         test::choose_gate(c.model, gate);
         MoeConfig& moe = c.model.moe;
