@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <functional>
@@ -26,7 +27,21 @@ using comm::as_buffer;
 using comm::Communicator;
 using std::chrono::milliseconds;
 
-int free_port() { return port_of(comm::tcp::listen_on(0)); }
+/// A port that nobody listens on. Not one that the system would choose: those are taken by connections that go out
+/// meanwhile, of tests that run beside this one.
+int free_port() {
+  constexpr int kFirst = 10000, kCount = 20000;  // below the range of outgoing connections
+  static std::atomic<int> next{static_cast<int>(::getpid() % kCount)};
+  for (;;) {
+    const int port = kFirst + (next += 37) % kCount;
+    try {
+      static_cast<void>(comm::tcp::listen_on(port));
+      return port;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kUnavailable) throw;
+    }
+  }
+}
 
 comm::tcp::Options options_of(int port, int rank, int num_ranks, milliseconds timeout = std::chrono::seconds(60)) {
   comm::tcp::Options options;
