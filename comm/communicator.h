@@ -98,6 +98,11 @@ class Communicator {
 
   /// What this rank has sent through this group and all that come from the same world.
   [[nodiscard]] const Traffic& traffic() const noexcept { return *traffic_; }
+  /// Counts what a recording (core/recording.h) sends each time it is launched: collectives are called, and counted,
+  /// only when it is made.
+  void count_again(const Traffic::Snapshot& sent) noexcept { traffic_->add(sent); }
+  /// Whether collectives may be called while their stream is recorded.
+  [[nodiscard]] virtual bool is_recordable() const noexcept { return false; }
 
   /// Collective, blocking. Ranks with one `color` form a group in order of (key, rank()); color < 0: nullptr.
   /// `name` shows in messages as "<parent>.<name>[<color>]".

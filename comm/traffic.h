@@ -20,6 +20,14 @@ class Traffic {
     sent_bytes_[static_cast<std::size_t>(dst_rank)].fetch_add(bytes, std::memory_order_relaxed);
     by_collective_[static_cast<std::size_t>(collective)].fetch_add(bytes, std::memory_order_relaxed);
   }
+  /// Both tables at one time, or the difference of two.
+  struct Snapshot {
+    std::vector<std::int64_t> sent_bytes;
+    std::array<std::int64_t, kNumCollectives> by_collective{};
+    friend Snapshot operator-(const Snapshot& a, const Snapshot& b);
+  };
+  [[nodiscard]] Snapshot snapshot() const { return {sent_bytes(), by_collective()}; }
+  void add(const Snapshot& difference) noexcept;
   [[nodiscard]] std::vector<std::int64_t> sent_bytes() const;  ///< [P]: to each rank of the world; 0 to itself.
   [[nodiscard]] std::array<std::int64_t, kNumCollectives> by_collective() const;  ///< By Collective.
 

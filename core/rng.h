@@ -16,6 +16,7 @@ enum class RngPurpose : std::uint32_t { kInit = 1, kShuffle, kGateNoise, kSample
 /// (token, parameter element, ...): never a rank and never "the next one".
 class Rng {
  public:
+  explicit Rng(PhiloxKey key) noexcept : key_(key) {}
   Rng(std::uint64_t seed, RngPurpose purpose, std::uint64_t step = 0, std::uint64_t layer = 0) noexcept;
 
   [[nodiscard]] std::array<std::uint32_t, 4> bits(std::uint64_t counter, std::uint64_t sub_counter = 0) const noexcept;

@@ -18,6 +18,19 @@ struct AdamWOptions {
   std::int64_t step = 1;  ///< Number of this update, from 1: the bias correction's exponent.
 };
 
+/// What an update multiplies by, worked out on the host. Kernels read it from the stream's device: a launch that was
+/// recorded once then takes the numbers of each step.
+struct AdamWFactors {
+  double beta1, rest1;  ///< rest: 1 - beta
+  double beta2, rest2;
+  double rate;         ///< lr over the bias correction of m.
+  double correction2;  ///< 1 over the square root of the bias correction of v.
+  double keep;         ///< 1 - lr * weight_decay
+  double eps;
+};
+/// Throws kInvalidArgument for a step below 1 and for betas outside [0, 1).
+[[nodiscard]] AdamWFactors adamw_factors(const AdamWOptions& options);
+
 /// What global-norm clipping multiplies the gradient by: *factor = clip_norm / |g| where |g| is larger, else 1; NaN
 /// when the loss or |g| is not finite. clip_norm 0: no clipping. loss, squares (|g|^2), factor: [1], on the stream's
 /// device.
@@ -33,10 +46,10 @@ struct AdamWState {
 };
 
 /// n elements: m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr * (m_hat / (sqrt(v_hat) + eps) + decay * w), where
-/// g = grad * *factor and w the master weight; weight = w, rounded once. A factor that is not finite leaves everything
-/// as it is. factor: [1], on the stream's device, so that nobody waits for it; nullptr: 1.
+/// g = grad * *clip and w the master weight; weight = w, rounded once. A clip factor that is not finite leaves
+/// everything as it is. clip (nullptr: 1) and factors: [1], on the stream's device, so that nobody waits for them.
 template <class T>
 void adamw(Stream& stream, T* weight, const AdamWState<T>& state, const Wide<T>* grad, std::int64_t n,
-           const double* factor, const AdamWOptions& options);
+           const double* clip, const AdamWFactors* factors);
 
 }  // namespace weft::kernels

@@ -7,7 +7,7 @@ namespace weft::kernels {
 
 template <class T>
 void cross_entropy(Stream& stream, double* loss, Matrix<T> logits, const std::int32_t* target,
-                   const Wide<T>* grad_scale) {
+                   const double* grad_scale) {
   check_matrix("cross_entropy", "logits", logits, logits.rows, logits.cols);
   check_array("cross_entropy", "loss", loss, logits.rows);
   check_array("cross_entropy", "target", target, logits.rows);

@@ -13,10 +13,10 @@ inline constexpr std::int32_t kIgnoreTarget = -1;  ///< A row with this target h
 
 /// loss[t] = logsumexp(logits[t]) - logits[t, target[t]]. logits: [T, V]; target: [T]; loss: [T], always f64.
 /// With `grad_scale` != nullptr, logits become dL/dlogits = (softmax - onehot) * *grad_scale in place; else they stay.
-/// grad_scale: on the host, read before the call returns; all else on the stream's device.
+/// grad_scale: [1]; like all else on the stream's device.
 /// A target outside [0, V) other than kIgnoreTarget throws kInvalidArgument.
 template <class T>
 void cross_entropy(Stream& stream, double* loss, Matrix<T> logits, const std::int32_t* target,
-                   const Wide<T>* grad_scale);
+                   const double* grad_scale);
 
 }  // namespace weft::kernels

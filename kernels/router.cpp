@@ -95,11 +95,12 @@ void router_sigmoid_backward(Stream& stream, Matrix<T> dlogits, Matrix<const T> 
 }
 
 template <class T>
-void router_draw(Stream& stream, Matrix<T> noise, const Rng& rng, const NoiseRows& rows) {
+void router_draw(Stream& stream, Matrix<T> noise, const PhiloxKey* key, const NoiseRows& rows) {
   check_matrix("router_draw", "noise", noise, noise.rows, noise.cols);
   WEFT_CHECK(rows.first_row >= 0 && rows.rows_per_sequence > 0, "router_draw: row ", rows.first_row,
              " of sequences of ", rows.rows_per_sequence);
-  backend<T>(stream).router_draw(stream, noise, rng, rows);
+  check_array("router_draw", "key", key, 1);
+  backend<T>(stream).router_draw(stream, noise, key, rows);
 }
 
 template <class T>

@@ -82,9 +82,9 @@ struct NoiseRows {
   std::int64_t first_row = 0;
   std::int64_t rows_per_sequence = 1;
 };
-/// noise[t, e] = rng.normal(sample of t, place of t * E + e). noise: [T, E].
+/// noise[t, e] = Rng(*key).normal(sample of t, place of t * E + e). noise: [T, E]; key: [1], on the stream's device.
 template <class T>
-void router_draw(Stream& stream, Matrix<T> noise, const Rng& rng, const NoiseRows& rows);
+void router_draw(Stream& stream, Matrix<T> noise, const PhiloxKey* key, const NoiseRows& rows);
 /// logits += noise * softplus(raw), then noise *= sigmoid(raw): the derivative of the sum by raw. All [T, E].
 template <class T>
 void router_noise(Stream& stream, Matrix<T> logits, Matrix<T> noise, Matrix<const T> raw);

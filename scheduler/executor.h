@@ -21,8 +21,9 @@ struct TaskContext {
 };
 using TaskBody = std::function<void(TaskContext&)>;
 
-/// kInline: one thread, issue order. kStreams: a stream per set of resources (scheduler/stream_executor.h).
-enum class ExecutorKind : std::uint8_t { kInline, kStreams };
+/// kInline: one thread, issue order. kStreams: a stream per set of resources (scheduler/stream_executor.h). kRecorded:
+/// likewise, and on a GPU the whole is recorded and launched as one, where nothing in it waits for the host.
+enum class ExecutorKind : std::uint8_t { kInline, kStreams, kRecorded };
 
 /// Called around each task, on the thread that runs it: for measuring. Null: not called.
 struct TaskHooks {

@@ -67,9 +67,7 @@ class StreamExecutor::Run {
         bodies_(bodies),
         arena_(arena),
         done_(bodies.size()),
-        host_(make_inline_stream()) {
-    clock_.start();
-  }
+        host_(make_inline_stream()) {}
 
   void issue(TaskId t) {
     if (executor_.on_host(t)) {
@@ -81,9 +79,6 @@ class StreamExecutor::Run {
     stream.enqueue([this, t, &stream] { perform(t, stream); });
     if (executor_.records_[t]) done_[t] = stream.record();
   }
-
-  /// Once all streams are drained.
-  Timeline finish() { return read_timeline(clock_, executor_.graph_.num_tasks()); }
 
  private:
   void perform(TaskId t, Stream& stream) {
@@ -105,8 +100,9 @@ class StreamExecutor::Run {
   std::unique_ptr<Stream> host_;
 };
 
-Timeline StreamExecutor::run(const std::vector<TaskBody>& bodies, Arena& arena) {
-  Run run(*this, bodies, arena);
+/// Calls work() at the clock's 0, and waits for all streams.
+Timeline StreamExecutor::launch(const std::function<void()>& work) {
+  clock_->start();
   std::exception_ptr error;
   const auto keep_first = [&](const auto& attempt) {
     try {
@@ -115,12 +111,33 @@ Timeline StreamExecutor::run(const std::vector<TaskBody>& bodies, Arena& arena) 
       if (!error) error = std::current_exception();
     }
   };
-  keep_first([&] {  // ends early when a task that the host waits for has failed
-    for (const TaskId t : plan_.issue_order) run.issue(t);
-  });
+  keep_first(work);
   for (const auto& stream : streams_) keep_first([&] { stream->synchronize(); });
   if (error) std::rethrow_exception(error);
-  return run.finish();
+  return read_timeline(*clock_, graph_.num_tasks());
+}
+
+Timeline StreamExecutor::run(const std::vector<TaskBody>& bodies, Arena& arena) {
+  Run run(*this, bodies, arena);  // outlives what it has issued
+  return launch([&] {             // ends early when a task that the host waits for has failed
+    for (const TaskId t : plan_.issue_order) run.issue(t);
+  });
+}
+
+std::unique_ptr<Recording> StreamExecutor::record(const std::vector<TaskBody>& bodies, Arena& arena) {
+  std::vector<Stream*> streams;
+  for (const auto& stream : streams_) streams.push_back(stream.get());
+  return weft::record(streams, [&] {
+    Run run(*this, bodies, arena);
+    for (const TaskId t : plan_.issue_order) {
+      WEFT_CHECK(!on_host(t), graph_.name(t), " waits for the host: it cannot be recorded");
+      run.issue(t);
+    }
+  });
+}
+
+Timeline StreamExecutor::run_recorded(Recording& recording) {
+  return launch([&] { recording.launch(*streams_.front()); });
 }
 
 }  // namespace weft::scheduler

@@ -2,10 +2,12 @@
 // overlap.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "core/recording.h"
 #include "core/stream.h"
 #include "scheduler/executor.h"
 
@@ -28,12 +30,19 @@ class StreamExecutor {
   /// task's name in front, once all streams are drained; tasks that depend on it do not run.
   Timeline run(const std::vector<TaskBody>& bodies, Arena& arena);
 
+  /// What run() would launch, on a GPU, with the clock's events: nothing of it runs. No task may be one of
+  /// Resource::kHost. Each launch reads and writes what the recorded one would have. Throws as weft::record().
+  [[nodiscard]] std::unique_ptr<Recording> record(const std::vector<TaskBody>& bodies, Arena& arena);
+  /// As run(), for what record() gave.
+  Timeline run_recorded(Recording& recording);
+
   [[nodiscard]] int num_streams() const noexcept { return static_cast<int>(streams_.size()); }
   [[nodiscard]] int num_crossings() const noexcept { return num_crossings_; }  ///< Events that a step waits for.
 
  private:
   class Run;
 
+  Timeline launch(const std::function<void()>& work);
   [[nodiscard]] bool on_host(TaskId t) const { return stream_of_task_[static_cast<std::size_t>(t)] == kNoId; }
   const Graph& graph_;
   const Plan& plan_;

@@ -5,6 +5,7 @@
 
 #include "core/cpu/thread.h"
 #include "core/cuda/device.h"
+#include "core/cuda/recording.h"
 #include "core/error.h"
 #include "core/log.h"
 
@@ -125,7 +126,10 @@ void Group::launch(cuda::GpuStream& stream, const std::string& what, const Calls
     }
   }
   settle(what);
-  follow(stream, what);
+  if (cuda::GraphRecording* recording = stream.recording())
+    recording->after_launch(this, [this](cuda::GpuStream& on) { follow(on, "a recorded step"); });
+  else
+    follow(stream, what);
 }
 
 void Group::call_in_group(cudaStream_t stream, const Calls& calls) {

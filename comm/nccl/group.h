@@ -48,9 +48,10 @@ class Group {
   [[nodiscard]] Device device() const noexcept { return device_; }
 
   using Calls = std::function<void(ncclComm_t, cudaStream_t)>;
-  /// Calls calls(comm, stream) between ncclGroupStart and ncclGroupEnd, waits until NCCL has taken it in (that connects
-  /// peers, the first time), and watches it from then on. Throws kComm or kTimeout, and the group is broken then; what
-  /// broke it, when it is; kInvalidArgument for a stream of another GPU.
+  /// On a stream that is recorded, all that the group has in the recording is watched as one, from each launch of it
+  /// on. Calls calls(comm, stream) between ncclGroupStart and ncclGroupEnd, waits until NCCL has taken it in (that
+  /// connects peers, the first time), and watches it from then on. Throws kComm or kTimeout, and the group is broken
+  /// then; what broke it, when it is; kInvalidArgument for a stream of another GPU.
   void launch(cuda::GpuStream& stream, const std::string& what, const Calls& calls);
   /// From any thread, and at any time: ends what is under way. `reason` is what its streams report.
   void abort(std::exception_ptr reason) noexcept;

@@ -59,6 +59,7 @@ class NcclCommunicator final : public Communicator {
       : Communicator(*host, DeviceKind::kCuda, CountedBy::kItself), group_(std::move(group)), host_(std::move(host)) {}
 
   std::chrono::milliseconds timeout() const noexcept override { return host_->timeout(); }
+  bool is_recordable() const noexcept override { return true; }
   void abort(int exit_code) noexcept override {
     group_->abort(std::make_exception_ptr(Error(ErrorCode::kComm, str("group ", name(), " was aborted"))));
     host_->abort(exit_code);

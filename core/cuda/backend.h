@@ -2,11 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
 #include "core/memory.h"
+#include "core/recording.h"
 #include "core/stream.h"
 #include "core/stream_clock.h"
 
@@ -21,6 +24,7 @@ void deallocate(Device device, void* data, MemoryPlace place) noexcept;
 void copy(Stream& stream, void* to, const void* from, std::int64_t bytes);
 [[nodiscard]] std::unique_ptr<Stream> make_stream(Device device, std::string_view name, StreamPriority priority);
 [[nodiscard]] std::unique_ptr<StreamClock> make_stream_clock(Device device, std::size_t num_points);
+[[nodiscard]] std::unique_ptr<Recording> record(std::span<Stream* const> streams, const std::function<void()>& work);
 void open_range(const char* name) noexcept;
 void close_range() noexcept;
 

@@ -19,6 +19,7 @@ void deallocate(Device, void*, MemoryPlace) noexcept {}
 void copy(Stream&, void*, const void*, std::int64_t) { unavailable(); }
 std::unique_ptr<Stream> make_stream(Device, std::string_view, StreamPriority) { unavailable(); }
 std::unique_ptr<StreamClock> make_stream_clock(Device, std::size_t) { unavailable(); }
+std::unique_ptr<Recording> record(std::span<Stream* const>, const std::function<void()>&) { unavailable(); }
 void open_range(const char*) noexcept {}
 void close_range() noexcept {}
 

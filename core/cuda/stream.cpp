@@ -5,6 +5,8 @@
 #include "core/cuda/backend.h"
 #include "core/cuda/device.h"
 #include "core/cuda/memory.h"
+#include "core/cuda/recording.h"
+#include "core/error.h"
 #include "core/log.h"
 
 namespace weft::cuda {
@@ -102,12 +104,13 @@ void GpuStream::wait(const Event& event) {
     const auto* gpu = dynamic_cast<const EventState*>(event.state());
     if (gpu != nullptr) {
       WEFT_CUDA_CHECK(cudaStreamWaitEvent(stream_.get(), gpu->event()));
-      for (const auto& fault : gpu->faults())
-        if (fault != fault_ && std::find(inherited_.begin(), inherited_.end(), fault) == inherited_.end())
-          inherited_.push_back(fault);
+      for (const auto& fault : gpu->faults()) inherit(fault);
       if (gpu->error()) std::rethrow_exception(gpu->error());
     } else if (event.done()) {
       event.wait();  // for its error alone
+    } else if (recording_ != nullptr) {
+      throw Error(ErrorCode::kUnavailable, "work of the host cannot be waited for in a recording",
+                  "run the work on its streams");
     } else {
       if (!relay_) relay_ = std::make_unique<Relay>(device_);
       relay_->delay(stream_.get(), event, fault_);
@@ -115,7 +118,13 @@ void GpuStream::wait(const Event& event) {
   });
 }
 
+void GpuStream::inherit(const std::shared_ptr<const Fault>& fault) {
+  if (fault != fault_ && std::find(inherited_.begin(), inherited_.end(), fault) == inherited_.end())
+    inherited_.push_back(fault);
+}
+
 void GpuStream::keep_alive(std::shared_ptr<const void> owner) {
+  if (recording_ != nullptr) return recording_->keep(std::move(owner));
   // not a host callback: the last owner of device memory must not die where CUDA may not be called
   const DeviceScope scope(device_);
   EventHandle event = make_event();

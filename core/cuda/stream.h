@@ -15,6 +15,8 @@
 
 namespace weft::cuda {
 
+class GraphRecording;
+
 /// See Stream. Tasks run when they are enqueued, on the caller's thread, with the stream's device current.
 class GpuStream final : public Stream {
  public:
@@ -33,6 +35,11 @@ class GpuStream final : public Stream {
   [[nodiscard]] std::uint64_t* fault_word(Fault::Describe describe) { return fault_->word(describe); }
   /// Where the host reports what it finds wrong with the work enqueued so far (a lost peer).
   [[nodiscard]] const std::shared_ptr<Fault>& fault() const noexcept { return fault_; }
+  /// What records the stream's work instead of running it; null: it runs.
+  [[nodiscard]] GraphRecording* recording() const noexcept { return recording_; }
+  void set_recording(GraphRecording* recording) noexcept { recording_ = recording; }
+  /// What is reported to `fault` is an error of this stream's work, too, until the next synchronize().
+  void inherit(const std::shared_ptr<const Fault>& fault);
   /// What a library keeps with a stream (kernels: a cuBLAS handle). Dies before the stream, when its work is done.
   [[nodiscard]] std::shared_ptr<void>& attachment() noexcept { return attachment_; }
 
@@ -50,6 +57,7 @@ class GpuStream final : public Stream {
   std::unique_ptr<Relay> relay_;                         // made when the first event of another kind of device comes
   std::deque<std::pair<EventHandle, std::shared_ptr<const void>>> kept_;
   std::exception_ptr error_;
+  GraphRecording* recording_ = nullptr;
   std::shared_ptr<void> attachment_;
 };
 

@@ -41,7 +41,10 @@ class EventClock final : public StreamClock {
   void note(std::size_t point, const Stream& stream) override {
     on_host_[point] = stream.device().kind == DeviceKind::kCpu;
     if (on_host_[point]) return host_->note(point, stream);
-    WEFT_CUDA_CHECK(cudaEventRecord(events_[point].get(), static_cast<cudaStream_t>(stream.native())));
+    const auto& gpu = dynamic_cast<const GpuStream&>(stream);
+    // in a recording, an event that is only recorded orders, and has no time
+    const unsigned flags = gpu.recording() != nullptr ? cudaEventRecordExternal : cudaEventRecordDefault;
+    WEFT_CUDA_CHECK(cudaEventRecordWithFlags(events_[point].get(), static_cast<cudaStream_t>(stream.native()), flags));
   }
   double us(std::size_t point) const override {
     if (on_host_[point]) return host_->us(point);

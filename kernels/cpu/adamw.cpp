@@ -15,20 +15,18 @@ void clip_factor(Stream&, double* factor, const double* loss, const double* squa
 }
 
 template <class S>
-void adamw(Stream&, S* weight, const AdamWState<S>& state, const Wide<S>* grad, std::int64_t n, const double* factor,
-           const AdamWOptions& options) {
+void adamw(Stream&, S* weight, const AdamWState<S>& state, const Wide<S>* grad, std::int64_t n, const double* clip,
+           const AdamWFactors* factors) {
   using T = Wide<S>;
   constexpr bool kOwnMaster = std::is_same_v<S, T>;
   T *m = state.m, *v = state.v, *master = state.master;
   if constexpr (kOwnMaster) master = weight;
-  if (factor != nullptr && !std::isfinite(*factor)) return;
-  const auto step = static_cast<double>(options.step);
-  const T beta1 = static_cast<T>(options.beta1), beta2 = static_cast<T>(options.beta2);
-  const T rest1 = static_cast<T>(1.0 - options.beta1), rest2 = static_cast<T>(1.0 - options.beta2);
-  const T rate = static_cast<T>(options.lr / (1.0 - std::pow(options.beta1, step)));  // lr over m's bias correction
-  const T correction2 = static_cast<T>(1.0 / std::sqrt(1.0 - std::pow(options.beta2, step)));
-  const T keep = static_cast<T>(1.0 - options.lr * options.weight_decay);
-  const T eps = static_cast<T>(options.eps), scale = factor != nullptr ? static_cast<T>(*factor) : T(1);
+  if (clip != nullptr && !std::isfinite(*clip)) return;
+  const AdamWFactors& f = *factors;
+  const T beta1 = static_cast<T>(f.beta1), beta2 = static_cast<T>(f.beta2);
+  const T rest1 = static_cast<T>(f.rest1), rest2 = static_cast<T>(f.rest2);
+  const T rate = static_cast<T>(f.rate), correction2 = static_cast<T>(f.correction2), keep = static_cast<T>(f.keep);
+  const T eps = static_cast<T>(f.eps), scale = clip != nullptr ? static_cast<T>(*clip) : T(1);
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
     const T g = grad[i] * scale;

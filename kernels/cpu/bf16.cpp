@@ -236,7 +236,7 @@ void embedding_backward(Stream& stream, Matrix<float> d_table, const std::int32_
   Widened w;
   f32().embedding_backward(stream, d_table, id, w.in(dx), accumulate);
 }
-void cross_entropy(Stream& stream, double* loss, Rows logits, const std::int32_t* target, const float* grad_scale) {
+void cross_entropy(Stream& stream, double* loss, Rows logits, const std::int32_t* target, const double* grad_scale) {
   Widened w;
   f32().cross_entropy(stream, loss, grad_scale != nullptr ? w.out(logits, true) : w.copy(logits), target, grad_scale);
 }

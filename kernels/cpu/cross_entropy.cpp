@@ -18,21 +18,21 @@ T sum_exp_minus(const T* x, T shift, std::int64_t n) {
 
 /// One row: its loss; with `grad_scale`, the row becomes its gradient.
 template <class T>
-double row_loss(T* row, std::int64_t vocab, std::int32_t target, const T* grad_scale) {
+double row_loss(T* row, std::int64_t vocab, std::int32_t target, const double* grad_scale) {
   const T max = finite_or_zero(max_of(row, vocab));
   const T target_logit = row[target];
   const T sum = grad_scale ? exp_minus(row, row, max, vocab) : sum_exp_minus(row, max, vocab);
   if (grad_scale != nullptr) {
-    const T factor = *grad_scale / sum;
+    const T scale = static_cast<T>(*grad_scale), factor = scale / sum;
 #pragma omp simd
     for (std::int64_t j = 0; j < vocab; ++j) row[j] *= factor;
-    row[target] -= *grad_scale;
+    row[target] -= scale;
   }
   return std::log(static_cast<double>(sum)) + (static_cast<double>(max) - static_cast<double>(target_logit));
 }
 
 template <class T>
-void cross_entropy(Stream&, double* loss, Matrix<T> logits, const std::int32_t* target, const T* grad_scale) {
+void cross_entropy(Stream&, double* loss, Matrix<T> logits, const std::int32_t* target, const double* grad_scale) {
   for (std::int64_t t = 0; t < logits.rows; ++t)
     WEFT_CHECK(target[t] == kIgnoreTarget || (target[t] >= 0 && target[t] < logits.cols), "cross_entropy: target[", t,
                "] = ", target[t], ", the vocabulary has ", logits.cols, " entries");

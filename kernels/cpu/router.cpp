@@ -148,7 +148,8 @@ void router_sigmoid_backward(Stream&, Matrix<T> dlogits, Matrix<const T> weight,
 }
 
 template <class T>
-void router_draw(Stream&, Matrix<T> noise, const Rng& rng, const NoiseRows& rows) {
+void router_draw(Stream&, Matrix<T> noise, const PhiloxKey* key, const NoiseRows& rows) {
+  const Rng rng(*key);
   for (std::int64_t t = 0; t < noise.rows; ++t) {
     const std::int64_t row = rows.first_row + t, sequence = row / rows.rows_per_sequence;
     const auto sample = static_cast<std::uint64_t>(rows.samples != nullptr ? rows.samples[sequence] : sequence);

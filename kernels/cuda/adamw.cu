@@ -5,11 +5,6 @@
 namespace weft::kernels::cuda {
 namespace {
 
-template <class T>
-struct AdamWFactors {
-  T beta1, beta2, rest1, rest2, rate, correction2, keep, eps;
-};
-
 __global__ void clip_factor_kernel(double* factor, const double* loss, const double* squares, double clip_norm) {
   const double norm = std::sqrt(*squares);
   if (std::isfinite(*loss) && std::isfinite(norm))
@@ -23,38 +18,30 @@ void clip_factor(Stream& stream, double* factor, const double* loss, const doubl
 }
 
 template <class S>
-__global__ void adamw_kernel(S* weight, AdamWState<S> state, const Wide<S>* grad, std::int64_t n, const double* factor,
-                             AdamWFactors<Wide<S>> f) {
+__global__ void adamw_kernel(S* weight, AdamWState<S> state, const Wide<S>* grad, std::int64_t n, const double* clip,
+                             const AdamWFactors* factors) {
   using T = Wide<S>;
   constexpr bool kOwnMaster = std::is_same_v<S, T>;
   const std::int64_t i = global_thread();
-  if (i >= n || (factor != nullptr && !std::isfinite(*factor))) return;
-  const T g = factor != nullptr ? grad[i] * static_cast<T>(*factor) : grad[i];
-  const T m_new = f.beta1 * state.m[i] + f.rest1 * g;
-  const T v_new = f.beta2 * state.v[i] + f.rest2 * g * g;
+  if (i >= n || (clip != nullptr && !std::isfinite(*clip))) return;
+  const AdamWFactors& f = *factors;
+  const T g = clip != nullptr ? grad[i] * static_cast<T>(*clip) : grad[i];
+  const T m_new = static_cast<T>(f.beta1) * state.m[i] + static_cast<T>(f.rest1) * g;
+  const T v_new = static_cast<T>(f.beta2) * state.v[i] + static_cast<T>(f.rest2) * g * g;
   state.m[i] = m_new;
   state.v[i] = v_new;
   const T before = kOwnMaster ? static_cast<T>(weight[i]) : state.master[i];
-  const T after = f.keep * before - f.rate * m_new / (std::sqrt(v_new) * f.correction2 + f.eps);
+  const T after =
+      static_cast<T>(f.keep) * before -
+      static_cast<T>(f.rate) * m_new / (std::sqrt(v_new) * static_cast<T>(f.correction2) + static_cast<T>(f.eps));
   if (!kOwnMaster) state.master[i] = after;
   weight[i] = after;
 }
 
 template <class S>
 void adamw(Stream& stream, S* weight, const AdamWState<S>& state, const Wide<S>* grad, std::int64_t n,
-           const double* factor, const AdamWOptions& options) {
-  using T = Wide<S>;
-  const auto step = static_cast<double>(options.step);
-  AdamWFactors<T> f;
-  f.beta1 = static_cast<T>(options.beta1);
-  f.beta2 = static_cast<T>(options.beta2);
-  f.rest1 = static_cast<T>(1.0 - options.beta1);
-  f.rest2 = static_cast<T>(1.0 - options.beta2);
-  f.rate = static_cast<T>(options.lr / (1.0 - std::pow(options.beta1, step)));
-  f.correction2 = static_cast<T>(1.0 / std::sqrt(1.0 - std::pow(options.beta2, step)));
-  f.keep = static_cast<T>(1.0 - options.lr * options.weight_decay);
-  f.eps = static_cast<T>(options.eps);
-  launch(stream, adamw_kernel<S>, per_element(n), weight, state, grad, n, factor, f);
+           const double* clip, const AdamWFactors* factors) {
+  launch(stream, adamw_kernel<S>, per_element(n), weight, state, grad, n, clip, factors);
 }
 
 }  // namespace

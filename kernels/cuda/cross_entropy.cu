@@ -6,10 +6,11 @@
 namespace weft::kernels::cuda {
 namespace {
 
-/// A block per row: its loss; with `gradient`, the row becomes its gradient times `scale`.
+/// A block per row: its loss; with `grad_scale`, the row becomes its gradient times that.
 template <class T>
-__global__ void cross_entropy_kernel(double* loss, Matrix<T> logits, const std::int32_t* target, bool gradient,
-                                     Wide<T> scale, std::uint64_t* fault) {
+__global__ void cross_entropy_kernel(double* loss, Matrix<T> logits, const std::int32_t* target,
+                                     const double* grad_scale, std::uint64_t* fault) {
+  const bool gradient = grad_scale != nullptr;
   T* row = logits.row(blockIdx.x);
   const std::int32_t wanted = target[blockIdx.x];
   const bool counts = wanted >= 0 && wanted < logits.cols;
@@ -32,16 +33,16 @@ __global__ void cross_entropy_kernel(double* loss, Matrix<T> logits, const std::
     loss[blockIdx.x] =
         std::log(static_cast<double>(sum)) + (static_cast<double>(shift) - static_cast<double>(target_logit));
   if (!gradient) return;
-  const Wide<T> factor = scale / sum;
+  const Wide<T> scale = static_cast<Wide<T>>(*grad_scale), factor = scale / sum;
   for (std::int64_t j = threadIdx.x; j < logits.cols; j += blockDim.x)
     row[j] = row[j] * factor - (j == wanted ? scale : Wide<T>(0));
 }
 
 template <class T>
 void cross_entropy(Stream& stream, double* loss, Matrix<T> logits, const std::int32_t* target,
-                   const Wide<T>* grad_scale) {
-  launch(stream, cross_entropy_kernel<T>, per_row(logits.rows, logits.cols), loss, logits, target,
-         grad_scale != nullptr, grad_scale != nullptr ? *grad_scale : Wide<T>(0), fault_word(stream));
+                   const double* grad_scale) {
+  launch(stream, cross_entropy_kernel<T>, per_row(logits.rows, logits.cols), loss, logits, target, grad_scale,
+         fault_word(stream));
 }
 
 }  // namespace

@@ -170,7 +170,7 @@ __global__ void router_sigmoid_backward_kernel(Matrix<T> dlogits, Matrix<const T
 constexpr double kTwoPi = 6.28318530717958647693;
 
 template <class T>
-__global__ void router_draw_kernel(Matrix<T> noise, PhiloxKey key, NoiseRows rows) {
+__global__ void router_draw_kernel(Matrix<T> noise, const PhiloxKey* key, NoiseRows rows) {
   const std::int64_t i = global_thread();
   if (i >= noise.rows * noise.cols) return;
   const std::int64_t t = i / noise.cols, e = i % noise.cols, row = rows.first_row + t;
@@ -178,7 +178,7 @@ __global__ void router_draw_kernel(Matrix<T> noise, PhiloxKey key, NoiseRows row
   const std::int64_t sample = rows.samples != nullptr ? rows.samples[sequence] : sequence;
   const std::int64_t place = rows.places != nullptr ? rows.places[row] : row % rows.rows_per_sequence;
   const PhiloxBits b =
-      philox(key, static_cast<std::uint64_t>(sample), static_cast<std::uint64_t>(place * noise.cols + e));
+      philox(*key, static_cast<std::uint64_t>(sample), static_cast<std::uint64_t>(place * noise.cols + e));
   noise.row(t)[e] = static_cast<T>(std::sqrt(-2.0 * std::log(unit_interval(b.word[0], b.word[1]))) *
                                    std::cos(kTwoPi * unit_interval(b.word[2], b.word[3])));  // as Rng::normal
 }
@@ -297,8 +297,8 @@ void router_sigmoid_backward(Stream& stream, Matrix<T> dlogits, Matrix<const T> 
   launch(stream, router_sigmoid_backward_kernel<T>, per_element(weight.rows), dlogits, weight, d_weight, expert);
 }
 template <class T>
-void router_draw(Stream& stream, Matrix<T> noise, const Rng& rng, const NoiseRows& rows) {
-  launch(stream, router_draw_kernel<T>, per_element(noise.rows * noise.cols), noise, rng.key(), rows);
+void router_draw(Stream& stream, Matrix<T> noise, const PhiloxKey* key, const NoiseRows& rows) {
+  launch(stream, router_draw_kernel<T>, per_element(noise.rows * noise.cols), noise, key, rows);
 }
 template <class T>
 void router_noise(Stream& stream, Matrix<T> logits, Matrix<T> noise, Matrix<const T> raw) {

@@ -117,6 +117,9 @@ struct GateCall {
 
 enum class GateGroup : std::uint8_t { kNone, kSequence, kWorld };  ///< Who takes part in a phase.
 
+/// `run` may be called once and its launches repeated (parallel/step/recorded_step.h), unless the phase waits for the
+/// host: of the state it may read on the host the seed and the divisors, and the numbers of a step in `scalars`, on the
+/// device.
 template <class T>
 struct GatePhase {
   const char* label = "";

@@ -81,7 +81,7 @@ struct LossHead<T>::Block {
   double* loss_sum;  // [1], of the unit
 
   /// The block's losses and their part of the sum; with `scale`, also d_normed and d_weight. first: the unit's.
-  void run(Stream& stream, const Wide<T>* scale, Accumulate accumulate, bool first) const {
+  void run(Stream& stream, const double* scale, Accumulate accumulate, bool first) const {
     kernels::cross_entropy<T>(stream, loss, logits, target, scale);
     if (scale != nullptr) {
       kernels::linear_backward_input<T>(stream, d_normed, logits, weight, Accumulate::kOverwrite);
@@ -110,39 +110,38 @@ BufferId LossHead<T>::emit(const Unit& unit, BufferId x) const {
   const std::int64_t first_row =
       std::int64_t{unit.micro_batch} * ctx_.spec.geometry.micro_batch * ctx_.rows_per_sequence() + unit.first_row;
 
-  ctx_.out.task(compute_task(Stage::kLoss, training ? Phase::kBackward : Phase::kForward, "", scheduler::kNoId, unit,
-                             WorkKind::kGemm, (training ? 6.0 : 2.0) * double(rows * width * vocab)),
-                {x, ctx_.weights(head), ctx_.weights(embedding)}, writes, [=, norm = norm_, w = head_](TaskContext& c) {
-                  const StepState& state = *runtime->state;
-                  const Matrix<const T> in(c.arena.get<T>(x), rows, width), weight(w.weight, vocab, width);
-                  const Matrix<T> n(c.arena.get<T>(normed), rows, width);
-                  const Matrix<T> dn(training ? c.arena.get<T>(d_normed) : nullptr, rows, width);
-                  norm.forward(c.stream, n, c.arena.get<Wide<T>>(statistics), in);
-                  const auto scale = static_cast<Wide<T>>(1.0 / state.num_valid_tokens);
-                  const std::int32_t* target =
-                      state.inputs[static_cast<std::size_t>(unit.micro_batch)].targets + unit.first_row;
-                  for (std::int64_t at = 0; at < rows; at += block) {
-                    const std::int64_t count = std::min(block, rows - at);
-                    const Matrix<T> z(c.arena.get<T>(logits), count, vocab);
-                    kernels::linear_forward<T>(c.stream, z, n.row_range(at, count), weight);
-                    if (runtime->capture != nullptr && runtime->capture->logits.data != nullptr)
-                      copy_bytes(c.stream, runtime->capture->logits.row(first_row + at), z.data,
-                                 count * vocab * std::int64_t{sizeof(T)});
-                    const Block b{z,
-                                  n.row_range(at, count),
-                                  training ? dn.row_range(at, count) : Matrix<T>(),
-                                  weight,
-                                  {w.grad, vocab, width},
-                                  target + at,
-                                  c.arena.get<double>(loss),
-                                  state.statistics.loss_sum(unit.index)};
-                    b.run(c.stream, training ? &scale : nullptr, at == 0 ? first : Accumulate::kAdd, at == 0);
-                  }
-                  if (!training) return;
-                  const Matrix<T> dx(c.arena.get<T>(d), rows, width);
-                  kernels::fill<T>(c.stream, dx.data, rows * width, Wide<T>(0));
-                  norm.backward(c.stream, dx, dn, in, c.arena.get<Wide<T>>(statistics), first);
-                });
+  ctx_.out.task(
+      compute_task(Stage::kLoss, training ? Phase::kBackward : Phase::kForward, "", scheduler::kNoId, unit,
+                   WorkKind::kGemm, (training ? 6.0 : 2.0) * double(rows * width * vocab)),
+      {x, ctx_.weights(head), ctx_.weights(embedding)}, writes, [=, norm = norm_, w = head_](TaskContext& c) {
+        const StepState& state = *runtime->state;
+        const Matrix<const T> in(c.arena.get<T>(x), rows, width), weight(w.weight, vocab, width);
+        const Matrix<T> n(c.arena.get<T>(normed), rows, width);
+        const Matrix<T> dn(training ? c.arena.get<T>(d_normed) : nullptr, rows, width);
+        norm.forward(c.stream, n, c.arena.get<Wide<T>>(statistics), in);
+        const std::int32_t* target = state.inputs[static_cast<std::size_t>(unit.micro_batch)].targets + unit.first_row;
+        for (std::int64_t at = 0; at < rows; at += block) {
+          const std::int64_t count = std::min(block, rows - at);
+          const Matrix<T> z(c.arena.get<T>(logits), count, vocab);
+          kernels::linear_forward<T>(c.stream, z, n.row_range(at, count), weight);
+          if (runtime->capture != nullptr && runtime->capture->logits.data != nullptr)
+            copy_bytes(c.stream, runtime->capture->logits.row(first_row + at), z.data,
+                       count * vocab * std::int64_t{sizeof(T)});
+          const Block b{z,
+                        n.row_range(at, count),
+                        training ? dn.row_range(at, count) : Matrix<T>(),
+                        weight,
+                        {w.grad, vocab, width},
+                        target + at,
+                        c.arena.get<double>(loss),
+                        state.statistics.loss_sum(unit.index)};
+          b.run(c.stream, training ? state.scalars.grad_scale() : nullptr, at == 0 ? first : Accumulate::kAdd, at == 0);
+        }
+        if (!training) return;
+        const Matrix<T> dx(c.arena.get<T>(d), rows, width);
+        kernels::fill<T>(c.stream, dx.data, rows * width, Wide<T>(0));
+        norm.backward(c.stream, dx, dn, in, c.arena.get<Wide<T>>(statistics), first);
+      });
   return d;
 }
 

@@ -1,5 +1,6 @@
 #include "parallel/step/step_builder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <utility>
@@ -145,8 +146,24 @@ BoundStep<T>::BoundStep(const StepSpec& spec, const scheduler::Plan& plan, const
   slots_ = scheduler::assign_slots(graph_, plan_);
   arena_ = std::make_unique<scheduler::Arena>(device, graph_, slots_);
   runtime_.state->statistics = StepStatistics(spec.model, num_units_, spec.mesh.world_size, device);
-  if (executor == scheduler::ExecutorKind::kStreams)
-    streams_ = std::make_unique<scheduler::StreamExecutor>(device, graph_, plan_, slots_);
+  runtime_.state->scalars = StepScalars(spec.model.layers, device);
+  if (executor == scheduler::ExecutorKind::kInline) return;
+  streams_ = std::make_unique<scheduler::StreamExecutor>(device, graph_, plan_, slots_);
+  if (executor == scheduler::ExecutorKind::kRecorded && why_not_recorded().empty())
+    recorded_ = std::make_unique<RecordedStep>(*streams_, *runtime_.state, runtime_.comms->world());
+}
+
+template <class T>
+std::string BoundStep<T>::why_not_recorded() const {
+  if (runtime_.device.kind == DeviceKind::kCpu) return "only work of GPUs is recorded";
+  if (std::any_of(graph_.tasks.begin(), graph_.tasks.end(),
+                  [](const scheduler::Task& task) { return task.resources.has(Resource::kHost); }))
+    return "the host waits for the counts of routed rows (whole capacities have none: schedule.pad_capacity)";
+  if (runtime_.hooks != nullptr) return "the hooks of MoE layers run on the host";
+  if (runtime_.capture != nullptr) return "results go to the caller's memory";
+  const comm::Communicator& world = runtime_.comms->world();
+  if (world.size() > 1 && !world.is_recordable()) return "collectives go through the host";
+  return {};
 }
 
 template <class T>
@@ -155,6 +172,7 @@ void BoundStep<T>::start_step() {
   stream_->enqueue([&] {
     state.inputs = inputs_.upload(state.batches, *stream_);
     state.statistics.start(*stream_, state.previous_choices);
+    state.scalars.start(*stream_, state);
   });
   stream_->synchronize();  // the tasks' streams start behind it
 }
@@ -173,7 +191,7 @@ template <class T>
 scheduler::Timeline BoundStep<T>::run() {
   if (!streams_) return run_inline({});
   start_step();
-  scheduler::Timeline timeline = streams_->run(bodies_, *arena_);
+  scheduler::Timeline timeline = recorded_ ? recorded_->run(bodies_, *arena_) : streams_->run(bodies_, *arena_);
   finish_step();
   return timeline;
 }

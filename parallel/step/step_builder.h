@@ -3,9 +3,11 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/dtype.h"
+#include "parallel/step/recorded_step.h"
 #include "parallel/step/step_context.h"
 #include "parallel/step/step_inputs.h"
 #include "scheduler/stream_executor.h"
@@ -42,6 +44,10 @@ class BoundStep {
   BoundStep& operator=(const BoundStep&) = delete;
 
   scheduler::Timeline run();
+  /// Why run() launches a step task by task although `executor` was kRecorded; "" when it records.
+  [[nodiscard]] std::string why_not_recorded() const;
+  /// How often a step was recorded so far.
+  [[nodiscard]] int num_recordings() const noexcept { return recorded_ ? recorded_->num_recordings() : 0; }
   /// One thread, in issue order, whatever the executor, with a call around each task.
   scheduler::Timeline run_inline(const scheduler::TaskHooks& hooks);
   [[nodiscard]] const scheduler::Graph& graph() const noexcept { return graph_; }
@@ -66,6 +72,7 @@ class BoundStep {
   std::unique_ptr<scheduler::Arena> arena_;
   std::unique_ptr<StreamClock> clock_;                  ///< Of tasks run inline; made by the first run.
   std::unique_ptr<scheduler::StreamExecutor> streams_;  ///< Null: one thread, in issue order.
+  std::unique_ptr<RecordedStep> recorded_;              ///< Null: streams_ launches task by task.
 };
 
 }  // namespace weft::parallel

@@ -10,6 +10,7 @@
 #include "kernels/adamw.h"
 #include "parallel/mesh.h"
 #include "parallel/model/model_config.h"
+#include "parallel/step/step_scalars.h"
 #include "scheduler/plan.h"
 
 namespace weft::parallel {
@@ -29,6 +30,7 @@ struct MicroBatch {
   /// [SP, T]: the place in its sequence of each row, of every rank that shares the sequences. Null: none is shared, and
   /// rows stand in order.
   const std::int32_t* places = nullptr;
+  friend bool operator==(const MicroBatch&, const MicroBatch&) = default;
 };
 
 /// How the rank's share of a step is cut.
@@ -149,6 +151,7 @@ struct StepState {
   // Set by the step (BoundStep):
   std::vector<MicroBatch> inputs;  ///< `batches` on the step's device.
   StepStatistics statistics;
+  StepScalars scalars;
   std::vector<double> sums;  ///< StepStatistics::pack, over all ranks, once the step has run.
   bool finite = true;        ///< False when loss or gradient norm are not: the update is left out.
 };

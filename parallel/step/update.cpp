@@ -211,14 +211,10 @@ void Update<T>::emit_adamw(int b, BufferId norm) const {
       [=, runs = runtime != nullptr ? adamw_runs(*runtime->store, b) : std::vector<AdamWRun>{}](TaskContext& c) {
         const StepState& state = *runtime->state;
         const ParameterStore<T>& store = *runtime->store;
-        for (const auto& [run, decay] : runs) {
-          kernels::AdamWOptions options = state.optimizer;
-          options.step = state.step;
-          if (!decay) options.weight_decay = 0.0;
+        for (const auto& [run, decay] : runs)
           kernels::adamw<T>(c.stream, store.weights() + run.begin, store.state_at(run.state),
                             store.gradients() + run.begin, run.end - run.begin, state.statistics.clip_factor(),
-                            options);
-        }
+                            state.scalars.adamw(decay));
       });
 }
 

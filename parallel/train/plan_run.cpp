@@ -48,7 +48,7 @@ scheduler::Shape training_shape(const RunConfig& config) {
       config.model.layers,
       {s.forward_chunks, s.backward_chunks, s.weight_grad_pieces, config.train.recompute, 1, s.gradient_slices});
   shape.padded = s.pad_capacity == CapacityPadding::kAlways;
-  if (s.executor != ExecutorChoice::kStreams) shape.stream_of_resource.fill(0);
+  if (s.executor == ExecutorChoice::kAuto || s.executor == ExecutorChoice::kInline) shape.stream_of_resource.fill(0);
   return shape;
 }
 
@@ -87,11 +87,20 @@ scheduler::PolicyOptions policy_options(const RunConfig& config) {
   return options;
 }
 
-scheduler::ExecutorKind executor_of(const RunConfig& config, const scheduler::Plan& plan) {
-  if (config.schedule.executor != ExecutorChoice::kAuto)
-    return config.schedule.executor == ExecutorChoice::kInline ? scheduler::ExecutorKind::kInline
-                                                               : scheduler::ExecutorKind::kStreams;
-  return scheduler::has_one_stream(plan.shape) ? scheduler::ExecutorKind::kInline : scheduler::ExecutorKind::kStreams;
+scheduler::ExecutorKind executor_of(const RunConfig& config, const scheduler::Plan& plan, Device device) {
+  using scheduler::ExecutorKind;
+  switch (config.schedule.executor) {
+    case ExecutorChoice::kInline:
+      return ExecutorKind::kInline;
+    case ExecutorChoice::kStreams:
+      return ExecutorKind::kStreams;
+    case ExecutorChoice::kCudaGraph:
+      return ExecutorKind::kRecorded;
+    case ExecutorChoice::kAuto:
+      break;
+  }
+  if (device.kind != DeviceKind::kCpu) return ExecutorKind::kRecorded;
+  return scheduler::has_one_stream(plan.shape) ? ExecutorKind::kInline : ExecutorKind::kStreams;
 }
 
 TokenDatasetOptions dataset_options(const RunConfig& config, const std::vector<std::string>& paths) {

@@ -97,7 +97,7 @@ enum class SchedulePolicy : std::uint8_t {
   kWeft
 };
 /// kAuto: streams, unless the plan has one stream for all.
-enum class ExecutorChoice : std::uint8_t { kAuto, kInline, kStreams };
+enum class ExecutorChoice : std::uint8_t { kAuto, kInline, kStreams, kCudaGraph };
 
 /// Whether rows of MoE layers with capacities travel padded to them. kAuto (IF_FASTER): where that is predicted to be
 /// faster.

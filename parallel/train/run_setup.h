@@ -25,7 +25,7 @@ namespace weft::parallel {
 /// policy: not kManual.
 [[nodiscard]] scheduler::PolicyKind policy_of(SchedulePolicy policy);
 [[nodiscard]] scheduler::PolicyOptions policy_options(const RunConfig& config);
-[[nodiscard]] scheduler::ExecutorKind executor_of(const RunConfig& config, const scheduler::Plan& plan);
+[[nodiscard]] scheduler::ExecutorKind executor_of(const RunConfig& config, const scheduler::Plan& plan, Device device);
 
 [[nodiscard]] TokenDatasetOptions dataset_options(const RunConfig& config, const std::vector<std::string>& paths);
 [[nodiscard]] AttendAcrossDocuments attend_mode(const RunConfig& config);

@@ -252,7 +252,10 @@ void Training<T>::bind_step() {
   step_.reset();  // its memory first
   step_ = std::make_unique<BoundStep<T>>(training_spec(config_, mesh_, cost_.machine), plan_.plan,
                                          Runtime<T>{store_.get(), &comms_, &state_, nullptr}, options_.device,
-                                         executor_of(config_, plan_.plan));
+                                         executor_of(config_, plan_.plan, options_.device));
+  if (config_.schedule.executor == ExecutorChoice::kCudaGraph)
+    if (const std::string why = step_->why_not_recorded(); !why.empty())
+      observer_.on_note("steps are launched task by task, not as a CUDA graph: " + why);
 }
 
 template <class T>

@@ -61,7 +61,8 @@ TEST_CASE("AdamW's first step is the learning rate in the gradient's direction",
   options.lr = 0.5;
   std::vector<double> weight = {1.0, 1.0}, m(2), v(2);
   const std::vector<double> grad = {1e-3, -7.0};
-  adamw<double>(inline_stream(), weight.data(), {m.data(), v.data()}, grad.data(), 2, nullptr, options);
+  const AdamWFactors factors = adamw_factors(options);
+  adamw<double>(inline_stream(), weight.data(), {m.data(), v.data()}, grad.data(), 2, nullptr, &factors);
   CHECK(weight[0] == Approx(0.5).epsilon(1e-4));
   CHECK(weight[1] == Approx(1.5).epsilon(1e-7));
 }
@@ -103,27 +104,32 @@ TEMPLATE_TEST_CASE("the gradient's factor clips its norm, and a step that is not
 
 TEST_CASE("AdamW refuses what makes no sense", "[adamw]") {
   std::vector<float> x(4);
-  const auto call = [&](float* w, float* m, float* v, const float* g, std::int64_t n, const AdamWOptions& o) {
-    return error_of([&] { adamw<float>(inline_stream(), w, {m, v}, g, n, nullptr, o); });
+  const AdamWFactors factors = adamw_factors({});
+  const auto call = [&](float* w, float* m, float* v, const float* g, std::int64_t n, const AdamWFactors* f) {
+    return error_of([&] { adamw<float>(inline_stream(), w, {m, v}, g, n, nullptr, f); });
   };
   float* p = x.data();
-  CHECK_THAT(call(nullptr, p, p, p, 4, {}), says("adamw", "weight is null"));
-  CHECK_THAT(call(p, nullptr, p, p, 4, {}), says("adamw", "m is null"));
-  CHECK_THAT(call(p, p, nullptr, p, 4, {}), says("adamw", "v is null"));
-  CHECK_THAT(call(p, p, p, nullptr, 4, {}), says("adamw", "grad is null"));
-  CHECK_THAT(call(p, p, p, p, -1, {}), says("adamw", "-1 elements"));
+  CHECK_THAT(call(nullptr, p, p, p, 4, &factors), says("adamw", "weight is null"));
+  CHECK_THAT(call(p, nullptr, p, p, 4, &factors), says("adamw", "m is null"));
+  CHECK_THAT(call(p, p, nullptr, p, 4, &factors), says("adamw", "v is null"));
+  CHECK_THAT(call(p, p, p, nullptr, 4, &factors), says("adamw", "grad is null"));
+  CHECK_THAT(call(p, p, p, p, 4, nullptr), says("adamw", "factors is null"));
+  CHECK_THAT(call(p, p, p, p, -1, &factors), says("adamw", "-1 elements"));
   std::vector<BF16> stored(4);
   CHECK_THAT(error_of([&] {
-               adamw<BF16>(inline_stream(), stored.data(), {p, p}, p, 4, nullptr, {});
+               adamw<BF16>(inline_stream(), stored.data(), {p, p}, p, 4, nullptr, &factors);
              }),
              says("adamw", "master is null"));
+  const auto factors_of = [](const AdamWOptions& options) {
+    return error_of([&] { static_cast<void>(adamw_factors(options)); });
+  };
   AdamWOptions options;
   options.step = 0;
-  CHECK_THAT(call(p, p, p, p, 4, options), says("adamw", "count from 1"));
+  CHECK_THAT(factors_of(options), says("adamw", "count from 1"));
   options.step = 1;
   options.beta1 = 1.0;
-  CHECK_THAT(call(p, p, p, p, 4, options), says("adamw", "beta1"));
+  CHECK_THAT(factors_of(options), says("adamw", "beta1"));
   options.beta1 = 0.9;
   options.beta2 = -0.1;
-  CHECK_THAT(call(p, p, p, p, 4, options), says("adamw", "beta2"));
+  CHECK_THAT(factors_of(options), says("adamw", "beta2"));
 }

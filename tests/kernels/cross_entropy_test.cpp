@@ -24,9 +24,9 @@ TEMPLATE_TEST_CASE("cross-entropy and its gradient equal their definitions", "[c
       for (std::int64_t j = 0; j < vocab; ++j) logits(i, j) = static_cast<T>(logits(i, j) + shift);
     }
     const auto target = random.integers(rows, -1, vocab);  // -1: ignored
-    const auto grad_scale = static_cast<Wide<T>>(random.normal());
+    const double grad_scale = static_cast<Wide<T>>(random.normal());
     const reference::Dense before(logits.view());
-    const auto want = reference::cross_entropy(before, target, static_cast<double>(grad_scale));
+    const auto want = reference::cross_entropy(before, target, grad_scale);
     const double magnitude =
         std::any_of(before.data.begin(), before.data.end(), [](double v) { return std::fabs(v) > 100; }) ? 500.0 : 1.0;
     std::vector<double> loss(static_cast<std::size_t>(rows), -1.0);
@@ -64,7 +64,7 @@ TEMPLATE_TEST_CASE("a NaN or infinite logit makes the loss NaN or infinite", "[c
   logits(1, 30) = std::numeric_limits<float>::infinity();
   logits(2, 5) = -std::numeric_limits<float>::infinity();
   std::vector<double> loss(3);
-  const float one = 1.0F;
+  const double one = 1.0;
   cross_entropy<float>(device, loss.data(), logits.view(), target.data(), &one);
   CHECK(std::isnan(loss[0]));
   CHECK(std::isnan(logits(0, 0)));
@@ -77,7 +77,7 @@ TEST_CASE("cross-entropy refuses what does not fit, and touches nothing then", "
   auto logits = Grid<float>::normal(random, 3, 4);
   const auto before = reference::Dense(logits.view()).data;
   std::vector<double> loss(3, -1.0);
-  const float one = 1.0F;
+  const double one = 1.0;
   const auto call = [&](double* l, Matrix<float> m, const std::int32_t* t) {
     return error_of([&] { cross_entropy<float>(inline_stream(), l, m, t, &one); });
   };

@@ -159,9 +159,9 @@ void softmax_backward(KernelDevice& on, Matrix<T> dlogits, Matrix<const T> dprob
 }
 template <class T>
 void cross_entropy(KernelDevice& on, double* loss, Matrix<T> logits, const std::int32_t* target,
-                   const Wide<T>* grad_scale) {
+                   const double* grad_scale) {
   on.run(kernels::cross_entropy<T>, Array<double>{loss, logits.rows}, logits,
-         Array<const std::int32_t>{target, logits.rows}, grad_scale);
+         Array<const std::int32_t>{target, logits.rows}, Array<const double>{grad_scale, 1});
 }
 
 template <class T>
@@ -201,9 +201,10 @@ void embedding_backward(KernelDevice& on, Matrix<Wide<T>> d_table, const std::in
 
 template <class T>
 void adamw(KernelDevice& on, T* weight, const kernels::AdamWState<T>& state, const Wide<T>* grad, std::int64_t n,
-           const double* factor, const kernels::AdamWOptions& options) {
+           const double* clip, const kernels::AdamWOptions& options) {
+  const kernels::AdamWFactors factors = kernels::adamw_factors(options);
   on.run(kernels::adamw<T>, Array<T>{weight, n}, OptimizerState<T>{state, n}, Array<const Wide<T>>{grad, n}, n,
-         Array<const double>{factor, 1}, options);
+         Array<const double>{clip, 1}, Array<const kernels::AdamWFactors>{&factors, 1});
 }
 inline void clip_factor(KernelDevice& on, double* factor, const double* loss, const double* squares, double clip_norm) {
   using Number = Array<const double>;

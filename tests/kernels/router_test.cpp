@@ -292,7 +292,9 @@ TEMPLATE_TEST_CASE("noise is the generator's, by sample and place", "[router]", 
   const Rng rng(7, RngPurpose::kGateNoise, 3, 1);
   constexpr std::int64_t kRows = 40, kExperts = 5;
   Grid<T> noise(kRows, kExperts, 1);
-  device.run(kernels::router_draw<T>, noise.view(), rng, NoiseRows{nullptr, nullptr, 12, 8});
+  const PhiloxKey key = rng.key();
+  device.run(kernels::router_draw<T>, noise.view(), Array<const PhiloxKey>{&key, 1},
+             NoiseRows{nullptr, nullptr, 12, 8});
   reference::Dense want(kRows, kExperts);
   for (std::int64_t t = 0; t < kRows; ++t)
     for (std::int64_t e = 0; e < kExperts; ++e)

@@ -43,6 +43,7 @@ class GateRunner {
     state.previous_choices.assign(1, std::vector<double>(static_cast<std::size_t>(model.moe.experts)));
     state.statistics = parallel::StepStatistics(model, 1, 1);
     state.statistics.start(*stream_, state.previous_choices);
+    state.scalars = parallel::StepScalars(1, {});
     statistics.choices.resize(static_cast<std::size_t>(model.moe.experts));
     statistics.kept = statistics.choices;
     for (const parallel::GateTensor& tensor : gate_->tensors(rows_)) {
@@ -106,6 +107,7 @@ class GateRunner {
     parameters_.clear();
     for (std::size_t i = 0; i < weights.size(); ++i) parameters_.push_back({weights[i].data(), gradients[i].data()});
     c.parameters = parameters_;
+    state.scalars.start(*stream_, state);
     c.state = &state;
     c.ids = ids;
     c.pooled = &pooled;

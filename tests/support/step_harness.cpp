@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <numeric>
 
 #include "comm/factory.h"
 #include "core/error.h"
@@ -43,7 +44,7 @@ LocalBatch make_batch(const StepCase& c, const Mesh& mesh, int step, int micro_b
         position = 0;
       }
       b.tokens.push_back(token(p));
-      b.targets.push_back((sample + static_cast<std::uint64_t>(p)) % 7 == 3 ? -1 : token(p + 1));
+      b.targets.push_back((sample + static_cast<std::uint64_t>(p + step)) % 7 == 3 ? -1 : token(p + 1));
       b.positions.push_back(position);
       b.segments.push_back(segment);
     }
@@ -115,6 +116,7 @@ class Run {
                                    *stream);
     state_.num_valid_tokens = valid;
     state_.step = number;
+    if (case_.before_step) case_.before_step(number, state_);
     step_->run();
     const StepResult result = unpack(state_.sums, case_.model, valid);
     for (std::size_t l = 0; l < result.router.size(); ++l) state_.previous_choices[l] = result.router[l].choices;
@@ -146,6 +148,11 @@ class Run {
       throw Error(ErrorCode::kInternal, str("planned ", planned, " bytes, the arena has ", step_->arena().bytes()));
   }
   [[nodiscard]] std::int64_t num_grows() const { return step_->arena().num_grows(); }
+  [[nodiscard]] int num_recordings() const { return step_->num_recordings(); }
+  [[nodiscard]] std::int64_t sent_bytes() const {
+    const std::vector<std::int64_t> bytes = comms_.world().traffic().sent_bytes();
+    return std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0});
+  }
   [[nodiscard]] std::int64_t num_tasks() const { return step_->graph().num_tasks(); }
 
  private:
@@ -183,13 +190,17 @@ StepOutcome run_steps(const StepCase& c) {
   const auto run_rank = [&](comm::Communicator& world) {
     Run<T> run(c, world);
     std::vector<StepResult> steps;
+    const std::int64_t sent_before = run.sent_bytes();
     for (int s = 1; s <= c.steps; ++s) steps.push_back(run.step(s));
+    const std::int64_t sent = run.sent_bytes() - sent_before;
     run.check_memory();
     std::map<std::string, std::vector<double>> mine;
     run.collect_weights(mine);  // collective: before the lock
     const std::lock_guard lock(mutex);
     out.num_grows += run.num_grows();
     out.num_tasks = run.num_tasks();
+    out.num_recordings = run.num_recordings();
+    out.sent_bytes += sent;
     if (out.steps.empty()) out.steps = steps;
     for (std::size_t s = 0; s < steps.size(); ++s)
       if (differ(steps[s].loss, out.steps[s].loss) || differ(steps[s].gradient_norm, out.steps[s].gradient_norm))

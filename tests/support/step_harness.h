@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,8 @@ struct StepCase {
   const parallel::MoeHooks<double>* hooks = nullptr;  ///< Of f64 runs; the same on every rank.
   double lr = 1e-2;
   double clip_norm = 1.0;
+  /// Called before each step, from 1, on every rank: what is to change from step to step.
+  std::function<void(int step, parallel::StepState&)> before_step = {};
 };
 
 /// What a run left behind: per step, and the weights at the end by global name.
@@ -43,7 +46,9 @@ struct StepOutcome {
   std::vector<parallel::StepResult> steps;
   std::vector<std::pair<std::string, std::vector<double>>> weights;  ///< Sorted by name.
   std::int64_t num_grows = 0;
-  std::int64_t num_tasks = 0;  ///< Of one rank's step.
+  std::int64_t num_tasks = 0;   ///< Of one rank's step.
+  int num_recordings = 0;       ///< Of one rank.
+  std::int64_t sent_bytes = 0;  ///< By all ranks in all steps.
 };
 
 /// Runs in f64 (T = double), f32 or BF16. Every rank's figures must agree bit for bit, else it throws kInternal.

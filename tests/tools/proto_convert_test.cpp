@@ -101,7 +101,7 @@ RunConfig random_config(std::uint64_t seed) {
   c.metrics.tensorboard = d.boolean();
   c.metrics.prometheus = d.boolean();
   c.schedule.policy = d.choice<SchedulePolicy>(9);
-  c.schedule.executor = d.choice<ExecutorChoice>(3);
+  c.schedule.executor = d.choice<ExecutorChoice>(4);
   return c;
 }
 

@@ -308,12 +308,13 @@ class Cases {
     const Matrix<T> table = matrix(vocab, m), x = matrix(t, m), logits = matrix(t, vocab);
     const Matrix<W> d_table = matrix<W>(vocab, m);
     double* loss = upload(std::vector<double>(static_cast<std::size_t>(t)));
+    const double* const one = upload(std::vector<double>{1.0});
     const double n = double(t * m);
     add("embedding_forward", 2 * n, 0, [=](Stream& s) { embedding_forward<T>(s, x, table, id, {}, nullptr); });
     add(
         "embedding_backward", n, 0, [=](Stream& s) { embedding_backward<T>(s, d_table, id, x, Accumulate::kAdd); },
         2 * kWide * n);
-    add("cross_entropy", 2 * double(t * vocab), 0, [=](Stream& s) { cross_entropy<T>(s, loss, logits, id, &kOne); });
+    add("cross_entropy", 2 * double(t * vocab), 0, [=](Stream& s) { cross_entropy<T>(s, loss, logits, id, one); });
   }
 
   void optimizer() {
@@ -322,6 +323,7 @@ class Cases {
     W* const first = upload(std::vector<W>(static_cast<std::size_t>(n)));
     W* const second = upload(std::vector<W>(static_cast<std::size_t>(n)));
     double* const squares = upload(std::vector<double>{0.0});
+    const AdamWFactors* const factors = upload(std::vector<AdamWFactors>{adamw_factors({.lr = 1e-4})});
     const double bytes = kWide * double(n);
     T* stored = nullptr;
     AdamWState<T> state{first, second};
@@ -331,7 +333,7 @@ class Cases {
       stored = array(n), state.master = weight;
     add(
         "adamw", state.master != nullptr ? double(n) : 0, 0,
-        [=](Stream& s) { adamw<T>(s, stored, state, grad, n, nullptr, {.lr = 1e-4}); }, 7 * bytes);
+        [=](Stream& s) { adamw<T>(s, stored, state, grad, n, nullptr, factors); }, 7 * bytes);
     add(
         "sum_squares", 0, 0, [=](Stream& s) { sum_squares<W>(s, squares, grad, n); }, bytes);
     add(
@@ -353,7 +355,6 @@ class Cases {
           [=](Stream& s) { narrow<T>(s, Matrix<T>(x, rows, m), Matrix<const W>(weight, rows, m)); }, bytes);
   }
 
-  static constexpr W kOne = 1;
   Device device_;
   BenchKernelsOptions o_;
   std::unique_ptr<Stream> stream_;

@@ -25,7 +25,7 @@ constexpr std::string_view kDTypes[] = {"F32", "F64", "BF16"};
 constexpr std::string_view kRecomputes[] = {"NONE", "SELECTIVE", "FULL"};
 constexpr std::string_view kPolicies[] = {
     "MANUAL", "SEQUENTIAL", "TUTEL", "TUTEL_IMPROVED", "PIPEMOE_LINA", "FSMOE_NO_IIO", "FSMOE", "FLOWMOE", "WEFT"};
-constexpr std::string_view kExecutors[] = {"AUTO", "INLINE", "STREAMS"};
+constexpr std::string_view kExecutors[] = {"AUTO", "INLINE", "STREAMS", "CUDA_GRAPH"};
 constexpr std::string_view kPaddings[] = {"IF_FASTER", "NEVER", "ALWAYS"};
 constexpr std::string_view kDevices[] = {"AUTO", "CPU", "CUDA"};
 constexpr std::string_view kDispatchers[] = {"ALL_TO_ALL", "HIERARCHICAL_1D", "HIERARCHICAL_2D"};

@@ -1,7 +1,6 @@
 // parallel/moe/gates/gshard.cpp - noisy top-k: logits = x Wg^T + N(0, 1) * softplus(x Wnoise^T) in training, x Wg^T in
 // evaluation. Sources: arXiv:1701.06538, eq. 4; GShard as in FSMoE, arXiv:2501.10714, section 2.1.
 // The noise of an entry is a function of (seed, step, layer, sample, position, expert): no layout changes it.
-#include "core/rng.h"
 #include "kernels/reduce.h"
 #include "kernels/router.h"
 #include "parallel/moe/gate_registry.h"
@@ -31,11 +30,7 @@ class GShardGate final : public TopKGate<T> {
     linear_logits<T>(call, 0, z);
     if (!call.state->gate_noise) return kernels::fill<Wide<T>>(call.stream, noise.data, z.rows * z.cols, Wide<T>(0));
     linear_logits<T>(call, 1, raw);
-    kernels::router_draw<Wide<T>>(
-        call.stream, noise,
-        Rng(call.state->seed, RngPurpose::kGateNoise, static_cast<std::uint64_t>(call.state->step),
-            static_cast<std::uint64_t>(call.layer)),
-        call.ids.noise_rows());
+    kernels::router_draw<Wide<T>>(call.stream, noise, call.state->scalars.noise_key(call.layer), call.ids.noise_rows());
     kernels::router_noise<Wide<T>>(call.stream, z, noise, raw);
   }
   void logits_backward(GateCall<T>& call, Matrix<const Wide<T>> dz) const override {

@@ -10,6 +10,7 @@
 #include "comm/factory.h"
 #include "comm/for_device.h"
 #include "core/memory.h"
+#include "core/recording.h"
 #include "tests/support/catch.h"
 #include "tests/support/nccl/hooks.h"
 #include "tests/support/ranks.h"
@@ -126,6 +127,32 @@ TEST_CASE("NCCL: a rank that does not come is a timeout that reaches the streams
   INFO(e.what());
   CHECK(e.code() == ErrorCode::kInternal);  // nothing else was thrown
   CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(20));
+  check_by_the_book();
+}
+
+TEST_CASE("NCCL: a recorded collective is watched at each launch", "[comm][nccl][recording]") {
+  const Error e = error_of(
+      2,
+      [](Communicator& world, Findings& findings) {
+        const auto group = over_nccl(world);
+        findings.expect(group->is_recordable(), "it can be recorded");
+        const auto stream = make_stream(gpu_of(world), "stream");
+        const std::array<Stream*, 1> streams{stream.get()};
+        const Array x(*stream, {1.0});
+        const auto recording = record(streams, [&] { sum(*group, x, *stream), sum(*group, x, *stream); });
+        findings.expect(x.values() == std::vector<double>{1.0}, "nothing was sent");
+        for (const double want : {4.0, 16.0}) {
+          recording->launch(*stream);
+          findings.expect(x.values() == std::vector<double>{want}, "two sums at each launch");
+        }
+        if (world.rank() == 1) return std::this_thread::sleep_for(milliseconds(900));
+        recording->launch(*stream);
+        findings.expect_error(ErrorCode::kTimeout, "a recorded step (group world.gpu[0]): not done 200 ms",
+                              [&] { stream->synchronize(); });
+      },
+      milliseconds(200));
+  INFO(e.what());
+  CHECK(e.code() == ErrorCode::kInternal);  // nothing else was thrown
   check_by_the_book();
 }
 

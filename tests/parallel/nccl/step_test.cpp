@@ -113,6 +113,59 @@ TEST_CASE("NCCL: a step in BF16 has the same bits again", "[nccl]") {
   check_by_the_book();
 }
 
+TEST_CASE("NCCL: a recorded step has the bits, and the traffic, of its tasks launched one by one",
+          "[nccl][recording]") {
+  StepCase c = over_nccl(4);
+  c.steps = 4;
+  c.executor = scheduler::ExecutorKind::kRecorded;
+  c.model.moe.capacity_factor = 1.25;
+  c.shape.padded = true;
+  c.before_step = [](int step, parallel::StepState& state) { state.optimizer.lr = 1e-2 / step; };
+  SECTION("EP 4") { c.ep_size = 4; }
+  SECTION("EP 2, a random order of tasks") {
+    c.ep_size = 2;
+    c.order_seed = 17;
+  }
+  SECTION("EP 2 x ESP 2, whole states") {
+    c.ep_size = c.esp_size = 2;
+    c.sharded = false;
+  }
+  SECTION("inside nodes, then between them") {
+    c.ep_size = 4;
+    c.ranks_per_node = 2;
+    c.dispatcher = DispatcherKind::kHierarchical2d;
+  }
+  SECTION("this step's choices so far") {
+    c.ep_size = 2;
+    c.model.moe.balance_scope = parallel::BalanceScope::kGlobalRunning;
+  }
+  SECTION("expert choice") {
+    choose_gate(c.model, "expert_choice");
+    c.shape.padded = false;
+    c.ep_size = 2;
+  }
+  SECTION("Soft MoE") {
+    choose_gate(c.model, "soft_moe");
+    c.shape.padded = false;
+    c.ep_size = 2;
+  }
+  std::string where;
+  const StepOutcome recorded = run_steps<double>(c);
+  CHECK(recorded.num_recordings == 1);
+  StepCase by_task = c;
+  by_task.executor = scheduler::ExecutorKind::kStreams;
+  const StepOutcome want = run_steps<double>(by_task);
+  const double difference = max_difference(want, recorded, where);
+  INFO("worst: " << where);
+  CHECK(difference == 0.0);
+  CHECK(recorded.sent_bytes == want.sent_bytes);
+  StepCase on_cpu = c;
+  on_cpu.device = {};
+  on_cpu.own_gpus = false;
+  CHECK(max_difference(run_steps<double>(on_cpu), recorded, where) <= 1e-10);
+  check_by_the_book();
+}
+
 TEST_CASE("NCCL: all links are made before the first step", "[nccl]") {
   StepCase c = over_nccl(4);
   c.ep_size = 2;

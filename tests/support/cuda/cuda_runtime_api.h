@@ -49,7 +49,11 @@ enum cudaError_t {
   cudaErrorMpsClientTerminated,
   cudaErrorContextIsDestroyed,
   cudaErrorNotReady,
-  cudaErrorInvalidResourceHandle
+  cudaErrorInvalidResourceHandle,
+  cudaErrorStreamCaptureUnsupported,
+  cudaErrorStreamCaptureInvalidated,
+  cudaErrorStreamCaptureIsolation,
+  cudaErrorCapturedEvent
 };
 enum cudaMemPoolAttr {
   cudaMemPoolAttrReleaseThreshold,
@@ -62,11 +66,19 @@ enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
 inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDefault = 0, cudaEventDisableTiming = 2,
-                          cudaEventBlockingSync = 1, cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
-inline constexpr unsigned long long cudaEnableDefault = 0;
+                          cudaEventBlockingSync = 1, cudaEventRecordDefault = 0, cudaEventRecordExternal = 1,
+                          cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
+inline constexpr unsigned long long cudaEnableDefault = 0, cudaGraphInstantiateFlagUseNodePriority = 8;
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeGlobal,
+  cudaStreamCaptureModeThreadLocal,
+  cudaStreamCaptureModeRelaxed
+};
 using cudaStream_t = weft::emulation::Queue*;
 using cudaEvent_t = weft::emulation::Mark*;
 using cudaMemPool_t = void*;
+using cudaGraph_t = std::shared_ptr<weft::emulation::Graph>*;
+using cudaGraphExec_t = std::shared_ptr<weft::emulation::Graph>*;
 using cudaLaunchConfig_t = weft::emulation::LaunchConfig;
 using dim3 = weft::emulation::Dim;
 
@@ -126,26 +138,53 @@ inline cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned f
   return cudaStreamCreateWithFlags(stream, flags);
 }
 inline cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return stream->drain(), cudaSuccess; }
+/// What a thread may not call while it captures; what it captures is spoilt then.
+inline cudaError_t refuse_in_capture(cudaStream_t stream) {
+  if (stream->capture() == nullptr) return cudaSuccess;
+  return stream->capture()->spoil(), cudaErrorStreamCaptureUnsupported;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (const cudaError_t status = refuse_in_capture(stream); status != cudaSuccess) return status;
+  return stream->drain(), cudaSuccess;
+}
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   return *event = new weft::emulation::Mark((flags & cudaEventDisableTiming) == 0), cudaSuccess;
 }
 inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (event->device() != stream->device()) return cudaErrorInvalidResourceHandle;
+  if (stream->capture() != nullptr) return event->record_in(*stream->capture(), *stream), cudaSuccess;
   stream->push([point = event->renew()] { point->reach(); });
   return cudaSuccess;
 }
+inline cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
+  if (flags == cudaEventRecordDefault) return cudaEventRecord(event, stream);
+  if (event->device() != stream->device()) return cudaErrorInvalidResourceHandle;
+  if (stream->capture() == nullptr) return cudaErrorInvalidValue;
+  stream->push([event] { event->renew()->reach(); });  // at each launch
+  return cudaSuccess;
+}
 inline cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (event->capture() != nullptr) return cudaErrorCapturedEvent;
+  if (weft::emulation::is_capturing()) return cudaErrorStreamCaptureUnsupported;
   return event->point()->reached() ? cudaSuccess : cudaErrorNotReady;
 }
 inline cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
   if (!start->timed() || !end->timed()) return cudaErrorInvalidResourceHandle;
+  if (start->capture() != nullptr || end->capture() != nullptr) return cudaErrorCapturedEvent;
   if (!start->point()->reached() || !end->point()->reached()) return cudaErrorNotReady;
   return *ms = static_cast<float>(end->point()->ms_since(*start->point())), cudaSuccess;
 }
-inline cudaError_t cudaEventSynchronize(cudaEvent_t event) { return event->point()->wait(), cudaSuccess; }
+inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (event->capture() != nullptr) return cudaErrorCapturedEvent;
+  return event->point()->wait(), cudaSuccess;
+}
 inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event) {
+  if (event->capture() != nullptr) {
+    if (stream->capture() != nullptr && stream->capture() != event->capture()) return cudaErrorStreamCaptureIsolation;
+    return event->capture()->wait(*stream, event->places()), cudaSuccess;
+  }
+  if (stream->capture() != nullptr) return stream->capture()->spoil(), cudaErrorStreamCaptureIsolation;
   stream->push([point = event->point()] { point->wait(); });
   return cudaSuccess;
 }
@@ -161,17 +200,25 @@ inline cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, 
   return std::memcpy(value, &used, sizeof used), cudaSuccess;
 }
 inline cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t stream) {
+  if (stream->capture() != nullptr)
+    return *data = stream->capture()->allocate(*stream, bytes),
+           *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
   *data = weft::emulation::allocate_device_bytes(stream->device(), bytes);
   if (*data == nullptr) return cudaErrorMemoryAllocation;
   std::memset(*data, 0xff, bytes);
   return cudaSuccess;
 }
 inline cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
+  if (stream->capture() != nullptr) {
+    if (stream->capture()->free(*stream, data)) return cudaSuccess;
+    return stream->capture()->spoil(), cudaErrorInvalidValue;
+  }
   stream->push([data] { weft::emulation::free_device_bytes(data); });
   return cudaSuccess;
 }
 inline cudaError_t cudaHostAlloc(void** data, std::size_t bytes, unsigned) {
   constexpr std::size_t kAlignment = 256;
+  if (weft::emulation::is_capturing()) return cudaErrorStreamCaptureUnsupported;
   *data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
   if (*data == nullptr) return cudaErrorMemoryAllocation;
   std::memset(*data, 0xff, bytes);
@@ -203,6 +250,30 @@ inline cudaError_t cudaMemset2DAsync(void* data, std::size_t pitch, int value, s
   });
   return cudaSuccess;
 }
+
+// graphs
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream->capture() != nullptr) return cudaErrorStreamCaptureUnsupported;
+  stream->drain();  // what came before stays outside
+  return static_cast<void>(new weft::emulation::Capture(*stream)), cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const std::unique_ptr<weft::emulation::Capture> capture(stream->capture());
+  *graph = nullptr;
+  if (!capture) return cudaErrorInvalidValue;
+  auto made = capture->end(*stream);
+  if (!made) return cudaErrorStreamCaptureInvalidated;
+  return *graph = new std::shared_ptr(std::move(made)), cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  return *exec = new std::shared_ptr(*graph), cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  stream->push([graph = *exec] { graph->run(); });
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return delete exec, cudaSuccess; }
 
 // cuda.h: the one function of the driver that core/cuda/relay.cpp looks up
 using CUresult = int;

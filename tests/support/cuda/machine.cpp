@@ -36,6 +36,7 @@ Queue::~Queue() {
 }
 
 void Queue::push(std::function<void()> work) {
+  if (capture_ != nullptr) return capture_->add(*this, std::move(work));
   {
     std::lock_guard lock(mutex_);
     work_.push_back(std::move(work));
@@ -140,6 +141,14 @@ void free_device_bytes(void* data) {
   std::free(data);
 }
 
+int order_mode() {
+  static const int mode = [] {
+    const char* text = std::getenv("WEFT_EMULATION_ORDER");
+    return text != nullptr ? std::atoi(text) : 0;
+  }();
+  return mode;
+}
+
 bool LaunchConfig::is_valid() const {
   return gridDim.x > 0 && gridDim.y > 0 && gridDim.y <= 65535 && blockDim.x > 0 && blockDim.x <= 1024 &&
          blockDim.x % kWarpLanes == 0 && dynamicSmemBytes <= static_cast<std::size_t>(shared_limit());
@@ -162,16 +171,6 @@ struct Thread {
   ucontext_t start;     // how it begins
   std::jmp_buf resume;  // how it goes on: unlike swapcontext, without calls of the system
 };
-
-/// 0: threads take turns from barrier to barrier, in ascending order. 1: descending, and a warp runs on while it only
-/// waits for itself. 2: they take turns in an order that every block mixes up.
-int order_mode() {
-  static const int mode = [] {
-    const char* text = std::getenv("WEFT_EMULATION_ORDER");
-    return text != nullptr ? std::atoi(text) : 0;
-  }();
-  return mode;
-}
 
 /// The threads of one block, on the stacks of this operating system thread.
 class Block {

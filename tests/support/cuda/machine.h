@@ -12,6 +12,8 @@
 #include <mutex>
 #include <thread>
 
+#include "tests/support/cuda/capture.h"
+
 namespace weft::emulation {
 
 /// GPUs that this process sees: 1, or what a main() asks for before the first use.
@@ -28,11 +30,14 @@ class Queue {
   ~Queue();
   [[nodiscard]] int device() const { return device_; }
   void push(std::function<void()> work);
+  [[nodiscard]] Capture* capture() const { return capture_; }  ///< What records it; null: it runs.
+  void set_capture(Capture* capture) { capture_ = capture; }
   void drain();  ///< Returns when all is done.
 
  private:
   void run();
   int device_;
+  Capture* capture_ = nullptr;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> work_;
@@ -64,12 +69,24 @@ class Mark {
   [[nodiscard]] bool timed() const { return timed_; }
   [[nodiscard]] int device() const { return device_; }
   [[nodiscard]] std::shared_ptr<Point> point() const { return point_; }
-  [[nodiscard]] std::shared_ptr<Point> renew() { return point_ = std::make_shared<Point>(false); }
+  [[nodiscard]] std::shared_ptr<Point> renew() {
+    capture_ = nullptr;
+    return point_ = std::make_shared<Point>(false);
+  }
+  /// It is a place in what is being recorded, which orders and is never reached.
+  void record_in(Capture& capture, const Queue& queue) {
+    capture_ = &capture;
+    places_ = capture.places(queue);
+  }
+  [[nodiscard]] Capture* capture() const { return capture_; }
+  [[nodiscard]] const Capture::Places& places() const { return places_; }
 
  private:
   bool timed_;
   int device_;
   std::shared_ptr<Point> point_ = std::make_shared<Point>(true);
+  Capture* capture_ = nullptr;
+  Capture::Places places_;
 };
 
 struct Dim {
@@ -95,6 +112,10 @@ inline constexpr std::size_t kDeviceBytes = std::size_t{1} << 40;
 /// Null when they do not fit, or are more than WEFT_EMULATION_LARGEST, as on a GPU whose free memory is in pieces.
 [[nodiscard]] void* allocate_device_bytes(int device, std::size_t bytes);
 void free_device_bytes(void* data);
+
+/// WEFT_EMULATION_ORDER. 0: threads take turns from barrier to barrier, in ascending order. 1: descending, and a warp
+/// runs on while it only waits for itself. 2: they take turns in an order that every block mixes up.
+[[nodiscard]] int order_mode();
 
 /// Runs `body` once for every thread of every block. A body that leaves threads waiting at a barrier for ever aborts.
 void run_grid(const LaunchConfig& config, const std::function<void()>& body);

@@ -180,27 +180,47 @@ void run(Comm& comm, const std::vector<Op>& ops, std::uint64_t first_collective,
     if (++meetings[n].num_left == comm.clique->size) meetings.erase(n);
 }
 
+/// A place among the GPU's kernels, and the number of the first collective.
+struct Launched {
+  std::uint64_t ticket, first_collective;
+};
+Launched enter(Comm& comm, const std::vector<Op>& ops) {
+  const Launched out{gpu(comm.device).next_ticket++, comm.num_collectives};
+  for (const Op& op : ops) comm.num_collectives += op.kind != Kind::kSend && op.kind != Kind::kRecv ? 1 : 0;
+  gpu(comm.device).waiting.insert(out.ticket);
+  ++comm.num_kernels;
+  return out;
+}
+
+void execute(Comm& comm, const std::vector<Op>& ops, const Launched& launched, Lock& lock) {
+  const bool in_order = starts_in_launch_order();
+  Gpu& here = gpu(comm.device);
+  monitor().changed.wait(
+      lock, [&] { return comm.aborted || (!here.busy && (!in_order || *here.waiting.begin() == launched.ticket)); });
+  here.waiting.erase(launched.ticket);
+  if (!comm.aborted) {
+    here.busy = true;
+    run(comm, ops, launched.first_collective, lock);
+    here.busy = false;
+  }
+  --comm.num_kernels;
+  monitor().changed.notify_all();
+}
+
 }  // namespace
 
 void launch_kernel(Comm& comm, cudaStream_t stream, std::vector<Op> ops) {
-  const std::uint64_t first = comm.num_collectives;
-  for (const Op& op : ops) comm.num_collectives += op.kind != Kind::kSend && op.kind != Kind::kRecv ? 1 : 0;
-  const std::uint64_t ticket = gpu(comm.device).next_ticket++;
-  gpu(comm.device).waiting.insert(ticket);
-  ++comm.num_kernels;
-  stream->push([&comm, ops = std::move(ops), first, ticket, in_order = starts_in_launch_order()] {
+  if (Capture* capture = stream->capture()) {  // a launch each time that the graph comes to it
+    capture->add_in_turn(*stream, [&comm, ops = std::move(ops)] {
+      Lock lock(monitor().mutex);
+      execute(comm, ops, enter(comm, ops), lock);
+    });
+    return;
+  }
+  const Launched launched = enter(comm, ops);
+  stream->push([&comm, ops = std::move(ops), launched] {
     Lock lock(monitor().mutex);
-    Gpu& here = gpu(comm.device);
-    monitor().changed.wait(
-        lock, [&] { return comm.aborted || (!here.busy && (!in_order || *here.waiting.begin() == ticket)); });
-    here.waiting.erase(ticket);
-    if (!comm.aborted) {
-      here.busy = true;
-      run(comm, ops, first, lock);
-      here.busy = false;
-    }
-    --comm.num_kernels;
-    monitor().changed.notify_all();
+    execute(comm, ops, launched, lock);
   });
 }
 

@@ -1,0 +1,71 @@
+#include "core/cuda/recording.h"
+
+#include <exception>
+
+#include "core/cuda/backend.h"
+#include "core/cuda/device.h"
+
+namespace weft::cuda {
+
+GraphRecording::GraphRecording(std::span<Stream* const> streams, const std::function<void()>& work) {
+  std::vector<GpuStream*> all;
+  for (Stream* stream : streams) all.push_back(&dynamic_cast<GpuStream&>(*stream));
+  for (GpuStream* stream : all) stream->synchronize();  // nothing is left to look after: calls that look are refused
+  for (GpuStream* stream : all) stream->set_recording(this);
+  std::exception_ptr error;
+  const auto keep_first = [&](const auto& attempt) {
+    try {
+      attempt();
+    } catch (...) {
+      if (!error) error = std::current_exception();
+    }
+  };
+  keep_first([&] { capture(all, work); });
+  for (GpuStream* stream : all) stream->set_recording(nullptr);
+  // a stream that has an error got nothing more, which is what the capture then fails for: its error comes first
+  std::exception_ptr of_capture = std::exchange(error, nullptr);
+  for (GpuStream* stream : all) keep_first([&] { stream->synchronize(); });
+  if (!error) error = of_capture;
+  if (error) std::rethrow_exception(error);
+  for (const GpuStream* stream : all) faults_.push_back(stream->fault());
+}
+
+void GraphRecording::capture(std::span<GpuStream* const> streams, const std::function<void()>& work) {
+  GpuStream& first = *streams.front();
+  const DeviceScope scope(first.device());
+  const auto origin = static_cast<cudaStream_t>(first.native());
+  // other threads may go on with what they do: those of communicators look at events
+  WEFT_CUDA_CHECK(cudaStreamBeginCapture(origin, cudaStreamCaptureModeThreadLocal));
+  std::exception_ptr error;
+  try {
+    const Event begin = first.record();
+    for (GpuStream* stream : streams.subspan(1)) stream->wait(begin);
+    work();
+    for (GpuStream* stream : streams.subspan(1)) first.wait(stream->record());
+  } catch (...) {
+    error = std::current_exception();
+  }
+  cudaGraph_t raw = nullptr;
+  const cudaError_t status = cudaStreamEndCapture(origin, &raw);
+  const GraphHandle graph(raw);
+  if (error) std::rethrow_exception(error);
+  check(status, "cudaStreamEndCapture");
+  cudaGraphExec_t exec = nullptr;
+  WEFT_CUDA_CHECK(cudaGraphInstantiate(&exec, graph.get(), cudaGraphInstantiateFlagUseNodePriority));
+  graph_ = GraphExecHandle(exec);
+}
+
+void GraphRecording::launch(Stream& stream) {
+  auto& on = dynamic_cast<GpuStream&>(stream);
+  on.enqueue([&] {
+    WEFT_CUDA_CHECK(cudaGraphLaunch(graph_.get(), static_cast<cudaStream_t>(on.native())));
+    for (const auto& fault : faults_) on.inherit(fault);
+    for (const auto& [who, call] : after_) call(on);
+  });
+}
+
+std::unique_ptr<Recording> record(std::span<Stream* const> streams, const std::function<void()>& work) {
+  return std::make_unique<GraphRecording>(streams, work);
+}
+
+}  // namespace weft::cuda

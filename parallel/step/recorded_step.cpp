@@ -1,0 +1,44 @@
+#include "parallel/step/recorded_step.h"
+
+#include <utility>
+
+#include "core/error.h"
+#include "core/log.h"
+
+namespace weft::parallel {
+
+scheduler::Timeline RecordedStep::run(const std::vector<scheduler::TaskBody>& bodies, scheduler::Arena& arena) {
+  if (!std::exchange(is_warm_, true) || gave_up_) return executor_.run(bodies, arena);
+  Baked now{state_.num_tokens, state_.num_groups, state_.clip_norm, state_.gate_noise, state_.inputs};
+  if (recording_ && now == baked_) {
+    world_.count_again(sent_);
+  } else {
+    if (!record(bodies, arena)) return executor_.run(bodies, arena);
+    baked_ = std::move(now);
+  }
+  try {
+    return executor_.run_recorded(*recording_);
+  } catch (...) {
+    recording_.reset();  // what reported the error would report it again
+    throw;
+  }
+}
+
+/// False when it cannot be done.
+bool RecordedStep::record(const std::vector<scheduler::TaskBody>& bodies, scheduler::Arena& arena) {
+  recording_.reset();  // its memory first
+  const comm::Traffic::Snapshot before = world_.traffic().snapshot();
+  try {
+    recording_ = executor_.record(bodies, arena);
+  } catch (const Error& error) {
+    gave_up_ = true;
+    world_.count_again(before - world_.traffic().snapshot());  // it has not been sent
+    log()->warn("steps are launched task by task: CUDA did not record one: {}", error.message());
+    return false;
+  }
+  sent_ = world_.traffic().snapshot() - before;
+  ++num_recordings_;
+  return true;
+}
+
+}  // namespace weft::parallel

@@ -1,0 +1,48 @@
+// parallel/step/recorded_step.h - a step on a GPU as one launch: recorded once, where its shapes do not change.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "core/recording.h"
+#include "parallel/step/step_state.h"
+#include "scheduler/stream_executor.h"
+
+namespace weft::parallel {
+
+/// The first run goes over streams, task by task: libraries make there what they keep, and groups their links. The
+/// second is recorded, and launched; so are later ones, until something has changed that launches have in their
+/// arguments.
+class RecordedStep {
+ public:
+  /// All of them outlive this object. world: the group that the step's others are split from.
+  RecordedStep(scheduler::StreamExecutor& executor, const StepState& state, comm::Communicator& world)
+      : executor_(executor), state_(state), world_(world) {}
+
+  /// As StreamExecutor::run. What CUDA cannot record is logged once, and runs over streams from then on.
+  scheduler::Timeline run(const std::vector<scheduler::TaskBody>& bodies, scheduler::Arena& arena);
+  [[nodiscard]] int num_recordings() const noexcept { return num_recordings_; }  ///< So far.
+
+ private:
+  /// What tasks read on the host and put into launches, and what may differ between two steps.
+  struct Baked {
+    double num_tokens = 0.0, num_groups = 0.0, clip_norm = 0.0;
+    bool gate_noise = false;
+    std::vector<MicroBatch> inputs = {};
+    friend bool operator==(const Baked&, const Baked&) = default;
+  };
+  [[nodiscard]] bool record(const std::vector<scheduler::TaskBody>& bodies, scheduler::Arena& arena);
+
+  scheduler::StreamExecutor& executor_;
+  const StepState& state_;
+  comm::Communicator& world_;
+  std::unique_ptr<Recording> recording_;
+  Baked baked_;                   ///< Of the recording.
+  comm::Traffic::Snapshot sent_;  ///< By a launch of the recording.
+  bool is_warm_ = false, gave_up_ = false;
+  int num_recordings_ = 0;
+};
+
+}  // namespace weft::parallel
