@@ -34,6 +34,28 @@ std::string kept_lines(const std::string& path, std::int64_t last_step) {
   return kept;
 }
 
+/// Moves a file whose first line is not this version's schema out of the way: its keys may mean something else.
+void set_aside_other_schema(const std::filesystem::path& path) {
+  std::ifstream in(path);
+  std::string line;
+  if (!std::getline(in, line) || line + "\n" == schema_line()) return;
+  const nlohmann::json head = nlohmann::json::parse(line, nullptr, false);
+  const bool numbered = head.is_object() && head.contains("schema") && head["schema"].is_number_integer();
+  const std::string schema = numbered ? str("schema-", head["schema"].get<std::int64_t>()) : "no-schema";
+  std::filesystem::path aside = path;
+  aside.replace_extension(schema + ".jsonl");
+  for (int i = 2; std::filesystem::exists(aside); ++i) {
+    aside = path;
+    aside.replace_extension(str(schema, ".", i, ".jsonl"));
+  }
+  std::error_code error;
+  std::filesystem::rename(path, aside, error);
+  if (error)
+    throw Error(ErrorCode::kIo, str("cannot rename ", path.string(), " to ", aside.string(), ": ", error.message()));
+  log()->warn("{} is of another version of Weft ({}, this one's is schema-{}): kept as {}, and begun anew",
+              path.string(), schema, kMetricsSchema, aside.filename().string());
+}
+
 }  // namespace
 
 void MetricsLine::add(const std::string& key, double value) {
@@ -93,6 +115,7 @@ MetricsLine step_line(const StepReport& report, const RunConfig& config) {
 }
 
 MetricsWriter::MetricsWriter(const std::string& path, std::int64_t last_step) : path_(path) {
+  if (last_step >= 0) set_aside_other_schema(path);
   write_file(path, kept_lines(path, last_step));
   file_.reset(std::fopen(path.c_str(), "ae"));
   if (!file_) throw Error(ErrorCode::kIo, str("cannot write ", path, ": ", std::strerror(errno)));

@@ -50,7 +50,8 @@ struct StepReport;
 class MetricsWriter {
  public:
   /// Keeps what `path` has of steps up to `last_step` (and a sound schema line), drops the rest; -1 starts a new file.
-  /// Throws Error{kIo}.
+  /// A file of another schema is kept whole beside the new one, as metrics.schema-N.jsonl, and a line of the log says
+  /// so. Throws Error{kIo}.
   MetricsWriter(const std::string& path, std::int64_t last_step);
   void write(const MetricsLine& line);
 
