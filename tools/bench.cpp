@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "tools/bench/bench_collectives.h"
+#include "tools/bench/bench_device.h"
 #include "tools/bench/bench_kernels.h"
 #include "tools/bench/bench_observability.h"
 #include "tools/bench/bench_policies.h"
@@ -53,20 +54,28 @@ void add_collective(CLI::App& bench, const char* name, scheduler::WorkKind kind,
   command->add_option("--max_bytes", o->max_bytes, "Largest buffer of a rank")
       ->capture_default_str()
       ->check(positive());
+  add_device_option(*command, o->device);
   command->add_option("--repeats", o->repeats, "Runs of each size; the median is shown")
       ->capture_default_str()
       ->check(positive());
   command->add_flag("--compute", o->compute,
-                    "A second thread of every rank multiplies matrices meanwhile; shows what is left of its rate");
+                    "Every rank multiplies matrices meanwhile, on another thread or stream; shows what is left of that "
+                    "rate");
   command->add_flag("--json", *as_json, "Print one JSON document");
   command->footer(
       "Run it under mpirun or scripts/vcluster. Links: intra, the ranks of a node; inter, one rank of each node; both, "
       "all\n"
       "ranks. Algorithm MB/s: the buffer's bytes over the time. Bus MB/s: what a rank has to send over the time, to be "
       "held\n"
-      "against the rate of its link. Cores per rank: CPU time over wall time. Compute rate left (--compute): what the\n"
-      "second thread multiplies meanwhile, over what it does alone.");
+      "against the rate of its link. Cores per rank: CPU time over wall time. Compute rate left (--compute): what is\n"
+      "multiplied meanwhile, over what is alone. On GPUs the buffers lie there, and times are the GPU's.");
   command->callback([o, as_json, &action] { action = [o, as_json] { return bench_collective(*o, *as_json); }; });
+}
+
+void add_dtype_option(CLI::App& command, std::string& dtype) {
+  command.add_option("--dtype", dtype, "Type of the elements")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"F32", "F64", "BF16"}));
 }
 
 void add_kernels(CLI::App& bench, Action& action) {
@@ -74,12 +83,8 @@ void add_kernels(CLI::App& bench, Action& action) {
       "kernels", "The kernels of a step against what its device can do: bytes at a copy's rate, FLOPs at a product's");
   auto o = std::make_shared<BenchKernelsOptions>();
   auto as_json = std::make_shared<bool>(false);
-  command->add_option("--device", o->device, "auto: the GPU where there is one")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "cpu", "gpu"}));
-  command->add_option("--dtype", o->dtype, "Type of the elements")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"F32", "F64", "BF16"}));
+  add_device_option(*command, o->device);
+  add_dtype_option(*command, o->dtype);
   command->add_option("--tokens", o->tokens, "Tokens; default: 512 on the CPU, 8192 on a GPU")->check(positive());
   const auto number = [&](const char* name, std::int64_t& value, const char* text) {
     command->add_option(name, value, text)->capture_default_str()->check(positive());
@@ -106,6 +111,7 @@ void add_policies(CLI::App& bench, Action& action) {
   auto as_json = std::make_shared<bool>(false);
   command->add_option("config", o->config, "Config file (protobuf text format)")->required();
   command->add_option("--set", o->sets, "Override a field: path.to.field=value (repeatable)")->type_name("PATH=VALUE");
+  add_device_option(*command, o->device);
   command->add_option("--policy", o->policy, "Policies, with commas between, or all")->capture_default_str();
   command->add_option("--rounds", o->rounds, "Measured steps of each policy")->capture_default_str()->check(positive());
   command->add_option("--warmup", o->warmup, "Steps of each before them")->capture_default_str()->check(not_negative());
@@ -125,6 +131,7 @@ void add_observability(CLI::App& bench, Action& action) {
   auto as_json = std::make_shared<bool>(false);
   command->add_option("config", o->config, "Config file (protobuf text format)")->required();
   command->add_option("--set", o->sets, "Override a field: path.to.field=value (repeatable)")->type_name("PATH=VALUE");
+  add_device_option(*command, o->device);
   command->add_option("--run_dir", o->run_dir, "What is written stays here; emptied first")->capture_default_str();
   command->add_option("--rounds", o->rounds, "Measured steps of each kind")->capture_default_str()->check(positive());
   command->add_flag("--json", *as_json, "Print one JSON document");

@@ -10,5 +10,7 @@ namespace weft::parallel {
 /// The device of this rank, by parallel.device. Collective; the same kind on every rank. kAuto logs on rank 0 why it
 /// took the CPU in a build with CUDA. Throws Error{kUnavailable} on every rank when kCuda cannot be had.
 [[nodiscard]] Device run_device(const RunConfig& config, comm::Communicator& world);
+/// The same for a choice that was made elsewhere: `setting` is what to call it in an error, e.g. "--device".
+[[nodiscard]] Device run_device(DeviceChoice choice, const char* setting, comm::Communicator& world);
 
 }  // namespace weft::parallel

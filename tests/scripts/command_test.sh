@@ -18,6 +18,16 @@ says() {
   exits 0 "$WEFT" "${@:2}" && cat "$TMP/stdout" "$TMP/stderr" && grep -qF -- "$1" "$TMP/stdout" && [[ ! -s $TMP/stderr ]]
 }
 
+# no_gpu_for ARGUMENT...: weft bench refuses the GPU that is not there, in one error: and one hint: line behind what is logged.
+no_gpu_for() {
+  local -a launch=()
+  if [[ $1 == allreduce ]]; then launch=(mpirun --oversubscribe -n 2); fi
+  exits 1 "${launch[@]}" "$WEFT" bench "$@" --device CUDA
+  cat "$TMP/stderr"
+  [[ $(grep -c '^error: --device = CUDA: ' "$TMP/stderr") == 1 && $(grep -c '^hint: set --device to AUTO or CPU' "$TMP/stderr") == 1 ]]
+}
+
+tiny=configs/train/tiny.textproto
 check 'version' says 'weft 0.' version
 check 'version as JSON' says '"version": "0.' version --json
 check 'help' says 'Exit status: 0 done' --help
@@ -30,26 +40,24 @@ check 'an unknown option' complains 2 '--jsn' version --jsn
 check 'a number that must be above 0' complains 2 "--trace: '0' is not a number above 0" train x --trace 0
 check 'one that is not negative' complains 2 "--top: '-1' is not a number from 0 on" data inspect x --top -1
 check 'one that is a number' complains 2 "'x' is not a number" train x --trace x
+check 'bench on an unknown device' complains 2 '--device: gpu not in {AUTO,CPU,CUDA}' bench kernels --device gpu
 small_kernels=(bench kernels --tokens 32 --model_dim 64 --expert_hidden_dim 64 --vocab_size 64 --repeats 1)
-check 'bench kernels' says 'grouped_linear_forward' "${small_kernels[@]}" --device cpu --dtype F64
-check 'bench kernels as JSON' says '"share_of_floor": ' "${small_kernels[@]}" --device cpu --json
-check 'bench kernels with odd heads' complains 2 'no multiple of --head_dim 48' "${small_kernels[@]}" --device cpu --head_dim 48
+check 'bench kernels' says 'grouped_linear_forward' "${small_kernels[@]}" --device CPU --dtype F64
+check 'bench kernels in BF16' says 'narrow' "${small_kernels[@]}" --device CPU --dtype BF16
+check 'bench kernels as JSON' says '"share_of_floor": ' "${small_kernels[@]}" --device CPU --json
+check 'bench kernels with odd heads' complains 2 'no multiple of --head_dim 48' "${small_kernels[@]}" --device CPU --head_dim 48
 if ! "$WEFT" doctor --no_probe --json 2> /dev/null | grep -q '"GPU 0"'; then
-  check 'bench kernels on a GPU that is not there' exits 1 "$WEFT" "${small_kernels[@]}" --device gpu
-  check 'it says so' grep -q '^error: .*GPU\|^error: .*CUDA' "$TMP/stderr"
+  check 'bench kernels on a GPU that is not there' exits 1 "$WEFT" "${small_kernels[@]}" --device CUDA
+  check 'it says so' grep -q '^error: --device = CUDA: ' "$TMP/stderr"
+  check 'nor bench policies' no_gpu_for policies "$tiny"
+  check 'nor bench observability' no_gpu_for observability "$tiny"
+  if "$WEFT" version --json | grep -q '"mpi": true'; then
+    check 'nor bench allreduce' no_gpu_for allreduce
+  else
+    skip 'nor bench allreduce' 'this build has no MPI'
+  fi
 fi
 
-small_kernels=(bench kernels --tokens 32 --model_dim 64 --expert_hidden_dim 64 --vocab_size 64 --repeats 1)
-check 'bench kernels' says 'grouped_linear_forward' "${small_kernels[@]}" --device cpu --dtype F64
-check 'bench kernels in BF16' says 'narrow' "${small_kernels[@]}" --device cpu --dtype BF16
-check 'bench kernels as JSON' says '"share_of_floor": ' "${small_kernels[@]}" --device cpu --json
-check 'bench kernels with odd heads' complains 2 'no multiple of --head_dim 48' "${small_kernels[@]}" --device cpu --head_dim 48
-if ! "$WEFT" doctor --no_probe --json 2> /dev/null | grep -q '"GPU 0"'; then
-  check 'bench kernels on a GPU that is not there' exits 1 "$WEFT" "${small_kernels[@]}" --device gpu
-  check 'it says so' grep -q '^error: .*GPU\|^error: .*CUDA' "$TMP/stderr"
-fi
-
-tiny=configs/train/tiny.textproto
 cp "$WEFT" "$TMP/weft-alone"
 alone() { (cd / && exits 0 "$TMP/weft-alone" "$@") && cat "$TMP/stdout" && grep -q 'costs from nominal CPU' "$TMP/stdout"; }
 check 'a binary on its own has the nominal costs' alone train "$PWD/$tiny" --dry_run

@@ -21,7 +21,7 @@ cat > "$fake/build/weft" << END
 case "\$1 \$2" in
   'doctor --json') echo '{"findings": ['; echo '  {"what": "GPU 0", "found": "made up"}]}' ;;
   'bench kernels') [[ ! -e $fake/broken ]] || exit 1
-    shift 4; exec "$WEFT" bench kernels --device cpu --tokens 16 --model_dim 64 --expert_hidden_dim 64 --vocab_size 64 --repeats 1 "\$@" ;;
+    shift 4; exec "$WEFT" bench kernels --device CPU --tokens 16 --model_dim 64 --expert_hidden_dim 64 --vocab_size 64 --repeats 1 "\$@" ;;
   *) exec "$WEFT" "\$@" ;;
 esac
 END

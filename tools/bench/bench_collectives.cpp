@@ -17,13 +17,19 @@
 #include <vector>
 
 #include "comm/factory.h"
+#include "comm/for_device.h"
 #include "comm/topology.h"
 #include "core/error.h"
+#include "core/memory.h"
+#include "core/stream_clock.h"
 #include "kernels/gemm.h"
+#include "kernels/reduce.h"
 #include "parallel/train/collective_probe.h"
 #include "parallel/train/probe_clock.h"
 #include "scheduler/fit.h"
+#include "tools/bench/bench_device.h"
 #include "tools/exit_status.h"
+#include "tools/train/process.h"
 
 namespace weft::tools {
 namespace {
@@ -43,11 +49,22 @@ double process_cpu_us() {
   return us(use.ru_utime) + us(use.ru_stime);
 }
 
-/// A thread that multiplies matrices until it is destroyed.
+/// A thread that multiplies matrices on `device` until it is destroyed.
 class ComputeLoad {
  public:
-  ComputeLoad()
-      : x_(kRows * kWidth, 0.5F), w_(kWidth * kWidth, 0.25F), y_(kRows * kWidth), thread_([this] { run(); }) {}
+  explicit ComputeLoad(Device device)
+      : stream_(device.kind == DeviceKind::kCpu ? make_inline_stream() : make_stream(device, "load")),
+        rows_(device.kind == DeviceKind::kCpu ? 64 : 2048),
+        width_(device.kind == DeviceKind::kCpu ? 256 : 4096),
+        x_(device, rows_ * width_ * std::int64_t{sizeof(float)}),
+        w_(device, width_ * width_ * std::int64_t{sizeof(float)}),
+        y_(device, x_.bytes()) {
+    stream_->enqueue([&] {
+      kernels::fill<float>(*stream_, x_.as<float>(), rows_ * width_, 0.5F);
+      kernels::fill<float>(*stream_, w_.as<float>(), width_ * width_, 0.25F);
+    });
+    thread_ = std::thread([this] { run(); });
+  }
   ComputeLoad(const ComputeLoad&) = delete;
   ComputeLoad& operator=(const ComputeLoad&) = delete;
   ~ComputeLoad() {
@@ -57,20 +74,23 @@ class ComputeLoad {
   [[nodiscard]] std::int64_t products() const { return products_; }
 
  private:
-  static constexpr std::int64_t kRows = 64, kWidth = 256;
   void run() {
-    const auto stream = make_inline_stream();
     while (!stop_) {
-      kernels::gemm<float>(*stream, {y_.data(), kRows, kWidth}, Matrix<const float>(x_.data(), kRows, kWidth),
-                           kernels::Transpose::kNo, Matrix<const float>(w_.data(), kWidth, kWidth),
-                           kernels::Transpose::kYes);
+      stream_->enqueue([&] {
+        kernels::gemm<float>(*stream_, {y_.as<float>(), rows_, width_},
+                             Matrix<const float>(x_.as<float>(), rows_, width_), kernels::Transpose::kNo,
+                             Matrix<const float>(w_.as<float>(), width_, width_), kernels::Transpose::kYes);
+      });
+      stream_->synchronize();
       ++products_;
     }
   }
-  std::vector<float> x_, w_, y_;
+  std::unique_ptr<Stream> stream_;
+  std::int64_t rows_, width_;
+  Memory x_, w_, y_;
   std::atomic<bool> stop_ = false;
   std::atomic<std::int64_t> products_ = 0;
-  std::thread thread_;  // last: starts when the rest is there
+  std::thread thread_;
 };
 
 /// Products per microsecond of all ranks' compute threads while nothing else runs.
@@ -90,11 +110,12 @@ struct LinkGroup {
 };
 
 /// The ranks of each node, the ranks of equal place on all nodes, and all ranks: those with more than one rank.
-std::vector<LinkGroup> link_groups(comm::Communicator& world) {
+/// `all`: the ranks of `world`, over memory of the device.
+std::vector<LinkGroup> link_groups(comm::Communicator& world, comm::Communicator& all) {
   const comm::Topology topology = comm::find_topology(world, *make_inline_stream());
   std::vector<LinkGroup> out;
   const auto add = [&](const char* link, int color, int key) {
-    auto group = world.split(color, key, link);
+    auto group = all.split(color, key, link);
     if (group->size() > 1) out.push_back({link, std::move(group)});
   };
   add("intra", topology.node_index, topology.local_rank);
@@ -105,30 +126,36 @@ std::vector<LinkGroup> link_groups(comm::Communicator& world) {
 
 /// One row of the table: `repeats` runs of one size, all groups of the class at once.
 nlohmann::ordered_json measure(comm::Communicator& world, LinkGroup& group, const BenchCollectiveOptions& o,
-                               double bytes, const ComputeLoad* load) {
-  const auto stream = make_stream({}, "collective", StreamPriority::kHigh);  // as a step has it
+                               Device device, double bytes, const ComputeLoad* load) {
+  const auto stream = make_stream(device, "collective", StreamPriority::kHigh);  // as a step has it
+  const auto host = make_inline_stream();
+  const auto clock = make_stream_clock(device, 2);
   const auto run_on = [&stream](const std::function<void()>& work) {
     stream->enqueue(work);
     stream->synchronize();
   };
   const bool all_reduce = o.kind == WorkKind::kAllReduce;
   const double p = group.comm->size(), on_wire = (all_reduce ? 2.0 : 1.0) * (p - 1) / p;
-  parallel::CollectiveProbe collective(*group.comm, o.kind, bytes * on_wire);
+  parallel::CollectiveProbe collective(*group.comm, o.kind, bytes * on_wire, device);
   run_on([&] { collective.run(*stream); });
   std::vector<double> times;
   double cpu_us = 0.0;
   std::int64_t products = 0;
   for (int i = 0; i < o.repeats; ++i) {
+    double cpu_before = 0.0;
+    std::int64_t products_before = 0;
+    clock->start();
     run_on([&] {
-      comm::barrier(world, *stream);
-      const double cpu_before = process_cpu_us();
-      const std::int64_t products_before = load != nullptr ? load->products() : 0;
-      const auto start = Clock::now();
+      comm::barrier(world, *host);
+      cpu_before = process_cpu_us();
+      products_before = load != nullptr ? load->products() : 0;
+      clock->note(0, *stream);
       collective.run(*stream);
-      times.push_back(us_since(start));
-      cpu_us += process_cpu_us() - cpu_before;
-      if (load != nullptr) products += load->products() - products_before;
+      clock->note(1, *stream);
     });
+    times.push_back(clock->us(1) - clock->us(0));
+    cpu_us += process_cpu_us() - cpu_before;
+    if (load != nullptr) products += load->products() - products_before;
   }
   double wall_us = 0.0;
   for (const double t : times) wall_us += t;
@@ -154,7 +181,8 @@ nlohmann::ordered_json measure(comm::Communicator& world, LinkGroup& group, cons
 
 void print(const nlohmann::ordered_json& facts) {
   const bool compute = facts.contains("compute_alone_per_us");
-  std::cout << "link   ranks       bytes           us  (min .. max)           algorithm MB/s    bus MB/s  "
+  std::cout << facts["device"].get<std::string>()
+            << "\nlink   ranks       bytes           us  (min .. max)           algorithm MB/s    bus MB/s  "
             << (compute ? "compute rate left\n" : "cores per rank\n");
   for (const auto& row : facts["rows"]) {
     char line[200];
@@ -175,17 +203,20 @@ int bench_collective(const BenchCollectiveOptions& o, bool as_json) {
   const auto world = comm::make_world();
   if (world->size() < 2)
     throw Error(ErrorCode::kInvalidArgument, "a collective of one rank moves nothing", "mpirun -n 4 weft bench ...");
-  std::vector<LinkGroup> groups = link_groups(*world);
+  const Device device = bench_device(o.device, *world);
+  const auto all = comm::for_device(*world, device);
+  std::vector<LinkGroup> groups = link_groups(*world, *all);
   nlohmann::ordered_json facts{{"collective", std::string(to_string(o.kind))},
+                               {"device", device_name(device)},
                                {"rows", nlohmann::ordered_json::array()}};
   std::optional<ComputeLoad> load;
   if (o.compute) {
-    load.emplace();
+    load.emplace(device);
     facts["compute_alone_per_us"] = products_per_us(*world, *load);
   }
   for (LinkGroup& group : groups)
     for (double bytes = o.min_bytes; bytes <= o.max_bytes; bytes *= 4)
-      facts["rows"].push_back(measure(*world, group, o, bytes, load ? &*load : nullptr));
+      facts["rows"].push_back(measure(*world, group, o, device, bytes, load ? &*load : nullptr));
   if (world->rank() != 0) return kExitDone;
   if (as_json)
     std::cout << facts.dump(2) << "\n";

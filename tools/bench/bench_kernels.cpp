@@ -2,8 +2,6 @@
 #include "tools/bench/bench_kernels.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -16,6 +14,8 @@
 #include "kernels/gemm.h"
 #include "kernels/reduce.h"
 #include "scheduler/fit.h"
+#include "tools/bench/bench_device.h"
+#include "tools/bench/device_times.h"
 #include "tools/bench/kernel_cases.h"
 #include "tools/exit_status.h"
 #include "tools/train/process.h"
@@ -23,29 +23,8 @@
 namespace weft::tools {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double us_since(Clock::time_point start) {
-  return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
-}
-
-/// Microseconds of one run: the median over `repeats` of batches that take a millisecond or more, so that on a GPU one
-/// launch hides behind the run before it, as in a step.
-double time_us(Stream& stream, int repeats, const std::function<void(Stream&)>& run) {
-  const auto batch_us = [&](int count) {
-    stream.synchronize();
-    const auto start = Clock::now();
-    for (int i = 0; i < count; ++i) stream.enqueue([&] { run(stream); });
-    stream.synchronize();
-    return us_since(start);
-  };
-  batch_us(1);
-  constexpr double kBatchUs = 2000;
-  constexpr int kMost = 200;
-  const int count = std::clamp(static_cast<int>(kBatchUs / std::max(1.0, batch_us(1))), 1, kMost);
-  std::vector<double> times;
-  for (int i = 0; i < repeats; ++i) times.push_back(batch_us(count) / count);
-  return scheduler::quantile(times, 0.5);
+double median_us(Stream& stream, int repeats, const std::function<void(Stream&)>& run) {
+  return scheduler::quantile(times_us(stream, repeats, run), 0.5);
 }
 
 /// How long a plain copy takes on a device, by the bytes that it reads and writes: what small arrays gain from caches
@@ -64,7 +43,7 @@ class CopyTimes {
     constexpr std::int64_t kLeast = 4096;
     for (std::int64_t bytes = kLeast; bytes <= most; bytes *= 4) {
       const std::int64_t n = bytes / std::int64_t{sizeof(T)};
-      const double us = time_us(stream, repeats, [&](Stream& s) { kernels::copy<T>(s, b.as<T>(), a.as<T>(), n); });
+      const double us = median_us(stream, repeats, [&](Stream& s) { kernels::copy<T>(s, b.as<T>(), a.as<T>(), n); });
       out.points_.emplace_back(2.0 * double(bytes), us);
     }
     return out;
@@ -87,23 +66,6 @@ class CopyTimes {
   std::vector<std::pair<double, double>> points_;  // bytes read and written, microseconds
 };
 
-/// FLOPs a microsecond of a large square product.
-template <class T>
-double gemm_flops_per_us(Stream& stream, int repeats) {
-  const std::int64_t side = stream.device().kind == DeviceKind::kCpu ? 1024 : 4096;
-  const Memory a(stream.device(), side * side * std::int64_t{sizeof(T)}), b(stream.device(), a.bytes()),
-      c(stream.device(), a.bytes());
-  stream.enqueue([&] {
-    kernels::fill<T>(stream, a.as<T>(), side * side, T(0.5));
-    kernels::fill<T>(stream, b.as<T>(), side * side, T(0.25));
-  });
-  const double us = time_us(stream, repeats, [&](Stream& s) {
-    kernels::gemm<T>(s, {c.as<T>(), side, side}, Matrix<const T>(a.as<T>(), side, side), kernels::Transpose::kNo,
-                     Matrix<const T>(b.as<T>(), side, side), kernels::Transpose::kYes);
-  });
-  return 2.0 * std::pow(double(side), 3) / us;
-}
-
 nlohmann::ordered_json row_of(const KernelCase& kernel, double us, const CopyTimes& copies, double flops_per_us) {
   const double bytes_us = copies.us(kernel.bytes), flops_us = kernel.flops / flops_per_us;
   return {{"kernel", kernel.name},
@@ -119,10 +81,11 @@ template <class T>
 nlohmann::ordered_json measure(Device device, const BenchKernelsOptions& o) {
   const auto stream = device.kind == DeviceKind::kCpu ? make_inline_stream() : make_stream(device, "bench");
   const CopyTimes copies = CopyTimes::measure<T>(*stream, o.repeats);
-  const double flops_per_us = gemm_flops_per_us<T>(*stream, o.repeats);
+  const double flops_per_us =
+      scheduler::quantile(gemm_flops_per_us<T>(*stream, device.kind == DeviceKind::kCpu ? 1024 : 4096, o.repeats), 0.5);
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const KernelCase& kernel : kernel_cases<T>(device, o))
-    rows.push_back(row_of(kernel, time_us(*stream, o.repeats, kernel.run), copies, flops_per_us));
+    rows.push_back(row_of(kernel, median_us(*stream, o.repeats, kernel.run), copies, flops_per_us));
   return {{"device", device_name(device)},
           {"kind", name_of(device.kind)},
           {"dtype", o.dtype},
@@ -157,10 +120,7 @@ void print(const nlohmann::ordered_json& facts) {
 
 int bench_kernels(const BenchKernelsOptions& options, bool as_json) {
   BenchKernelsOptions o = options;
-  const bool has_gpu = o.device != "cpu" && is_available(DeviceKind::kCuda);  // asking is logged where there is none
-  if (o.device == "gpu" && !has_gpu)
-    throw Error(ErrorCode::kUnavailable, why_unavailable(DeviceKind::kCuda), "--device cpu measures the CPU");
-  const Device device{has_gpu ? DeviceKind::kCuda : DeviceKind::kCpu, 0};
+  const Device device = bench_device(o.device);
   if (o.tokens == 0) o.tokens = device.kind == DeviceKind::kCpu ? 512 : 8192;
   const auto require = [](bool holds, const std::string& problem, const char* hint) {
     if (!holds) throw Error(ErrorCode::kInvalidArgument, problem, hint);

@@ -4,12 +4,14 @@
 #include <cstdint>
 #include <string>
 
+#include "parallel/train/run_config.h"
+
 namespace weft::tools {
 
 struct BenchKernelsOptions {
-  std::string device = "auto";  ///< cpu, gpu, or auto: gpu where there is one.
-  std::string dtype = "F32";    ///< F32, F64 or BF16 (rows; sums and gradients stay F32).
-  std::int64_t tokens = 0;      ///< T; 0: 512 on the CPU, 8192 on a GPU.
+  parallel::DeviceChoice device = parallel::DeviceChoice::kAuto;
+  std::string dtype = "F32";  ///< F32, F64 or BF16 (rows; sums and gradients stay F32).
+  std::int64_t tokens = 0;    ///< T; 0: 512 on the CPU, 8192 on a GPU.
   std::int64_t model_dim = 1024, expert_hidden_dim = 2048, experts = 8, top_k = 2;
   std::int64_t head_dim = 64, sequence_length = 512, vocab_size = 8192;
   int repeats = 5;  ///< The median is shown.

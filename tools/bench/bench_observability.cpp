@@ -15,11 +15,13 @@
 #include "parallel/train/probe_clock.h"
 #include "parallel/train/trainer.h"
 #include "scheduler/fit.h"
+#include "tools/bench/bench_device.h"
 #include "tools/bench/paired_ratio.h"
 #include "tools/config/loader.h"
 #include "tools/config/schedule_files.h"
 #include "tools/exit_status.h"
 #include "tools/train/console.h"
+#include "tools/train/process.h"
 #include "tools/train/text.h"
 
 namespace weft::tools {
@@ -32,12 +34,14 @@ using scheduler::quantile;
 class Variant {
  public:
   /// An empty `run_dir`: nothing is recorded.
-  Variant(std::string name, parallel::RunConfig config, comm::Communicator& world, int ranks_per_node, fs::path run_dir)
+  Variant(std::string name, parallel::RunConfig config, comm::Communicator& world, int ranks_per_node, Device device,
+          fs::path run_dir)
       : name_(std::move(name)), config_(std::move(config)), world_(world) {
     options_.run_dir = std::move(run_dir);
     options_.resume = parallel::Resume::kNone;
     options_.cost = costs_of(config_);
     options_.ranks_per_node = ranks_per_node;
+    options_.device = device;
     const bool records = !options_.run_dir.empty();
     if (records) console_ = std::make_unique<Console>(config_, world.rank(), Progress::kSilent, 1);
     if (records && world.rank() == 0) {
@@ -78,14 +82,15 @@ void print(const nlohmann::ordered_json& facts) {
     std::printf("%-12s %10.2f   %+.2f %% (%+.2f .. %+.2f)\n", name.c_str(), row["median_ms"].get<double>(),
                 100.0 * row["cost"].get<double>(), 100.0 * row["cost_interval"][0].get<double>(),
                 100.0 * row["cost_interval"][1].get<double>());
-  std::printf("%s on %s; intervals: bootstrap over rounds\n", counted(facts["rounds"], "round").c_str(),
-              counted(facts["ranks"], "rank").c_str());
+  std::printf("%s on %s, %s; intervals: bootstrap over rounds\n", counted(facts["rounds"], "round").c_str(),
+              counted(facts["ranks"], "rank").c_str(), facts["device"].get<std::string>().c_str());
 }
 
 }  // namespace
 
 int bench_observability(const BenchObservabilityOptions& o, bool as_json) {
   parallel::RunConfig config = load_config(o.config, o.sets);
+  if (o.device) config.parallel.device = *o.device;
   config.train.steps = o.warmup + o.rounds;
   config.train.validate_every = 0;
   config.data.val.clear();
@@ -95,12 +100,13 @@ int bench_observability(const BenchObservabilityOptions& o, bool as_json) {
   kernels::set_blas_threads(1);
   require_valid(config, world->size());
   const int ranks_per_node = comm::find_topology(*world, *make_inline_stream()).local_size;
+  const Device device = bench_device(config.parallel.device, *world);
 
   std::vector<std::unique_ptr<Variant>> variants;
   const auto add = [&](const char* name, const parallel::MetricsConfig& metrics, bool records) {
     config.metrics = metrics;
     const fs::path run_dir = records ? fs::path(o.run_dir) / name : fs::path();
-    variants.push_back(std::make_unique<Variant>(name, config, *world, ranks_per_node, run_dir));
+    variants.push_back(std::make_unique<Variant>(name, config, *world, ranks_per_node, device, run_dir));
   };
   add("nothing", {.router_every = 0, .tensorboard = false, .prometheus = false}, false);
   add("metrics", {.router_every = 1, .tensorboard = false, .prometheus = false}, true);
@@ -113,7 +119,7 @@ int bench_observability(const BenchObservabilityOptions& o, bool as_json) {
   for (const auto& v : variants) parallel::agree(*world, v->step_ms());  // a step takes as long as its last rank
   if (world->rank() != 0) return kExitDone;
 
-  nlohmann::ordered_json facts{{"ranks", world->size()}, {"rounds", o.rounds}};
+  nlohmann::ordered_json facts{{"ranks", world->size()}, {"device", device_name(device)}, {"rounds", o.rounds}};
   for (const auto& v : variants) {
     const PairedRatio ratio = paired_ratio(v->step_ms(), variants.front()->step_ms());
     facts["variants"][v->name()] = {{"median_ms", quantile(v->step_ms(), 0.5)},

@@ -19,12 +19,14 @@
 #include "parallel/train/probes.h"
 #include "parallel/train/trainer.h"
 #include "scheduler/fit.h"
+#include "tools/bench/bench_device.h"
 #include "tools/bench/paired_ratio.h"
 #include "tools/config/loader.h"
 #include "tools/config/schedule_files.h"
 #include "tools/exit_status.h"
 #include "tools/simulate/policies.h"
 #include "tools/train/prediction.h"
+#include "tools/train/process.h"
 #include "tools/train/text.h"
 
 namespace weft::tools {
@@ -38,12 +40,13 @@ using scheduler::quantile;
 class Contestant final : public parallel::TrainObserver {
  public:
   Contestant(PolicyKind policy, parallel::RunConfig config, comm::Communicator& world, const scheduler::CostModel& cost,
-             int ranks_per_node)
+             int ranks_per_node, Device device)
       : name_(to_string(policy)), config_(std::move(config)) {
     config_.schedule.policy = static_cast<parallel::SchedulePolicy>(static_cast<int>(policy) + 1);
     options_.resume = parallel::Resume::kNone;
     options_.cost = cost;
     options_.ranks_per_node = ranks_per_node;
+    options_.device = device;
     run_ = parallel::start_training(config_, world, options_, *this);
   }
   Contestant(const Contestant&) = delete;
@@ -95,10 +98,11 @@ class Contestant final : public parallel::TrainObserver {
 
 /// Measured here and now, unless a file is named.
 scheduler::CostModel find_costs(const parallel::RunConfig& config, comm::Communicator& world, int ranks_per_node,
-                                const std::string& out) {
+                                Device device, const std::string& out) {
   if (!config.schedule.profile.empty()) return costs_of(config);
   parallel::ProbeOptions options;
   options.ranks_per_node = ranks_per_node;
+  options.device = device;
   parallel::Profile profile = parallel::measure_profile(config, world, options);
   profile.cost.source = "measured before the runs";
   profile.cost.measured = true;
@@ -108,6 +112,8 @@ scheduler::CostModel find_costs(const parallel::RunConfig& config, comm::Communi
                                               .ranks_per_node = ranks_per_node,
                                               .stretch = profile.stretch,
                                               .runs = profile.num_runs,
+                                              .device = device.kind,
+                                              .device_name = device_name(device),
                                               .dtype = config.train.dtype}));
   return profile.cost;
 }
@@ -165,9 +171,10 @@ void print(const nlohmann::ordered_json& facts) {
                 overlap["compute_intra"].get<double>(), overlap["compute_inter"].get<double>(),
                 overlap["intra_inter"].get<double>());
   }
-  std::printf("%s on %s of %s; intervals: 95 %%, bootstrap over rounds; losses equal to %.1e\n",
+  std::printf("%s on %s of %s, %s; intervals: 95 %%, bootstrap over rounds; losses equal to %.1e\n",
               counted(facts["rounds"], "round").c_str(), counted(facts["ranks"], "rank").c_str(),
-              counted(facts["nodes"], "node").c_str(), facts["loss_difference"].get<double>());
+              counted(facts["nodes"], "node").c_str(), facts["device"].get<std::string>().c_str(),
+              facts["loss_difference"].get<double>());
 }
 
 }  // namespace
@@ -175,6 +182,7 @@ void print(const nlohmann::ordered_json& facts) {
 int bench_policies(const BenchPoliciesOptions& o, bool as_json) {
   parallel::RunConfig config = load_config(o.config, o.sets);
   if (!o.profile.empty()) config.schedule.profile = o.profile;
+  if (o.device) config.parallel.device = *o.device;
   config.train.steps = o.warmup + o.rounds;
   config.train.validate_every = 0;
   config.data.val.clear();
@@ -185,12 +193,13 @@ int bench_policies(const BenchPoliciesOptions& o, bool as_json) {
   kernels::set_blas_threads(1);
   require_valid(config, world->size());
   const comm::Topology topology = comm::find_topology(*world, *make_inline_stream());
-  const scheduler::CostModel cost = find_costs(config, *world, topology.local_size, o.profile_out);
+  const Device device = bench_device(config.parallel.device, *world);
+  const scheduler::CostModel cost = find_costs(config, *world, topology.local_size, device, o.profile_out);
 
   std::vector<std::unique_ptr<Contestant>> contestants;
   Contestant *sequential = nullptr, *fsmoe = nullptr;
   for (const PolicyKind policy : policies) {
-    contestants.push_back(std::make_unique<Contestant>(policy, config, *world, cost, topology.local_size));
+    contestants.push_back(std::make_unique<Contestant>(policy, config, *world, cost, topology.local_size, device));
     if (policy == PolicyKind::kSequential) sequential = contestants.back().get();
     if (policy == PolicyKind::kFsMoe) fsmoe = contestants.back().get();
   }
@@ -202,11 +211,9 @@ int bench_policies(const BenchPoliciesOptions& o, bool as_json) {
   for (const auto& c : contestants) parallel::agree(*world, c->step_ms());  // a step takes as long as its last rank
   if (world->rank() != 0) return kExitDone;
 
-  nlohmann::ordered_json facts{{"ranks", world->size()},
-                               {"nodes", topology.num_nodes},
-                               {"rounds", o.rounds},
-                               {"costs", cost.source},
-                               {"loss_difference", loss_difference(contestants)}};
+  nlohmann::ordered_json facts{{"ranks", world->size()},        {"nodes", topology.num_nodes},
+                               {"device", device_name(device)}, {"rounds", o.rounds},
+                               {"costs", cost.source},          {"loss_difference", loss_difference(contestants)}};
   for (const auto& c : contestants) facts["policies"][c->name()] = row_of(*c, sequential, fsmoe);
   if (!o.trace_dir.empty()) {
     std::filesystem::create_directories(o.trace_dir);
