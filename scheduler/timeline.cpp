@@ -35,6 +35,22 @@ double exposed_comm_us(const Graph& graph, const Timeline& timeline) {
   return exposed;
 }
 
+StreamUse stream_use(const Graph& graph, const Timeline& timeline) {
+  std::vector<std::pair<double, double>> ran;
+  for (TaskId t = 0; t < graph.num_tasks(); ++t)
+    if (!graph.tasks[t].resources.has(Resource::kHost)) ran.emplace_back(timeline.start_us[t], timeline.end_us[t]);
+  if (ran.empty()) return {};
+  std::sort(ran.begin(), ran.end());
+  StreamUse out;
+  double end = ran.front().first;
+  for (const auto& [start_us, end_us] : ran) {
+    out.idle_us += std::max(0.0, start_us - end);
+    end = std::max(end, end_us);
+  }
+  out.span_us = end - ran.front().first;
+  return out;
+}
+
 std::array<std::array<double, 3>, 3> overlap_us(const Graph& graph, const Timeline& timeline) {
   constexpr std::array kStreams{Resource::kCompute, Resource::kIntra, Resource::kInter};
   struct Change {

@@ -18,6 +18,14 @@ struct Timeline {
 /// Time in which communication ran and computation did not: what a better schedule could still hide. Microseconds.
 [[nodiscard]] double exposed_comm_us(const Graph& graph, const Timeline& timeline);
 
+/// How a step used its device: from the start of the first task of a stream to the end of the last, and the part of
+/// that in which no task of any stream ran. Beside a GPU that part is what the host let the device wait between tasks:
+/// for launches, and for what it had to know first (Resource::kHost, whose own tasks do not count). Microseconds.
+struct StreamUse {
+  double span_us = 0.0, idle_us = 0.0;
+};
+[[nodiscard]] StreamUse stream_use(const Graph& graph, const Timeline& timeline);
+
 /// Time in which a task on one resource and another task on the other ran at once (one that holds both does not count
 /// by itself): [compute, intra, inter] squared, symmetric; on the diagonal, how long a resource was in use.
 /// Microseconds.

@@ -140,25 +140,41 @@ void add_observability(CLI::App& bench, Action& action) {
 }
 
 void add_train_bench(CLI::App& bench, Action& action) {
-  CLI::App* command = bench.add_subcommand("train", "A whole training step against the machine's own SGEMM rate");
+  CLI::App* command = bench.add_subcommand(
+      "train", "A whole training step on one device against the rate of a large product there, and its launch gap");
   auto o = std::make_shared<BenchTrainOptions>();
   auto as_json = std::make_shared<bool>(false);
-  command->add_option("--layers", o->layers, "Layers, all MoE")->capture_default_str()->check(positive());
-  command->add_option("--model_dim", o->model_dim, "Model width, a multiple of 64")
-      ->capture_default_str()
+  add_device_option(*command, o->device);
+  add_dtype_option(*command, o->dtype);
+  const auto number = [&](const char* name, int& value, const char* text) {
+    command->add_option(name, value, text)->capture_default_str()->check(positive());
+  };
+  number("--layers", o->layers, "Layers, all MoE");
+  number("--model_dim", o->model_dim, "Model width, a multiple of --head_dim");
+  number("--head_dim", o->head_dim, "Width of an attention head");
+  command->add_option("--kv_heads", o->kv_heads, "Heads of keys and values; default: as many as heads")
       ->check(positive());
-  command->add_option("--expert_hidden_dim", o->expert_hidden_dim, "Expert hidden width")
+  number("--expert_hidden_dim", o->expert_hidden_dim, "Expert hidden width");
+  number("--experts", o->experts, "Experts per layer");
+  number("--top_k", o->top_k, "Choices per token");
+  command->add_option("--capacity_factor", o->capacity_factor, "Capacity of an expert over its fair share; 0: dropless")
       ->capture_default_str()
+      ->check(not_negative());
+  command->add_flag("--pad_capacity", o->pad_capacity,
+                    "Rows travel padded to the capacities: the host of a GPU waits for no counts");
+  number("--vocab_size", o->vocab_size, "Vocabulary");
+  number("--batch", o->batch, "Sequences of a step");
+  number("--sequence_length", o->sequence_length, "Tokens of a sequence");
+  number("--steps", o->steps, "Measured steps");
+  command->add_option("--gemm_side", o->gemm_side, "Side of the product's matrices; default: 1536, on a GPU 4096")
       ->check(positive());
-  command->add_option("--experts", o->experts, "Experts per layer")->capture_default_str()->check(positive());
-  command->add_option("--top_k", o->top_k, "Choices per token")->capture_default_str()->check(positive());
-  command->add_option("--vocab_size", o->vocab_size, "Vocabulary")->capture_default_str()->check(positive());
-  command->add_option("--batch", o->batch, "Sequences of a step")->capture_default_str()->check(positive());
-  command->add_option("--sequence_length", o->sequence_length, "Tokens of a sequence")
-      ->capture_default_str()
-      ->check(positive());
-  command->add_option("--steps", o->steps, "Measured steps")->capture_default_str()->check(positive());
   command->add_flag("--json", *as_json, "Print one JSON document");
+  command->footer(
+      "Launch gap: the share of the time from the start of a step's first task to the end of its last, by the "
+      "device's\n"
+      "clock, in which no stream had a task. On a GPU that is what the host was late by between tasks; that it is "
+      "late\n"
+      "within one, between two kernels, is part of the task's time.");
   command->callback([o, as_json, &action] { action = [o, as_json] { return bench_train(*o, *as_json); }; });
 }
 

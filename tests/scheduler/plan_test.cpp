@@ -261,6 +261,22 @@ TEST_CASE("Overlap of streams, pair by pair", "[executor]") {
   CHECK(overlap[2][1] == overlap[1][2]);
 }
 
+TEST_CASE("The time in which no stream has a task", "[executor]") {
+  GraphBuilder b;
+  for (const Resource r : {Resource::kCompute, Resource::kIntra, Resource::kCompute, Resource::kHost}) {
+    TaskSpec spec;
+    spec.resources = {r};
+    b.add_task(spec, {}, {});
+  }
+  const Graph graph = b.take();
+  // [1, 6] and inside it [2, 3], then [8, 9]; the host waits in [6, 8], and is at it before and after
+  const StreamUse use = stream_use(graph, {{1, 2, 8, 0}, {6, 3, 9, 10}, 10});
+  CHECK(use.span_us == Approx(8));
+  CHECK(use.idle_us == Approx(2));
+  CHECK(stream_use(graph, {{0, 2, 1, 0}, {1, 3, 2, 3}, 3}).idle_us == Approx(0));  // one after the other
+  CHECK(stream_use({}, {}).span_us == 0);
+}
+
 TEST_CASE("Streams carry a task's error past the tasks that depend on it", "[executor]") {
   GraphBuilder b;
   const BufferId x = b.add_buffer(bytes(8)), y = b.add_buffer(bytes(8));

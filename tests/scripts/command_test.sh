@@ -41,6 +41,12 @@ check 'a number that must be above 0' complains 2 "--trace: '0' is not a number 
 check 'one that is not negative' complains 2 "--top: '-1' is not a number from 0 on" data inspect x --top -1
 check 'one that is a number' complains 2 "'x' is not a number" train x --trace x
 check 'bench on an unknown device' complains 2 '--device: gpu not in {AUTO,CPU,CUDA}' bench kernels --device gpu
+small_step=(bench train --device CPU --layers 1 --model_dim 32 --head_dim 16 --expert_hidden_dim 32 --batch 1 --sequence_length 16 --steps 2)
+check 'bench train' says 'launch gap   ' "${small_step[@]}" --gemm_side 64
+check 'bench train in BF16, with capacity' says '"dtype": "BF16"' "${small_step[@]}" --gemm_side 64 --dtype BF16 --capacity_factor 1.25 --json
+check 'bench train in an unknown type' complains 2 '--dtype: F16 not in {F32,F64,BF16}' "${small_step[@]}" --dtype F16
+check 'bench train with a negative capacity' complains 2 "--capacity_factor: '-1' is not a number from 0 on" "${small_step[@]}" --capacity_factor -1
+check 'bench train padded to no capacity' complains 2 '--pad_capacity without a capacity' "${small_step[@]}" --pad_capacity
 small_kernels=(bench kernels --tokens 32 --model_dim 64 --expert_hidden_dim 64 --vocab_size 64 --repeats 1)
 check 'bench kernels' says 'grouped_linear_forward' "${small_kernels[@]}" --device CPU --dtype F64
 check 'bench kernels in BF16' says 'narrow' "${small_kernels[@]}" --device CPU --dtype BF16
@@ -49,6 +55,7 @@ check 'bench kernels with odd heads' complains 2 'no multiple of --head_dim 48' 
 if ! "$WEFT" doctor --no_probe --json 2> /dev/null | grep -q '"GPU 0"'; then
   check 'bench kernels on a GPU that is not there' exits 1 "$WEFT" "${small_kernels[@]}" --device CUDA
   check 'it says so' grep -q '^error: --device = CUDA: ' "$TMP/stderr"
+  check 'nor bench train' no_gpu_for train
   check 'nor bench policies' no_gpu_for policies "$tiny"
   check 'nor bench observability' no_gpu_for observability "$tiny"
   if "$WEFT" version --json | grep -q '"mpi": true'; then
