@@ -54,11 +54,14 @@ TEMPLATE_TEST_CASE("A training step is measured on every device", "[bench]", WEF
     CHECK(facts["launch_gap_max"] < 1.0);
     CHECK(facts["stage_ms"].contains("expert"));
     CHECK(facts["stage_ms"].contains("host_wait") == gpu);  // counts of dropless rows
+    CHECK(facts["recorded"] == false);
   }
   o.capacity_factor = 1.25;
   CHECK(measure()["model"]["capacity_factor"] == 1.25);
   o.pad_capacity = true;
-  CHECK(!measure()["stage_ms"].contains("host_wait"));
+  const nlohmann::json padded = measure();
+  CHECK(!padded["stage_ms"].contains("host_wait"));
+  CHECK(padded["recorded"] == gpu);
 }
 
 TEST_CASE("What does not go together is no training step", "[bench]") {

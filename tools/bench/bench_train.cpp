@@ -61,7 +61,9 @@ class Bench {
     const scheduler::Shape shape = uniform_shape(model_.layers, shape_options);
     const scheduler::Graph graph = emit_step(spec_, shape, dtype_of<T>);
     step_ = std::make_unique<BoundStep<T>>(spec_, scheduler::sequential_plan(graph, shape),
-                                           Runtime<T>{&store_, &comms_, &state_, nullptr}, device);
+                                           Runtime<T>{&store_, &comms_, &state_, nullptr}, device,
+                                           spec_.host_apart ? scheduler::ExecutorKind::kRecorded
+                                                            : scheduler::ExecutorKind::kInline);  // as training has it
     state_.num_valid_tokens = state_.num_tokens = double(o.batch) * o.sequence_length;
     state_.num_groups = o.batch;
     state_.clip_norm = 1.0;
@@ -79,6 +81,8 @@ class Bench {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   [[nodiscard]] const scheduler::Graph& graph() const { return step_->graph(); }
+  /// Whether steps are launched as a CUDA graph.
+  [[nodiscard]] bool is_recorded() const { return step_->num_recordings() > 0; }
   [[nodiscard]] double step_flops() const {
     return flops_per_token(model_, options_.sequence_length) * options_.batch * options_.sequence_length;
   }
@@ -168,14 +172,17 @@ nlohmann::ordered_json measure(const BenchTrainOptions& o, comm::Communicator& w
   Samples samples;
   scheduler::Timeline timeline;
   bench.run(1, timeline);              // first touch of all memory
+  bench.run(2, timeline);              // recorded, where it can be
   for (int i = 0; i < o.steps; ++i) {  // interleaved, so that both sides see the same drift of the machine
     const std::vector<double> rates = gemm_flops_per_us<T>(*stream, o.gemm_side, 3);
     samples.gemm_gflops.push_back(*std::max_element(rates.begin(), rates.end()) / 1e3);
-    samples.seconds.push_back(bench.run(i + 2, timeline));
+    samples.seconds.push_back(bench.run(i + 3, timeline));
     samples.utilization.push_back(bench.step_flops() / samples.seconds.back() / 1e9 / samples.gemm_gflops.back());
     samples.add_timeline(bench.graph(), timeline);
   }
-  return facts_of(o, device, samples, bench.step_flops());
+  nlohmann::ordered_json out = facts_of(o, device, samples, bench.step_flops());
+  out["recorded"] = bench.is_recorded();
+  return out;
 }
 
 void require_fitting(const BenchTrainOptions& o) {
@@ -203,7 +210,8 @@ void print(const nlohmann::ordered_json& facts) {
             << "step         " << fixed(facts["step_ms"], 1) << " ms, " << human_count(facts["flops_per_step"])
             << " model FLOPs, vocabulary " << facts["vocab_size"] << "\n"
             << "launch gap   " << percent("launch_gap") << "% (" << percent("launch_gap_min") << " to "
-            << percent("launch_gap_max") << ") of the time from the first task to the last, no stream had one\n"
+            << percent("launch_gap_max") << ") of the time from the first task to the last, no stream had one; "
+            << (facts["recorded"].get<bool>() ? "launched as a CUDA graph" : "launched task by task") << "\n"
             << "formula      " << facts["flops_formula"].get<std::string>() << "\n";
   for (const auto& [stage, ms] : facts["stage_ms"].items())
     std::cout << "  " << stage << std::string(18 - stage.size(), ' ') << fixed(ms, 2) << " ms  "
