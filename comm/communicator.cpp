@@ -106,13 +106,12 @@ void check_received_apart(const Check& check, std::span<const SendOp> sends, std
 
 void Communicator::count(Collective collective, int dst_rank, std::int64_t bytes) noexcept {
   if (dst_rank == rank_ || !counts_) return;
-  traffic_->add(collective, world_ranks_.empty() ? dst_rank : world_ranks_[static_cast<std::size_t>(dst_rank)], bytes);
+  traffic_->add(collective, world_rank(dst_rank), bytes);
 }
 
 void Communicator::join_traffic(const Communicator& parent) {
   const auto stream = make_inline_stream();
-  const std::int32_t mine =
-      parent.world_ranks_.empty() ? parent.rank_ : parent.world_ranks_[static_cast<std::size_t>(parent.rank_)];
+  const std::int32_t mine = parent.world_rank(parent.rank_);
   std::vector<std::int32_t> all(static_cast<std::size_t>(size_));
   all_gather(*this, as_buffer(&mine, 1), as_buffer(all.data(), size_), *stream);
   world_ranks_.assign(all.begin(), all.end());

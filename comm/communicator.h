@@ -74,6 +74,10 @@ class Communicator {
   [[nodiscard]] int size() const noexcept { return size_; }  ///< P >= 1. In a group of one, collectives just copy.
   [[nodiscard]] DeviceKind device_kind() const noexcept { return device_kind_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }  ///< For messages: "world", "world.ep[1]".
+  /// Of `rank` of this group: its place in the world that the group was split from.
+  [[nodiscard]] int world_rank(int rank) const {
+    return world_ranks_.empty() ? rank : world_ranks_[static_cast<std::size_t>(rank)];
+  }
 
   /// How long a collective may wait for its peers before it is Error{kTimeout}; zero: for ever.
   [[nodiscard]] virtual std::chrono::milliseconds timeout() const noexcept = 0;

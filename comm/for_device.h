@@ -15,10 +15,17 @@ namespace weft::comm {
 /// be loaded on all of them; else through the host.
 enum class Transport : std::uint8_t { kAuto, kNccl, kHost };
 
+/// NCCL: how many blocks of threads (CTAs, at most one on an SM) the kernels of a group take from computation, fixed
+/// when the group is made; 0: NCCL decides. Groups whose ranks all share a node (comm/topology.h), and all others.
+struct CtaBudgets {
+  int intra_node = 0, inter_node = 0;
+  friend bool operator==(const CtaBudgets&, const CtaBudgets&) = default;
+};
+inline constexpr int kMostCtas = 64;  ///< NCCL's own limit.
+
 struct DeviceGroupOptions {
   Transport transport = Transport::kAuto;
-  /// NCCL: blocks of threads (CTAs) that its kernels may take from computation; 0: NCCL decides. Fixed at creation.
-  int min_ctas = 0, max_ctas = 0;
+  CtaBudgets ctas = {};  ///< Of the group that is made, and of all that are split from it.
 };
 
 /// Why this process cannot use NCCL: not in the build, or not installed; "" when it can.

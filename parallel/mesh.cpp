@@ -2,7 +2,6 @@
 
 #include <vector>
 
-#include "comm/for_device.h"
 #include "core/error.h"
 #include "core/memory.h"
 
@@ -35,9 +34,9 @@ void sum_in_place(comm::Communicator& group, comm::Buffer buffer, Stream& stream
   if (group.size() > 1) group.all_reduce(buffer, buffer, comm::ReduceOp::kSum, stream);
 }
 
-MeshComms::MeshComms(comm::Communicator& host_world, const Mesh& mesh, Device device)
+MeshComms::MeshComms(comm::Communicator& host_world, const Mesh& mesh, Device device, const comm::CtaBudgets& ctas)
     : host_world_(&host_world),
-      device_world_(device.kind != DeviceKind::kCpu ? comm::for_device(host_world, device) : nullptr),
+      device_world_(device.kind != DeviceKind::kCpu ? comm::for_device(host_world, device, {.ctas = ctas}) : nullptr),
       world_(device_world_ ? device_world_.get() : &host_world) {
   comm::Communicator& world = *world_;
   ep_ = world.split(mesh.edp_rank() * mesh.esp_size + mesh.esp_rank(), mesh.ep_rank());

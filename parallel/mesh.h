@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "comm/communicator.h"
+#include "comm/for_device.h"
 #include "parallel/attention/layout.h"
 
 namespace weft::parallel {
@@ -58,8 +59,9 @@ void sum_in_place(comm::Communicator& group, comm::Buffer buffer, Stream& stream
 /// or connected lazily, so that start-up finds what a step would trip over.
 class MeshComms {
  public:
-  /// world: over memory of the host; it outlives this object. The groups are over memory of `device`.
-  MeshComms(comm::Communicator& world, const Mesh& mesh, Device device = {});
+  /// world: over memory of the host; it outlives this object. The groups are over memory of `device`, with `ctas` where
+  /// NCCL carries them.
+  MeshComms(comm::Communicator& world, const Mesh& mesh, Device device = {}, const comm::CtaBudgets& ctas = {});
 
   [[nodiscard]] comm::Communicator& world() const noexcept { return *world_; }
   /// All ranks over memory of the host, whatever the device: for what the host agrees on outside of steps.

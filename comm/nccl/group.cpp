@@ -29,8 +29,7 @@ void pause(std::chrono::steady_clock::duration waited) {
 ncclConfig_t config_of(const Settings& settings) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
-  if (settings.min_ctas > 0) config.minCTAs = settings.min_ctas;
-  if (settings.max_ctas > 0) config.maxCTAs = settings.max_ctas;
+  if (settings.ctas > 0) config.minCTAs = config.maxCTAs = settings.ctas;
   return config;
 }
 
@@ -169,9 +168,15 @@ void Group::abort_locked(std::exception_ptr reason) noexcept {
   static_cast<void>(ncclCommAbort(comm_));
 }
 
-std::unique_ptr<Group> Group::split(int color, int key, std::string name) {
+void Group::require_whole() {
+  std::lock_guard lock(mutex_);
+  if (broken_) std::rethrow_exception(broken_);
+}
+
+std::unique_ptr<Group> Group::split(int color, int key, std::string name, int ctas) {
   const cuda::DeviceScope scope(device_);
-  ncclConfig_t config = config_of(settings_);
+  const Settings settings{settings_.timeout, ctas};
+  ncclConfig_t config = config_of(settings);
   ncclComm_t child = nullptr;
   {
     std::lock_guard lock(mutex_);
@@ -185,7 +190,7 @@ std::unique_ptr<Group> Group::split(int color, int key, std::string name) {
     throw;
   }
   if (color < 0) return nullptr;
-  std::unique_ptr<Group> out(new Group(child, device_, settings_, std::move(name)));
+  std::unique_ptr<Group> out(new Group(child, device_, settings, std::move(name)));
   out->settle("initialisation");
   return out;
 }

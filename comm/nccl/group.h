@@ -28,7 +28,7 @@ void check(ncclResult_t status, const char* call);
 
 struct Settings {
   std::chrono::milliseconds timeout{0};  ///< Of one collective, from its launch on; zero: for ever.
-  int min_ctas = 0, max_ctas = 0;        ///< As in DeviceGroupOptions.
+  int ctas = 0;                          ///< Of its kernels; 0: NCCL decides.
 };
 
 /// One ncclComm_t of this process, and a thread that watches what was launched on it. NCCL's kernels wait for peers on
@@ -38,7 +38,7 @@ struct Settings {
 class Group {
  public:
   /// Collective over the `size` ranks that got the same id. Blocks, up to the timeout. Children of a split have the
-  /// settings of their parent.
+  /// timeout of their parent.
   Group(const ncclUniqueId& id, int rank, int size, Device device, const Settings& settings, std::string name);
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
@@ -56,8 +56,11 @@ class Group {
   /// From any thread, and at any time: ends what is under way. `reason` is what its streams report.
   void abort(std::exception_ptr reason) noexcept;
 
-  /// Collective. nullptr where color < 0.
-  [[nodiscard]] std::unique_ptr<Group> split(int color, int key, std::string name);
+  /// Throws what broke the group, if it is broken.
+  void require_whole();
+
+  /// Collective. nullptr where color < 0. `ctas`: of the new group, equal on its ranks.
+  [[nodiscard]] std::unique_ptr<Group> split(int color, int key, std::string name, int ctas);
 
  private:
   using Clock = std::chrono::steady_clock;

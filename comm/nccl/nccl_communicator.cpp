@@ -2,6 +2,8 @@
 // Source: NCCL user guide, "Point-to-point communication" (all-to-all-v as grouped messages) and "In-place operations".
 #include <algorithm>
 #include <cstdlib>
+#include <exception>
+#include <map>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -9,6 +11,7 @@
 #include "comm/host_buffer.h"
 #include "comm/nccl/backend.h"
 #include "comm/nccl/group.h"
+#include "comm/topology.h"
 #include "core/cuda/device.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -52,11 +55,35 @@ bool all_equal(std::span<const std::int64_t> counts) {
   return std::all_of(counts.begin(), counts.end(), [&](std::int64_t c) { return c == counts.front(); });
 }
 
+/// Which budget a group has, by the nodes of its ranks: the same on all of them.
+class Budgets {
+ public:
+  /// Collective over `host`, which holds the ranks of all groups to come.
+  Budgets(Communicator& host, const CtaBudgets& ctas) : ctas_(ctas) {
+    const Topology topology = find_topology(host, *make_inline_stream());
+    for (int r = 0; r < host.size(); ++r)
+      node_of_[host.world_rank(r)] = topology.node_of_rank[static_cast<std::size_t>(r)];
+  }
+  [[nodiscard]] int of(const Communicator& group) const {
+    for (int r = 1; r < group.size(); ++r)
+      if (node_of_.at(group.world_rank(r)) != node_of_.at(group.world_rank(0))) return ctas_.inter_node;
+    return ctas_.intra_node;
+  }
+
+ private:
+  CtaBudgets ctas_;
+  std::map<int, int> node_of_;  // by rank in the world
+};
+
 class NcclCommunicator final : public Communicator {
  public:
-  /// `host`: the same ranks over host memory, to end the job with.
-  NcclCommunicator(std::unique_ptr<Group> group, std::shared_ptr<Communicator> host)
-      : Communicator(*host, DeviceKind::kCuda, CountedBy::kItself), group_(std::move(group)), host_(std::move(host)) {}
+  /// `host`: the same ranks over host memory, to split by and to end the job with.
+  NcclCommunicator(std::unique_ptr<Group> group, std::shared_ptr<Communicator> host,
+                   std::shared_ptr<const Budgets> budgets)
+      : Communicator(*host, DeviceKind::kCuda, CountedBy::kItself),
+        group_(std::move(group)),
+        host_(std::move(host)),
+        budgets_(std::move(budgets)) {}
 
   std::chrono::milliseconds timeout() const noexcept override { return host_->timeout(); }
   bool is_recordable() const noexcept override { return true; }
@@ -139,15 +166,27 @@ class NcclCommunicator final : public Communicator {
     });
   }
 
+  /// The host's group first: who is in the new one says what its budget is.
   std::unique_ptr<Communicator> do_split(int color, int key, std::string_view child) override {
-    std::unique_ptr<Group> group = group_->split(color, key, child_name(color, child));
-    std::shared_ptr<Communicator> host = host_->split(color, key, child);
+    std::shared_ptr<Communicator> host = split_host(color, key, child);
+    auto group = group_->split(color, key, child_name(color, child), host ? budgets_->of(*host) : 0);
     if (!group) return nullptr;
-    return std::make_unique<NcclCommunicator>(std::move(group), std::move(host));  // NCCL orders by (key, rank), too
+    return std::make_unique<NcclCommunicator>(std::move(group), std::move(host), budgets_);  // NCCL's order is the same
+  }
+
+  std::shared_ptr<Communicator> split_host(int color, int key, std::string_view child) {
+    group_->require_whole();
+    try {
+      return host_->split(color, key, child);
+    } catch (...) {
+      group_->abort(std::current_exception());
+      throw;
+    }
   }
 
   std::unique_ptr<Group> group_;
   std::shared_ptr<Communicator> host_;
+  std::shared_ptr<const Budgets> budgets_;
 };
 
 /// What NCCL reads from the environment, unless the user has set it. Groups that share GPUs start their kernels in the
@@ -169,11 +208,12 @@ std::unique_ptr<Communicator> make_communicator(std::shared_ptr<Communicator> ho
   ncclUniqueId id{};
   if (host->rank() == 0) WEFT_NCCL_CHECK(ncclGetUniqueId(&id));
   host->broadcast({id.internal, NCCL_UNIQUE_ID_BYTES, DType::kU8}, 0, *make_inline_stream());
-  const Settings settings{host->timeout(), options.min_ctas, options.max_ctas};
+  auto budgets = std::make_shared<const Budgets>(*host, options.ctas);
+  const Settings settings{host->timeout(), budgets->of(*host)};
   auto group = std::make_unique<Group>(id, host->rank(), host->size(), device, settings, host->name());
   static std::once_flag said;  // of a process's many ranks, in tests
   if (host->rank() == 0) std::call_once(said, [] { log()->info("collectives of GPUs: NCCL {}", version()); });
-  return std::make_unique<NcclCommunicator>(std::move(group), std::move(host));
+  return std::make_unique<NcclCommunicator>(std::move(group), std::move(host), std::move(budgets));
 }
 
 }  // namespace weft::comm::nccl

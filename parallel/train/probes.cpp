@@ -14,6 +14,7 @@
 #include "parallel/step/moe_gate_emission.h"
 #include "parallel/train/probe_links.h"
 #include "parallel/train/probe_step.h"
+#include "parallel/train/run_device.h"
 #include "parallel/train/run_setup.h"
 
 namespace weft::parallel {
@@ -79,7 +80,7 @@ class Measurement {
         world_(world),
         options_(options),
         mesh_(make_mesh(world.size(), world.rank(), mesh_options(config, options.ranks_per_node))),
-        comms_(world, mesh_, options.device),
+        comms_(world, mesh_, options.device, cta_budgets(config)),
         clock_(world, options.ranks_per_node) {}
 
   Profile run() {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "comm/for_device.h"
 #include "core/error.h"
 #include "parallel/moe/gate_registry.h"
 
@@ -173,6 +174,9 @@ void check_layout(const RunConfig& config, int world_size, Problems& problems) {
   const TrainConfig& t = config.train;
   problems.positive("parallel.expert", p.expert);
   problems.positive("parallel.expert_shard", p.expert_shard);
+  constexpr const char* kBudget = "in [0, 64]";
+  problems.in_range("parallel.intra_node_ctas", p.intra_node_ctas, 0, comm::kMostCtas, kBudget);
+  problems.in_range("parallel.inter_node_ctas", p.inter_node_ctas, 0, comm::kMostCtas, kBudget);
   if (p.expert_shard >= 1 && config.model.expert_hidden_dim >= 1 &&
       config.model.expert_hidden_dim % p.expert_shard != 0)
     problems.add("parallel.expert_shard", p.expert_shard,

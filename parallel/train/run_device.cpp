@@ -1,6 +1,5 @@
 #include "parallel/train/run_device.h"
 
-#include "comm/for_device.h"
 #include "core/error.h"
 #include "core/log.h"
 
@@ -26,6 +25,10 @@ Device run_device(DeviceChoice choice, const char* setting, comm::Communicator& 
   // where this rank sees no GPU, asking has logged why
   if (world.rank() == 0 && is_available(DeviceKind::kCuda)) log()->info("{}; computing on the CPU", why);
   return {};
+}
+
+comm::CtaBudgets cta_budgets(const RunConfig& config) {
+  return {config.parallel.intra_node_ctas, config.parallel.inter_node_ctas};
 }
 
 }  // namespace weft::parallel

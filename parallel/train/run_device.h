@@ -2,6 +2,7 @@
 #pragma once
 
 #include "comm/communicator.h"
+#include "comm/for_device.h"
 #include "core/device.h"
 #include "parallel/train/run_config.h"
 
@@ -12,5 +13,8 @@ namespace weft::parallel {
 [[nodiscard]] Device run_device(const RunConfig& config, comm::Communicator& world);
 /// The same for a choice that was made elsewhere: `setting` is what to call it in an error, e.g. "--device".
 [[nodiscard]] Device run_device(DeviceChoice choice, const char* setting, comm::Communicator& world);
+
+/// What NCCL's groups of a run may take from computation, by parallel.intra_node_ctas and parallel.inter_node_ctas.
+[[nodiscard]] comm::CtaBudgets cta_budgets(const RunConfig& config);
 
 }  // namespace weft::parallel

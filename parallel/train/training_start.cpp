@@ -5,6 +5,7 @@
 #include <set>
 #include <sstream>
 
+#include "parallel/train/run_device.h"
 #include "parallel/train/run_setup.h"
 #include "parallel/train/training.h"
 
@@ -43,7 +44,7 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
       cost_(costs_on(options.device, options.cost)),
       order_(config.train.seed, data_.num_samples()),
       mesh_(make_mesh(world.size(), world.rank(), mesh_options(config, options.ranks_per_node))),
-      comms_(world, mesh_, options.device),
+      comms_(world, mesh_, options.device, cta_budgets(config)),
       table_(config.model, mesh_) {
   start_from_checkpoint();  // before the parameters take memory: a wrong one costs nothing
   make_plan();

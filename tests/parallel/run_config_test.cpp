@@ -115,6 +115,8 @@ const std::vector<Wrong> kWrong{
      [](RunConfig& c) { c.model.moe.gate = "xmoe", c.model.moe.gate_options = {"temperature"}; }},
     {"model.moe.gate_options = slots=1: no such option; gate softmax_top_k has none", 1,
      [](RunConfig& c) { c.model.moe.gate_options = {"slots=1"}; }},
+    {"parallel.intra_node_ctas", 1, [](RunConfig& c) { c.parallel.intra_node_ctas = -1; }},
+    {"parallel.inter_node_ctas", 1, [](RunConfig& c) { c.parallel.inter_node_ctas = 65; }},
     {"parallel.sequence_heads", 1, [](RunConfig& c) { c.parallel.sequence_heads = 0; }},
     {"parallel.sequence_ring", 1, [](RunConfig& c) { c.parallel.sequence_ring = -1; }},
     {"parallel.sequence_heads", 3, [](RunConfig& c) { share(c, 3, 1), c.train.sequence_length = 120; }},

@@ -81,7 +81,7 @@ TrainRun train_here(const RunConfig& config, comm::Communicator& world, const Tr
   options.plan = call.plan;
   options.device = call.device;
   options.config_text = "a test";
-  options.ranks_per_node = world.size();
+  options.ranks_per_node = call.ranks_per_node > 0 ? call.ranks_per_node : world.size();
   if (config.schedule.replan > 0) {
     options.cost = tools::nominal_costs();
     options.plan_to_text = tools::plan_to_text;

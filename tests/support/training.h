@@ -22,13 +22,14 @@ struct TrainCall {
   std::filesystem::path init_from = {};
   int stop_before_step = 0;  ///< A rank other than 0 (if there is one) asks to stop before this step; 0: never.
   Device device = {};
+  int ranks_per_node = 0;                    ///< 0: all on one.
   std::optional<scheduler::Plan> plan = {};  ///< To run instead of the config's policy.
 };
 struct TrainRun {
   parallel::TrainOutcome outcome = parallel::TrainOutcome::kFinished;
   std::vector<std::string> notes, warnings;
 };
-/// Collective over `world`, on one node.
+/// Collective over `world`.
 TrainRun train_here(const parallel::RunConfig& config, comm::Communicator& world, const TrainCall& call);
 /// On ranks that are threads; what rank 0 has to tell.
 TrainRun run_training(const parallel::RunConfig& config, const TrainCall& call);

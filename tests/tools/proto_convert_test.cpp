@@ -94,6 +94,8 @@ RunConfig random_config(std::uint64_t seed) {
   c.parallel.zero = d.boolean();
   c.parallel.dispatcher = d.choice<DispatcherKind>(3);
   c.parallel.device = d.choice<DeviceChoice>(3);
+  c.parallel.intra_node_ctas = d.integer();
+  c.parallel.inter_node_ctas = d.integer();
   c.data.train = d.list();
   c.data.val = d.list();
   c.data.attend_across_documents = d.boolean();

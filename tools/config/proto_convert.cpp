@@ -105,6 +105,8 @@ void fields(Visit visit, parallel::ParallelConfig& c) {
   visit("zero", c.zero);
   visit("dispatcher", c.dispatcher, kDispatchers);
   visit("device", c.device, kDevices);
+  visit("intra_node_ctas", c.intra_node_ctas);
+  visit("inter_node_ctas", c.inter_node_ctas);
 }
 
 template <class Visit>

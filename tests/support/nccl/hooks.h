@@ -17,6 +17,7 @@ void lose_device(int device);
 /// Of one communicator, as its config says; -1 where that is unset.
 struct Budget {
   int size, min_ctas, max_ctas;
+  friend bool operator==(const Budget&, const Budget&) = default;
 };
 /// Of the communicators made so far on one device, in order.
 [[nodiscard]] std::vector<Budget> budgets_on(int device);
