@@ -1,14 +1,12 @@
 #include "parallel/train/probe_links.h"
 
 #include <algorithm>
-#include <exception>
-#include <functional>
 #include <memory>
 
+#include "core/bf16.h"
 #include "core/stream_clock.h"
-#include "kernels/gemm.h"
-#include "kernels/reduce.h"
 #include "parallel/train/collective_probe.h"
+#include "parallel/train/probe_load.h"
 #include "scheduler/order.h"
 #include "scheduler/stream_executor.h"
 
@@ -47,65 +45,8 @@ std::vector<Group> groups_of(const MeshComms& comms, const Mesh& mesh) {
   return out;
 }
 
-/// How long a load runs, and of what pieces.
-struct LoadSize {
-  double us;          ///< Alone.
-  int most_pieces;    ///< Launched ahead of the device.
-  std::int64_t rows;  ///< Of a product.
-};
-/// CPU: several time slices of the operating system. GPU: launches must not wait for a full queue, which holds about a
-/// thousand, and a piece must outlast its launch.
-LoadSize load_size(Device device) {
-  if (device.kind == DeviceKind::kCpu) return {70e3, 10'000, 128};
-  return {10e3, 250, 4096};
-}
-
 /// How much longer than alone the other one of a pair runs: it has to outlast.
 constexpr int kBackground = 3;
-
-/// Something that keeps one stream busy, piece by piece, alike on all ranks.
-struct Load {
-  std::function<void()> piece;
-  std::unique_ptr<Stream> stream;  ///< As in a step: a thread that the system treats as it treats that stream's.
-  std::unique_ptr<StreamClock> clock;
-  int pieces = 1;
-
-  void open(Device device, const char* name, StreamPriority priority) {
-    stream = make_stream(device, name, priority);
-    clock = make_stream_clock(device, 2);
-  }
-  /// Enqueues turn `turn` of `turns`, which share `all` pieces; us() is there once the stream is synchronised.
-  void launch(int turn, int turns, int all) const {
-    stream->enqueue([this, turn, turns, all] {
-      if (turn == 0) clock->note(0, *stream);
-      for (int i = all * turn / turns; i < all * (turn + 1) / turns; ++i) piece();
-      if (turn == turns - 1) clock->note(1, *stream);
-    });
-  }
-  [[nodiscard]] double us() const { return clock->us(1) - clock->us(0); }
-  [[nodiscard]] double run() const {
-    clock->start();
-    launch(0, 1, pieces);
-    stream->synchronize();
-    return us();
-  }
-};
-
-/// Time alone, the mean over ranks.
-double run_alone(comm::Communicator& world, const Load& load) {
-  std::vector<double> time{load.run()};
-  agree(world, time, comm::ReduceOp::kSum);
-  return time[0] / world.size();
-}
-
-/// As many pieces as fill the time of `size`, the same on all ranks.
-int pieces_of(comm::Communicator& world, Load& load, const LoadSize& size) {
-  load.pieces = 3;
-  static_cast<void>(load.run());  // the first ones are slow
-  std::vector<double> time{load.run()};
-  agree(world, time);
-  return std::clamp(static_cast<int>(size.us / std::max(1.0, time[0] / load.pieces)), 3, size.most_pieces);
-}
 
 /// The slow-down of `load` while `other` runs all the time, at most kBackground of it.
 double slowed_by(comm::Communicator& world, const Load& load, const Load& other, double alone_us) {
@@ -115,48 +56,11 @@ double slowed_by(comm::Communicator& world, const Load& load, const Load& other,
     other.launch(turn, kBackground * kTurns, kBackground * other.pieces);
     if (turn < kTurns) load.launch(turn, kTurns, load.pieces);
   }
-  std::exception_ptr error;
-  for (const Load* each : {&load, &other}) {
-    try {
-      each->stream->synchronize();
-    } catch (...) {
-      if (!error) error = std::current_exception();
-    }
-  }
-  if (error) std::rethrow_exception(error);
+  synchronize(load, other);
   std::vector<double> time{load.us()};
   agree(world, time, comm::ReduceOp::kSum);
   return std::max(1.0, time[0] / world.size() / alone_us);
 }
-
-/// What an expert computes, as often as it is wanted.
-template <class T>
-class ExpertProduct {
- public:
-  ExpertProduct(Device device, std::int64_t rows, std::int64_t width, std::int64_t hidden)
-      : rows_(rows),
-        width_(width),
-        hidden_(hidden),
-        x_(of(device, rows * width)),
-        w_(of(device, width * hidden)),
-        y_(of(device, rows * hidden)) {
-    const auto stream = make_waiting_stream(device);
-    stream->enqueue([&] {
-      kernels::fill<T>(*stream, x_.as<T>(), rows * width, T(0.5F));
-      kernels::fill<T>(*stream, w_.as<T>(), width * hidden, T(0.25F));
-    });
-    stream->synchronize();
-  }
-  void run(Stream& stream) const {
-    kernels::gemm<T>(stream, {y_.as<T>(), rows_, hidden_}, Matrix<const T>(x_.as<T>(), rows_, width_),
-                     kernels::Transpose::kNo, Matrix<const T>(w_.as<T>(), hidden_, width_), kernels::Transpose::kYes);
-  }
-
- private:
-  static Memory of(Device device, std::int64_t count) { return {device, count * std::int64_t{sizeof(T)}}; }
-  std::int64_t rows_, width_, hidden_;
-  Memory x_, w_, y_;  // [rows, width], [hidden, width], [rows, hidden]
-};
 
 /// Microseconds of each of `repeats`, by the wall clock, from when the last rank had entered until the last was done.
 std::vector<double> time_blocking(CollectiveProbe& collective, comm::Communicator& world, const ProbeClock& clock,
