@@ -62,6 +62,11 @@ Device choose_device(Communicator& world, DeviceKind kind) {
   return {kind, place % num_devices(kind)};
 }
 
+Transport find_transport(Communicator& world, Device device) {
+  const bool can_travel = device.kind != DeviceKind::kCpu && world.size() > 1;
+  return can_travel && why_no_nccl_between(world, device).empty() ? Transport::kNccl : Transport::kHost;
+}
+
 std::unique_ptr<Communicator> for_device(Communicator& world, Device device, const DeviceGroupOptions& options) {
   const bool on_cpu = device.kind == DeviceKind::kCpu;
   std::unique_ptr<Communicator> host = world.split(0, world.rank(), on_cpu ? "cpu" : "gpu");

@@ -37,6 +37,10 @@ struct DeviceGroupOptions {
 /// rank; where there are fewer, some share one. Throws Error{kUnavailable} on all ranks when one of them sees no GPU.
 [[nodiscard]] Device choose_device(Communicator& world, DeviceKind kind);
 
+/// What kAuto is for `world`, a group over host memory, and `device` of this rank: kNccl or kHost. Collective; the same
+/// on every rank.
+[[nodiscard]] Transport find_transport(Communicator& world, Device device);
+
 /// Collective over `world`, a group over host memory: the same ranks in the same order, for buffers on `device`; the
 /// groups of a run are split from it, with the world's timeout. On the CPU, a group of its own of the world's backend.
 /// Logs on rank 0 what it took. Throws Error{kUnavailable} on all ranks when kNccl cannot be had.

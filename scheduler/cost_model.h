@@ -75,6 +75,17 @@ struct Machine {
   friend bool operator==(const Machine&, const Machine&) = default;
 };
 
+/// What a budget of CTAs of NCCL's groups costs: of a chunk of a MoE layer, rows there and back and the experts
+/// between.
+struct CtaSample {
+  LinkClass link = LinkClass::kIntra;  ///< kIntra: groups inside a node; kInter: all others.
+  int ctas = 0;                        ///< 0: NCCL's own choice.
+  double collective_us = 0.0;          ///< The two all-to-alls alone.
+  double product_us = 0.0;             ///< The products alone.
+  double overlapped_us = 0.0;          ///< Both at once, until both are done.
+  friend bool operator==(const CtaSample&, const CtaSample&) = default;
+};
+
 struct CostModel {
   std::string source;     ///< Where the constants are from: a profile, or the name of a nominal cluster file.
   bool measured = false;  ///< By weft profile: what is not in it is unknown, not free.
@@ -86,6 +97,7 @@ struct CostModel {
   /// expert shards), which the emission gives for balanced routing.
   double imbalance = 1.0;
   std::vector<double> layer_imbalance;  ///< [layers] Goes before `imbalance`; empty: all layers are alike.
+  std::vector<CtaSample> cta_samples;   ///< For choose_ctas (scheduler/cta_budget.h); empty: not measured.
 
   /// A fit for a kind of work: keeps it and enters it into the tables above.
   void add(KindFit fit);

@@ -14,6 +14,7 @@
 #include "core/log.h"
 #include "parallel/train/probes.h"
 #include "parallel/train/run_device.h"
+#include "scheduler/cta_budget.h"
 #include "tools/build_info.h"
 #include "tools/command.h"
 #include "tools/config/loader.h"
@@ -50,6 +51,21 @@ nlohmann::ordered_json row(const std::string& name, WorkKind work, const Fit& fi
           {"points", points}};
 }
 
+/// Samples of budgets, and under "chosen" what training takes by them.
+nlohmann::ordered_json cta_facts(const std::vector<CtaSample>& samples) {
+  nlohmann::ordered_json out{{"samples", nlohmann::ordered_json::array()}};
+  for (const CtaSample& s : samples)
+    out["samples"].push_back({{"link", to_string(s.link)},
+                              {"ctas", s.ctas},
+                              {"collective_us", s.collective_us},
+                              {"product_us", s.product_us},
+                              {"overlapped_us", s.overlapped_us},
+                              {"loss_us", loss_us(s)}});
+  for (const LinkClass link : {LinkClass::kIntra, LinkClass::kInter})
+    out["chosen"][to_string(link)] = choose_ctas(samples, link);
+  return out;
+}
+
 nlohmann::ordered_json to_json(const CostModel& cost, const parallel::Profile& profile, const Measurement& measured,
                                double seconds) {
   nlohmann::ordered_json out{{"source", cost.source},
@@ -70,6 +86,7 @@ nlohmann::ordered_json to_json(const CostModel& cost, const parallel::Profile& p
   for (std::size_t a = 0; a < 3; ++a)
     for (std::size_t b = 0; b < 3; ++b)
       if (a != b) out["contention"][str(names[a], " by ", names[b])] = cost.machine.contention[a][b];
+  out["ctas"] = cta_facts(cost.cta_samples);
   out["families"] = nlohmann::ordered_json::array();
   for (const Family& f : cost.families()) out["families"].push_back(row(name_of(f.key), f.key.work, f.fit, false));
   for (const KindFit& k : cost.kinds())
@@ -77,6 +94,17 @@ nlohmann::ordered_json to_json(const CostModel& cost, const parallel::Profile& p
                                       is_collective(k.work) ? to_string(k.link) : ""),
                                   k.work, k.fit, k.pooled));
   return out;
+}
+
+void print_ctas(const nlohmann::ordered_json& facts) {
+  if (facts["samples"].empty()) return;
+  std::printf("%-9s %5s %15s %12s %14s %10s\n", "groups", "CTAs", "all-to-alls us", "products us", "overlapped us",
+              "loss us");
+  for (const auto& s : facts["samples"])
+    std::printf("%-9s %5s %15.1f %12.1f %14.1f %10.1f%s\n", s["link"].get<std::string>().c_str(),
+                s["ctas"] == 0 ? "NCCL" : s["ctas"].dump().c_str(), s["collective_us"].get<double>(),
+                s["product_us"].get<double>(), s["overlapped_us"].get<double>(), s["loss_us"].get<double>(),
+                facts["chosen"][s["link"].get<std::string>()] == s["ctas"] ? "  chosen" : "");
 }
 
 void print_table(const nlohmann::ordered_json& facts) {
@@ -89,6 +117,7 @@ void print_table(const nlohmann::ordered_json& facts) {
                 f["alpha_us"].get<double>(), f["beta_us"].get<double>(), r2, f["points"].size(), f["sizes"].get<int>(),
                 f["unit"].get<std::string>().c_str());
   }
+  print_ctas(facts["ctas"]);
   std::cout << "slow-down of streams:";
   for (const auto& [pair, factor] : facts["contention"].items())
     std::cout << " " << pair << " " << fixed(factor.get<double>(), 2);
@@ -174,7 +203,8 @@ void add_profile(CLI::App& app, Action& action) {
       "Run it as training is run, e.g. mpirun -n 4 weft profile CONFIG --out FILE: costs hold for that many ranks a\n"
       "node. Communication is timed from when the last rank has entered until the last is done; computation by CPU\n"
       "time, times what sharing the cores costs while all ranks are at work. On GPUs (parallel.device) both are the\n"
-      "GPU's own times.");
+      "GPU's own times, and where NCCL connects them, budgets of CTAs for its groups are measured first: the rest is\n"
+      "measured with those that training chooses by them (parallel.intra_node_ctas, inter_node_ctas).");
   command->callback([args, &action] { action = [args] { return run_profile(*args); }; });
 }
 

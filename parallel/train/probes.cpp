@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "kernels/gemm.h"
 #include "parallel/step/moe_gate_emission.h"
+#include "parallel/train/probe_ctas.h"
 #include "parallel/train/probe_links.h"
 #include "parallel/train/probe_step.h"
 #include "parallel/train/run_device.h"
@@ -80,7 +81,8 @@ class Measurement {
         world_(world),
         options_(options),
         mesh_(make_mesh(world.size(), world.rank(), mesh_options(config, options.ranks_per_node))),
-        comms_(world, mesh_, options.device, cta_budgets(config)),
+        cta_samples_(measure_ctas()),
+        comms_(world, mesh_, options.device, cta_budgets(config, cta_samples_)),
         clock_(world, options.ranks_per_node) {}
 
   Profile run() {
@@ -119,6 +121,7 @@ class Measurement {
     out.cost.machine.contention = probe_contention<T>(comms_, mesh_, config_.model.model_dim,
                                                       config_.model.expert_hidden_dim, kRounds, options_.device);
     out.cost.machine.issue_us = probe_issue_us(world_, options_.device);
+    out.cost.cta_samples = cta_samples_;
     return out;
   }
 
@@ -132,6 +135,15 @@ class Measurement {
     std::int64_t late = elapsed_s() + more_s > share * options_.time_limit_s ? 1 : 0;
     world_.broadcast(comm::as_buffer(&late, 1), 0, *make_inline_stream());
     return late != 0;
+  }
+
+  /// First of all: everything else is measured with the budgets that training will choose from these.
+  [[nodiscard]] std::vector<scheduler::CtaSample> measure_ctas() const {
+    if (comm::find_transport(world_, options_.device) != comm::Transport::kNccl) return {};
+    note("budgets of CTAs");
+    const ModelConfig& model = config_.model;
+    const ExpertSize expert{model.model_dim, model.expert_hidden_dim, model.family == ModelFamily::kMixtral ? 3 : 2};
+    return probe_ctas<T>(world_, mesh_.ranks_per_node, expert, kCtaRounds, options_.device);
   }
 
   /// `fewest`: variants that are run whatever the time.
@@ -165,12 +177,13 @@ class Measurement {
     }
   }
 
-  static constexpr int kRuns = 9, kRounds = 5;
+  static constexpr int kRuns = 9, kRounds = 5, kCtaRounds = 3;
   const RunConfig& config_;
   comm::Communicator& world_;
   const ProbeOptions& options_;
   Clock::time_point start_ = Clock::now();
   Mesh mesh_;
+  std::vector<scheduler::CtaSample> cta_samples_;
   MeshComms comms_;
   ProbeClock clock_;
   std::optional<TokenDataset> data_;

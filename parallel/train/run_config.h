@@ -59,7 +59,7 @@ struct ParallelConfig {
   bool zero = true;  ///< ZeRO-1: AdamW states sharded over each parameter's replicas.
   DispatcherKind dispatcher = DispatcherKind::kAllToAll;
   DeviceChoice device = DeviceChoice::kAuto;  ///< What training, profiling, evaluation and generation compute on.
-  /// CTAs of NCCL's groups inside a node, and of those that reach beyond one (comm::CtaBudgets); 0: NCCL decides.
+  /// CTAs of NCCL's groups inside a node, and of those that reach beyond one (comm::CtaBudgets); 0: by the profile.
   int intra_node_ctas = 0, inter_node_ctas = 0;
   friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };

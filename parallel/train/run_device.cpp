@@ -1,9 +1,14 @@
 #include "parallel/train/run_device.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/log.h"
+#include "scheduler/cta_budget.h"
 
 namespace weft::parallel {
+
+using scheduler::LinkClass;
 
 Device run_device(const RunConfig& config, comm::Communicator& world) {
   return run_device(config.parallel.device, "parallel.device", world);
@@ -27,8 +32,24 @@ Device run_device(DeviceChoice choice, const char* setting, comm::Communicator& 
   return {};
 }
 
-comm::CtaBudgets cta_budgets(const RunConfig& config) {
-  return {config.parallel.intra_node_ctas, config.parallel.inter_node_ctas};
+comm::CtaBudgets cta_budgets(const RunConfig& config, const std::vector<scheduler::CtaSample>& samples) {
+  const auto budget = [&](int of_config, LinkClass link) {
+    return of_config > 0 ? of_config : scheduler::choose_ctas(samples, link);
+  };
+  return {budget(config.parallel.intra_node_ctas, LinkClass::kIntra),
+          budget(config.parallel.inter_node_ctas, LinkClass::kInter)};
+}
+
+std::string describe_ctas(const RunConfig& config, const std::vector<scheduler::CtaSample>& samples) {
+  const comm::CtaBudgets budgets = cta_budgets(config, samples);
+  const auto describe = [&](int ctas, int of_config, LinkClass link) {
+    const bool measured = std::any_of(samples.begin(), samples.end(), [&](const auto& s) { return s.link == link; });
+    const std::string what = ctas > 0 ? str(ctas) : "as NCCL decides";
+    return what + (of_config > 0 ? " (config)" : measured ? " (profile)" : " (not measured)");
+  };
+  return str("CTAs of NCCL's groups inside nodes: ",
+             describe(budgets.intra_node, config.parallel.intra_node_ctas, LinkClass::kIntra),
+             ", between nodes: ", describe(budgets.inter_node, config.parallel.inter_node_ctas, LinkClass::kInter));
 }
 
 }  // namespace weft::parallel

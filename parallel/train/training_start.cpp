@@ -44,8 +44,10 @@ Training<T>::Training(const RunConfig& config, comm::Communicator& world, const 
       cost_(costs_on(options.device, options.cost)),
       order_(config.train.seed, data_.num_samples()),
       mesh_(make_mesh(world.size(), world.rank(), mesh_options(config, options.ranks_per_node))),
-      comms_(world, mesh_, options.device, cta_budgets(config)),
+      comms_(world, mesh_, options.device, cta_budgets(config, cost_.cta_samples)),
       table_(config.model, mesh_) {
+  if (comm::find_transport(world, options.device) == comm::Transport::kNccl)
+    observer.on_note(describe_ctas(config, cost_.cta_samples));
   start_from_checkpoint();  // before the parameters take memory: a wrong one costs nothing
   make_plan();
   require_device_memory(config_, world_, plan_, cost_, options.device);

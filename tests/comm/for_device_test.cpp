@@ -13,6 +13,7 @@ TEST_CASE("on the CPU the groups of a run are the world's", "[comm]") {
   check_on_ranks(3, [](comm::Communicator& world, Findings& findings) {
     const Device device = comm::choose_device(world, DeviceKind::kCpu);
     findings.expect(device == Device{}, "the CPU is one device");
+    findings.expect(comm::find_transport(world, device) == comm::Transport::kHost, "nothing goes between GPUs");
     const auto group = comm::for_device(world, device);
     findings.expect(group->rank() == world.rank() && group->size() == 3, "the same ranks in the same order");
     findings.expect(group->device_kind() == DeviceKind::kCpu, "over host memory");

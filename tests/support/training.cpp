@@ -79,6 +79,7 @@ TrainRun train_here(const RunConfig& config, comm::Communicator& world, const Tr
   options.resume = call.resume;
   options.init_from = call.init_from;
   options.plan = call.plan;
+  options.cost = call.cost;
   options.device = call.device;
   options.config_text = "a test";
   options.ranks_per_node = call.ranks_per_node > 0 ? call.ranks_per_node : world.size();

@@ -24,6 +24,7 @@ struct TrainCall {
   Device device = {};
   int ranks_per_node = 0;                    ///< 0: all on one.
   std::optional<scheduler::Plan> plan = {};  ///< To run instead of the config's policy.
+  scheduler::CostModel cost = {};            ///< To plan with; schedule.replan takes nominal costs.
 };
 struct TrainRun {
   parallel::TrainOutcome outcome = parallel::TrainOutcome::kFinished;

@@ -31,6 +31,7 @@ CostModel profile() {
   model.machine.issue_us = 4.5;
   model.machine.host_apart = true;
   model.machine.ranks_per_core = 2.0;
+  model.cta_samples = {{LinkClass::kIntra, 0, 210.5, 800, 905}, {LinkClass::kInter, 16, 3.25e3, 801, 3.5e3}};
   return model;
 }
 
@@ -60,6 +61,7 @@ TEST_CASE("A profile reads back as it was written", "[costs]") {
   CHECK(b.source == a.source);
   CHECK(b.intra == a.intra);
   CHECK(b.machine == a.machine);
+  CHECK(b.cta_samples == a.cta_samples);
   CHECK(b.imbalance == 1.0);
   REQUIRE(b.families().size() == a.families().size());
   for (std::size_t i = 0; i < a.families().size(); ++i) {
@@ -129,6 +131,18 @@ TEST_CASE("An inconsistent profile is refused by the family's name", "[costs]") 
   CHECK_THAT(refusal(replaced(text(), "stage: \"expert\"", "stage: \"experts\"")), Catch::Contains("'experts'"));
   CHECK_THAT(refusal(replaced(text(), "factor: 1.25", "factor: 0.5")), Catch::Contains("contention"));
   CHECK_THAT(refusal(text() + "cost { work: MEMORY }"), Catch::Contains("two costs for memory"));
+}
+
+TEST_CASE("Budgets of CTAs that make no sense are refused", "[costs]") {
+  CHECK_THAT(refusal(replaced(text(), "ctas: 16", "ctas: 65")), Catch::Contains("cta_budget of 65 CTAs, inter"));
+  CHECK_THAT(refusal(replaced(text(), "ctas: 16", "ctas: -1")), Catch::Contains("cta_budget of -1 CTAs, inter"));
+  CHECK_THAT(refusal(replaced(text(), "collective_us: 210.5", "collective_us: 0")),
+             Catch::Contains("cta_budget of 0 CTAs, intra: a time of 0 us"));
+  CHECK_THAT(refusal(replaced(text(), "overlapped_us: 905", "overlapped_us: nan")), Catch::Contains("a time of nan"));
+  CHECK_THAT(refusal(replaced(text(), "product_us: 801", "product_us: inf")), Catch::Contains("a time of inf"));
+  const std::string one = "cta_budget { link: INTER ctas: 16 collective_us: 1 product_us: 1 overlapped_us: 1 }";
+  CHECK_THAT(refusal(text() + one), Catch::Contains("cta_budget of 16 CTAs, inter is given twice"));
+  CHECK_THAT(refusal(text() + replaced(one, "INTER", "BOTH")), Catch::Contains("cta_budget of 16 CTAs, both"));
 }
 
 TEST_CASE("A file written by hand prices every kind of work", "[costs]") {

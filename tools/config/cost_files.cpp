@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <set>
 
+#include "comm/for_device.h"
 #include "configs/cluster.pb.h"
 #include "core/atomic_file.h"
 #include "core/error.h"
@@ -141,6 +142,21 @@ void read_machine(const config::ClusterCosts& message, const std::string& origin
   if (!(out.imbalance > 0.0)) refuse(origin, "imbalance is not positive", "1 is: balanced");
 }
 
+void read_ctas(const config::ClusterCosts& message, const std::string& origin, CostModel& out) {
+  std::set<std::pair<LinkClass, int>> seen;
+  for (const auto& entry : message.cta_budget()) {
+    const auto link = static_cast<LinkClass>(entry.link());
+    const std::string name = str("cta_budget of ", entry.ctas(), " CTAs, ", to_string(link));
+    if (link == LinkClass::kBoth || entry.ctas() < 0 || entry.ctas() > comm::kMostCtas)
+      refuse(origin, name, str("link is INTRA or INTER, ctas is 0 (NCCL's own) or at most ", comm::kMostCtas));
+    if (!seen.insert({link, entry.ctas()}).second) refuse(origin, str(name, " is given twice"), "keep one of them");
+    for (const double us : {entry.collective_us(), entry.product_us(), entry.overlapped_us()})
+      if (!(us > 0.0 && std::isfinite(us)))
+        refuse(origin, str(name, ": a time of ", us, " us"), "measure again with weft profile");
+    out.cta_samples.push_back({link, entry.ctas(), entry.collective_us(), entry.product_us(), entry.overlapped_us()});
+  }
+}
+
 void refuse_poor_fits(const CostModel& costs, const std::string& origin, double min_r_squared) {
   const std::vector<PoorFit> poor = poor_fits(costs, min_r_squared);
   if (poor.empty()) return;
@@ -182,6 +198,7 @@ CostModel costs_from_text(const std::string& text, const std::string& origin, do
   read_kinds(message, origin, out);
   read_families(message, origin, out);
   read_machine(message, origin, out);
+  read_ctas(message, origin, out);
   refuse_poor_fits(out, origin, min_r_squared);
   return out;
 }
@@ -251,6 +268,14 @@ std::string costs_to_text(const CostModel& costs, const std::vector<double>& ran
       out.set_b(static_cast<config::ClusterCosts::Stream>(b));
       out.set_factor(costs.machine.contention[static_cast<std::size_t>(a)][static_cast<std::size_t>(b)]);
     }
+  for (const CtaSample& sample : costs.cta_samples) {
+    config::ClusterCosts::CtaBudget& out = *message.add_cta_budget();
+    out.set_link(static_cast<config::ClusterCosts::Link>(sample.link));
+    out.set_ctas(sample.ctas);
+    out.set_collective_us(sample.collective_us);
+    out.set_product_us(sample.product_us);
+    out.set_overlapped_us(sample.overlapped_us);
+  }
   message.set_issue_us(costs.machine.issue_us);
   if (costs.machine.host_apart) message.set_host_apart(true);
   message.set_cores_per_rank(costs.machine.cores_per_rank);

@@ -89,6 +89,8 @@ Error error_of(int num_ranks, const std::function<void(Communicator&, Findings&)
 
 TEST_CASE("NCCL is what GPUs of their own use", "[comm][nccl]") {
   check_on_ranks(3, [](Communicator& world, Findings& findings) {
+    findings.expect(find_transport(world, gpu_of(world)) == Transport::kNccl, "where it is found");
+    findings.expect(find_transport(world, {DeviceKind::kCuda, 0}) == Transport::kHost, "not where ranks share one");
     const auto group = for_device(world, gpu_of(world));
     const auto stream = make_stream(gpu_of(world), "stream");
     const Array x(*stream, {1.0, double(world.rank())});
