@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/error.h"
+
 namespace weft::parallel {
 
 std::vector<std::int64_t> chunk_cuts(std::int64_t rows, int chunks) {
@@ -83,6 +85,28 @@ void DispatchPlan::count_all_entries() {
           i / static_cast<std::size_t>(num_local_experts_) % static_cast<std::size_t>(num_pieces());
       counts[i] = piece_cuts_[piece + 1] - piece_cuts_[piece];
     }
+}
+
+void DispatchPlan::add_up(const Counts& to, const DispatchPlan& other, const Counts& from) const {
+  const std::span<std::int64_t> sums = to.on_host();
+  const std::span<const std::int64_t> parts = from.on_host();
+  std::fill(sums.begin(), sums.end(), 0);
+  const auto num_peers = static_cast<std::int64_t>(parts.size()) / other.counts_per_peer();
+  for (std::int64_t other_piece = 0; other_piece < other.num_pieces(); ++other_piece) {
+    const std::int64_t begin = other.piece_cuts_[static_cast<std::size_t>(other_piece)];
+    const auto after = std::upper_bound(piece_cuts_.begin(), piece_cuts_.end() - 1, begin);
+    const std::int64_t piece = after - piece_cuts_.begin() - 1;
+    for (std::int64_t peer = 0; peer < num_peers; ++peer)
+      for (std::int64_t l = 0; l < num_local_experts_; ++l)
+        sums[cell(peer, piece, l)] += parts[other.cell(peer, other_piece, l)];
+  }
+}
+
+void DispatchPlan::take_counts(const DispatchPlan& other) {
+  WEFT_CHECK(std::includes(other.piece_cuts_.begin(), other.piece_cuts_.end(), piece_cuts_.begin(), piece_cuts_.end()),
+             "counts of other pieces");
+  add_up(send_, other, other.send_);
+  add_up(recv_, other, other.recv_);
 }
 
 std::pair<std::int64_t, std::int64_t> DispatchPlan::pieces_of(std::int64_t begin, std::int64_t end) const {

@@ -78,6 +78,9 @@ class DispatchPlan {
   [[nodiscard]] std::span<const std::int64_t> counts_to_send() const { return send_.on_device(); }
   /// With pair counts [Q, P, pieces * L], else [Q, pieces * L]. On the device.
   [[nodiscard]] std::span<std::int64_t> counts_to_receive() const { return recv_.on_device(); }
+  /// Instead of counting and telling: the same routing was counted in another plan, whose chunks of either direction
+  /// include all of this one's. On the host, once that plan's fetch_counts() is done. Fills both sides.
+  void take_counts(const DispatchPlan& other);
   /// With Q = 1, instead of an exchange: what is sent is what comes.
   void keep_counts(Stream& stream);
   /// Brings the counts of both sides to the host, in stream order.
@@ -140,6 +143,8 @@ class DispatchPlan {
   [[nodiscard]] const std::vector<ChunkRows>& chunks(bool backward) const {
     return backward && !same_chunks() ? backward_ : forward_;
   }
+  /// Each of this plan's counts is a sum of the other's.
+  void add_up(const Counts& to, const DispatchPlan& other, const Counts& from) const;
   [[nodiscard]] std::pair<std::int64_t, std::int64_t> pieces_of(std::int64_t begin, std::int64_t end) const;
   void finish_chunk(ChunkRows& chunk, std::int64_t begin, std::int64_t end) const;
   void finish_pairs(ChunkRows& chunk, std::int64_t first_piece, std::int64_t last_piece) const;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "comm/communicator.h"
 #include "core/error.h"
@@ -118,7 +119,7 @@ void MoeBlock<T>::emit_norm(const Unit& unit, Phase phase, const MoeSaved& s) co
 /// One exchange for all chunks of both directions. kNoBuffer: nobody need be told.
 template <class T>
 BufferId MoeBlock<T>::emit_count_exchange(const Unit& unit, Phase phase, const MoeSaved& s) const {
-  if (!has_hops() || !gate_.needs().count_exchange) return kNoBuffer;
+  if (!has_hops() || !counts_rows(phase)) return kNoBuffer;
   const int sources = ctx_.mesh.ep_size * ctx_.mesh.esp_size;
   const bool pairs = needs_pair_counts(ctx_.spec.dispatcher, ctx_.mesh);
   const std::int64_t pieces = static_cast<std::int64_t>(s.forward_cuts.size() + s.backward_cuts.size()) - 3;
@@ -146,20 +147,18 @@ BufferId MoeBlock<T>::emit_count_exchange(const Unit& unit, Phase phase, const M
 }
 
 /// Where the host is apart, it must have the counts before it issues what moves the rows: once for all chunks of both
-/// directions, as they are exchanged. kNoBuffer: no wait; the stream that has the counts reads them, or all know them.
+/// directions, as they are exchanged. Else the stream that has the counts reads them.
 template <class T>
-BufferId MoeBlock<T>::emit_host_wait(const Unit& unit, Phase phase, const MoeSaved& s) const {
-  if (!ctx_.spec.host_apart || !gate_.needs().count_exchange) return kNoBuffer;
+void MoeBlock<T>::emit_host_wait(const Unit& unit, Phase phase, const MoeSaved& s) const {
+  if (!ctx_.spec.host_apart || !counts_rows(phase)) return;
   const double bytes = double(num_experts_) * double(s.forward_cuts.size() + s.backward_cuts.size() - 3) * 8.0;
   TaskSpec spec = compute_task(Stage::kHostWait, phase, "", layer_, unit, WorkKind::kMemory, bytes);
   spec.resources = {Resource::kHost};
-  const BufferId known = ctx_.out.buffer({"counts on the host", MemoryClass::kWorkspace, 0, false, true});
-  ctx_.out.task(spec, {s.gate[kGateKept], s.counts}, {known}, [plan = s.plan](TaskContext&) { plan->finish(); });
-  return known;
+  ctx_.out.task(spec, {s.gate[kGateKept], s.counts}, {s.known}, [plan = s.plan](TaskContext&) { plan->finish(); });
 }
 
 template <class T>
-void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s, BufferId known) const {
+void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s) const {
   const TableShape shape = gate_.gate().table(unit.rows);
   const bool two = s.backward.row != s.forward.row;
   BufferList writes{s.forward.row, s.forward.token};
@@ -168,13 +167,17 @@ void MoeBlock<T>::emit_tables(const Unit& unit, Phase phase, const MoeSaved& s, 
     writes.add(s.backward.token);
   }
   const BufferId source = s.gate[kGateSource];
-  const bool learns = known == kNoBuffer && gate_.needs().count_exchange;
+  const bool counts = counts_rows(phase), learns = counts && !ctx_.spec.host_apart;
+  const bool takes = !counts && s.known != kNoBuffer;
+  if (learns) writes.add(s.known);
+  const BufferId known = learns ? kNoBuffer : s.known;
   ctx_.out.task(compute_task(Stage::kOrder, phase, "tables", layer_, unit, WorkKind::kMemory,
                              double(shape.rows * shape.width) * 16.0),
                 {s.gate[kGateKept], source, s.counts, known}, writes,
                 [=, s = s, index = unit.index, runtime = ctx_.runtime,
                  counted = phase == Phase::kForward && ctx_.training()](TaskContext& c) {
-                  if (learns) s.plan->finish();
+                  if (takes) s.plan->take_counts(*s.counted);
+                  if (learns || takes) s.plan->finish();
                   if (counted)
                     runtime->state->statistics.received_rows(index) += static_cast<double>(s.plan->num_rows());
                   const Matrix<const std::int32_t> kept(c.arena.get<std::int32_t>(s.gate[kGateKept]), shape.rows,
@@ -256,11 +259,9 @@ void MoeBlock<T>::prepare(const Unit& unit, Phase phase, MoeSaved& s,
   const scheduler::LayerShape& shape = ctx_.shape.layers[layer_];
   const bool again = phase == Phase::kBackward, full = shape.recompute == Recompute::kFull;
   const int forward_chunks = again ? shape.backward_chunks : shape.forward_chunks;
-  const int backward_chunks = full && !again ? forward_chunks : shape.backward_chunks;
-  const GateBuffers before = s.gate;
-  s = MoeSaved{};
+  const MoeSaved before = std::exchange(s, {});
   s.forward_cuts = chunk_cuts(table.rows, forward_chunks);
-  s.backward_cuts = chunk_cuts(table.rows, ctx_.training() ? backward_chunks : forward_chunks);
+  s.backward_cuts = chunk_cuts(table.rows, ctx_.training() ? shape.backward_chunks : forward_chunks);
   if (ctx_.runtime != nullptr) {
     const Mesh& mesh = ctx_.mesh;
     s.plan = std::make_shared<DispatchPlan>(
@@ -273,15 +274,20 @@ void MoeBlock<T>::prepare(const Unit& unit, Phase phase, MoeSaved& s,
       s.plan->finish();
     }
   }
-  s.gate = gate_.buffers(unit, before, again);
+  s.gate = gate_.buffers(unit, before.gate, again);
+  s.known = before.known;
+  if (counts_rows(phase) && (ctx_.spec.host_apart || full))
+    s.known = ctx_.out.buffer({"counts on the host", MemoryClass::kWorkspace, 0, false, true});
+  if (again) s.counted = before.plan;
   const auto new_tables = [&] {
     return RowTables{ctx_.template buffer<std::int32_t>("row table", table.rows * table.width),
                      ctx_.template buffer<std::int32_t>("token table", table.rows * table.width)};
   };
   s.forward = new_tables();
-  s.backward = s.forward_cuts != s.backward_cuts ? new_tables() : s.forward;
+  const bool for_backward = again || !full;  // else the recomputation makes them
+  s.backward = for_backward && s.forward_cuts != s.backward_cuts ? new_tables() : s.forward;
   if (!gate_.needs().early_destinations) return;
-  gate_.forward_early({unit, phase, s.gate, s.plan, pooled});
+  gate_.forward_early({unit, phase, s.gate, counts_rows(phase) ? s.plan : nullptr, pooled});
   s.counts = emit_count_exchange(unit, phase, s);
 }
 
@@ -294,10 +300,11 @@ BufferId MoeBlock<T>::forward(const Unit& unit, Phase phase, BufferId x, MoeSave
   s.statistics = ctx_.template buffer<Wide<T>>("ffn norm statistics", norm_.statistics_count(rows));
   const BufferId out = ctx_.buffer("residual", rows * width);
   emit_norm(unit, phase, s);
-  gate_.forward({unit, phase, s.gate, s.plan, pooled}, s.normed);
+  gate_.forward({unit, phase, s.gate, counts_rows(phase) ? s.plan : nullptr, pooled}, s.normed);
   if (!gate_.needs().early_destinations) s.counts = emit_count_exchange(unit, phase, s);
   // not early: computation, or the host, would wait for the counts in front of attention
-  emit_tables(unit, phase, s, emit_host_wait(unit, phase, s));
+  emit_host_wait(unit, phase, s);
+  emit_tables(unit, phase, s);
   const int chunks = static_cast<int>(s.forward_cuts.size()) - 1;
   for (int c = 0; c < chunks; ++c) emit_forward_chunk(scope(unit, s, phase, false, c), s, out);
   if (ctx_.shape.layers[layer_].recompute != Recompute::kNone && phase == Phase::kForward) {

@@ -28,6 +28,7 @@ struct MoeSaved {
   BufferId x = kNoBuffer, normed = kNoBuffer, statistics = kNoBuffer;  ///< [T, M], [T, M], the norm's.
   GateBuffers gate;
   BufferId counts = kNoBuffer;  ///< Of rows to come; kNoBuffer: known without an exchange.
+  BufferId known = kNoBuffer;   ///< The host has the counts; kNoBuffer: they follow from shapes.
   RowTables forward, backward;
   struct Chunk {
     BufferId input = kNoBuffer;   ///< [R, M] rows of the local experts, expert order.
@@ -38,6 +39,7 @@ struct MoeSaved {
   std::vector<Chunk> chunks;                              ///< Of the forward direction.
   std::vector<std::int64_t> forward_cuts, backward_cuts;  ///< Table rows where the chunks of either direction end.
   std::shared_ptr<DispatchPlan> plan;                     ///< Null while only planning.
+  std::shared_ptr<DispatchPlan> counted;  ///< Of a recomputation: the first pass', which has counted the same rows.
 };
 
 template <class T>
@@ -48,7 +50,7 @@ class MoeBlock {
   /// Starts a forward pass, in front of the layer's attention: what the gate knows by then is emitted.
   void prepare(const Unit& unit, Phase phase, MoeSaved& saved, const std::shared_ptr<PooledBalance>& pooled) const;
   /// Emits the rest of the forward pass; returns the output, [T, M]. With phase kBackward it is a recomputation:
-  /// nothing is counted, and what the gate keeps of its first pass is taken over.
+  /// no statistics are counted, and what the gate keeps of its first pass, and its counts of rows, are taken over.
   BufferId forward(const Unit& unit, Phase phase, BufferId x, MoeSaved& saved,
                    const std::shared_ptr<PooledBalance>& pooled) const;
   /// d: [T, M], gradient of the output in, of the input out, in place.
@@ -79,6 +81,8 @@ class MoeBlock {
   /// Slots that are mixtures over several ranks: summed between order and dispatch, spread behind combine.
   [[nodiscard]] bool shares_slots() const;
   [[nodiscard]] Scope scope(const Unit& unit, const MoeSaved& saved, Phase phase, bool backward, int c) const;
+  /// Routed rows must be counted before they travel; a recomputation's have been.
+  [[nodiscard]] bool counts_rows(Phase phase) const { return gate_.needs().count_exchange && phase == Phase::kForward; }
   [[nodiscard]] bool has_hops() const { return !to_experts_.empty(); }
   [[nodiscard]] bool reorders() const { return has_hops() && num_local_ > 1; }  ///< Gathered order is not expert order.
 
@@ -92,8 +96,8 @@ class MoeBlock {
 
   void emit_norm(const Unit& unit, Phase phase, const MoeSaved& saved) const;
   [[nodiscard]] BufferId emit_count_exchange(const Unit& unit, Phase phase, const MoeSaved& saved) const;
-  [[nodiscard]] BufferId emit_host_wait(const Unit& unit, Phase phase, const MoeSaved& saved) const;
-  void emit_tables(const Unit& unit, Phase phase, const MoeSaved& saved, BufferId known) const;
+  void emit_host_wait(const Unit& unit, Phase phase, const MoeSaved& saved) const;
+  void emit_tables(const Unit& unit, Phase phase, const MoeSaved& saved) const;
   void emit_forward_chunk(const Scope& s, MoeSaved& saved, BufferId out) const;
 
   // moe_block_rows.cpp: order, hops, i-order and hooks.

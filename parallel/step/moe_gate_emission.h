@@ -33,12 +33,12 @@ class GateEmission {
   [[nodiscard]] GateBuffers buffers(const Unit& unit, const GateBuffers& before, bool again) const;
 
   /// What all phases of one forward pass share. The last phase that writes the table counts its entries into `plan`
-  /// (null: they are known).
+  /// (null: they are known, or will be).
   struct Forward {
     const Unit& unit;
     Phase phase;
     const GateBuffers& tensors;
-    const std::shared_ptr<DispatchPlan>& plan;
+    std::shared_ptr<DispatchPlan> plan;
     const std::shared_ptr<PooledBalance>& pooled;
   };
   /// Phases up to the table, of a gate with early destinations; of others none.

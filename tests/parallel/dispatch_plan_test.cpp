@@ -134,6 +134,24 @@ TEST_CASE("Rows are counted, placed and ordered as they travel", "[dispatch]") {
   }
 }
 
+TEST_CASE("A plan of other chunks takes over the counts of the same rows", "[dispatch]") {
+  const Case c =
+      GENERATE(Case{13, 2, 4, 1, 2, 3}, Case{13, 3, 8, 4, 2, 5}, Case{1, 1, 4, 4, 1, 3}, Case{0, 2, 4, 2, 2, 1},
+               Case{7, 4, 4, 4, 16, 2}, Case{9, 2, 4, 2, 3, 1, 4}, Case{11, 2, 4, 2, 3, 4, 2});
+  World w = make_world(c, 7);
+  const Case again{c.rows, c.top_k, c.experts, c.ranks, c.backward, c.backward, c.shards};
+  for (int r = 0; r < c.sources(); ++r) {
+    DispatchPlan plan({c.rows, c.experts, c.ranks, r % c.ranks, c.shards, r / c.ranks, false, c.backward, c.backward});
+    plan.take_counts(w.plans[r]);
+    plan.finish();
+    w.plans[r] = std::move(plan);
+  }
+  for (int chunk = 0; chunk < c.backward; ++chunk) check_chunk(w, again, false, chunk);
+  const DispatchPlan coarse({12, 2, 1, 0, 1, 0, false, 1, 2});
+  DispatchPlan fine({12, 2, 1, 0, 1, 0, false, 3, 3});
+  CHECK_THROWS(fine.take_counts(coarse));
+}
+
 TEST_CASE("Rows of forward chunks find their place in backward chunks", "[dispatch]") {
   const Case c = GENERATE(Case{13, 2, 4, 2, 3, 5}, Case{24, 3, 8, 4, 1, 4}, Case{24, 1, 8, 4, 6, 2},
                           Case{5, 2, 4, 2, 8, 3}, Case{11, 2, 4, 2, 3, 4, 2});

@@ -76,6 +76,41 @@ TEST_CASE("A step on a GPU: every cut", "[gpu]") {
   check(c);
 }
 
+TEST_CASE("A step on a GPU: layers that are computed again take over the counts of their rows", "[gpu]") {
+  WEFT_NEED_DEVICE(DeviceKind::kCuda);
+  StepCase c = small_case();
+  c.steps = 2;
+  c.global_batch = 8;
+  c.micro_batch = 2;
+  SECTION("one rank") {}
+  SECTION("EP 4") { c.world_size = c.ep_size = 4; }
+  SECTION("EP 2 x ESP 2, capacity, several streams") {
+    c.world_size = 4;
+    c.ep_size = c.esp_size = 2;
+    c.model.moe.capacity_factor = 1.0;
+    c.executor = scheduler::ExecutorKind::kStreams;
+  }
+  SECTION("through leaders, which know the counts between all pairs") {
+    c.world_size = c.ep_size = 4;
+    c.ranks_per_node = 2;
+    c.dispatcher = DispatcherKind::kHierarchical1d;
+  }
+  SECTION("in any order of tasks") { c.order_seed = 5; }
+  SECTION("gates whose choices need noise, and sequences that are shared") {
+    test::choose_gate(c.model, "gshard");
+    c.world_size = c.sequence_heads = c.ep_size = 2;
+  }
+  const StepOutcome kept = test::run_steps<double>(c);
+  c.shape = {2, 3, 1, scheduler::Recompute::kFull, 2, 1};
+  std::string where;
+  for (const Device device : {Device{}, kGpu}) {
+    c.device = device;
+    const double difference = test::max_difference(kept, test::run_steps<double>(c), where);
+    INFO((device == kGpu ? "GPU" : "CPU") << ", worst: " << where);
+    CHECK(difference <= 1e-10);
+  }
+}
+
 TEST_CASE("A step on a GPU: every scope and form of the balance loss", "[gpu]") {
   WEFT_NEED_DEVICE(DeviceKind::kCuda);
   StepCase c = small_case();

@@ -1,6 +1,9 @@
 // A real model's step as the scheduler sees it: bounds hold, policies' plans fit, memory is what is taken.
 #include "parallel/step/step_emitter.h"
 
+#include <algorithm>
+#include <string_view>
+
 #include "core/rng.h"
 #include "parallel/step/moe_gate_emission.h"
 #include "scheduler/bound.h"
@@ -143,6 +146,36 @@ TEST_CASE("On one node no task takes links between nodes, on two the gradient no
   }
   CHECK(num_one_node > 1);
   CHECK(num_one_node < 11);
+}
+
+TEST_CASE("A layer that is computed again takes over the counts of its rows", "[plan]") {
+  StepSpec spec = spec_of(3, Rng(11, RngPurpose::kTest));
+  spec.model = test::small_mixtral();
+  spec.mesh = make_mesh(4, 0, {.ep_size = 4, .ranks_per_node = 4});
+  spec.geometry = {2, 2, 8, 1};
+  for (const bool host_apart : {false, true}) {
+    spec.host_apart = host_apart;
+    const Graph graph =
+        StepEmitter(spec, Recompute::kFull, DType::kF32)
+            .emit(uniform_shape(2, {.forward_chunks = 2, .backward_chunks = 3, .recompute = Recompute::kFull}));
+    CHECK(num_host_waits(graph) == (host_apart ? 4 : 0));  // a layer and micro-batch each
+    int exchanges = 0, tables = 0;
+    for (TaskId t = 0; t < graph.num_tasks(); ++t) {
+      const Task& task = graph.tasks[t];
+      if (task.stage == Stage::kCountExchange) ++exchanges;
+      if (task.stage != Stage::kOrder || std::string_view(task.label) != "tables" || task.phase != Phase::kBackward)
+        continue;
+      ++tables;  // of a recomputation: behind the task in which the first pass learnt the counts
+      const auto deps = graph.dependencies(t);
+      CHECK(std::any_of(deps.begin(), deps.end(), [&](TaskId d) {
+        const Task& before = graph.tasks[d];
+        return before.phase == Phase::kForward && before.layer == task.layer &&
+               before.stage == (host_apart ? Stage::kHostWait : Stage::kOrder);
+      }));
+    }
+    CHECK(exchanges == 4);
+    CHECK(tables == 4);
+  }
 }
 
 TEST_CASE("A step padded to capacities exchanges no counts and waits for none", "[plan]") {
