@@ -1,4 +1,5 @@
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels/cpu/backend.h"
@@ -12,6 +13,12 @@ void clip_factor(Stream&, double* factor, const double* loss, const double* squa
     *factor = clip_norm > 0.0 && norm > clip_norm ? clip_norm / norm : 1.0;
   else
     *factor = std::numeric_limits<double>::quiet_NaN();
+}
+
+/// Rounds once. g++ 12 takes the assignment of a class for a copy of memory, which keeps a loop from being vectorised.
+void store(BF16* to, float value) {
+  const std::uint16_t bits = BF16(value).bits();
+  std::memcpy(static_cast<void*>(to), &bits, sizeof bits);
 }
 
 template <class S>
@@ -35,7 +42,7 @@ void adamw(Stream&, S* weight, const AdamWState<S>& state, const Wide<S>* grad, 
     m[i] = m_new;
     v[i] = v_new;
     master[i] = keep * master[i] - rate * m_new / (std::sqrt(v_new) * correction2 + eps);
-    if constexpr (!kOwnMaster) weight[i] = master[i];
+    if constexpr (!kOwnMaster) store(weight + i, master[i]);
   }
 }
 
