@@ -139,27 +139,28 @@ nlohmann::ordered_json measure(comm::Communicator& world, LinkGroup& group, cons
   parallel::CollectiveProbe collective(*group.comm, o.kind, bytes * on_wire, device);
   run_on([&] { collective.run(*stream); });
   std::vector<double> times;
-  double cpu_us = 0.0;
+  double cpu_us = 0.0, window_us = 0.0;  // of the windows in which CPU time and products are counted
   std::int64_t products = 0;
   for (int i = 0; i < o.repeats; ++i) {
     double cpu_before = 0.0;
     std::int64_t products_before = 0;
+    Clock::time_point start;
     clock->start();
     run_on([&] {
       comm::barrier(world, *host);
       cpu_before = process_cpu_us();
       products_before = load != nullptr ? load->products() : 0;
+      start = Clock::now();
       clock->note(0, *stream);
       collective.run(*stream);
       clock->note(1, *stream);
     });
-    times.push_back(clock->us(1) - clock->us(0));
+    window_us += us_since(start);
     cpu_us += process_cpu_us() - cpu_before;
     if (load != nullptr) products += load->products() - products_before;
+    times.push_back(clock->us(1) - clock->us(0));
   }
-  double wall_us = 0.0;
-  for (const double t : times) wall_us += t;
-  std::vector<double> sums{wall_us, cpu_us, static_cast<double>(products)};
+  std::vector<double> sums{window_us, cpu_us, static_cast<double>(products)};
   parallel::agree(world, times);  // a collective takes as long as its last rank
   parallel::agree(world, sums, comm::ReduceOp::kSum);
   const double us = scheduler::quantile(times, 0.5);
