@@ -169,6 +169,10 @@ std::optional<TrainOutcome> Training<T>::next_step() {
   return last ? std::optional(TrainOutcome::kFinished) : std::nullopt;
 }
 
+template std::optional<TrainOutcome> Training<float>::step();
+template std::optional<TrainOutcome> Training<double>::step();
+template std::optional<TrainOutcome> Training<BF16>::step();
+
 std::unique_ptr<TrainingRun> start_training(const RunConfig& config, comm::Communicator& world,
                                             const TrainOptions& options, TrainObserver& observer) {
   if (config.train.dtype == DType::kF64) return std::make_unique<Training<double>>(config, world, options, observer);

@@ -1,0 +1,51 @@
+// tests/parallel/mpi/bench_gpu_test.cpp - collectives timed on the CPU, and over memory of a GPU that ranks share.
+#include <map>
+
+#include "parallel/train/run_config.h"
+#include "tests/support/catch.h"
+#include "tests/support/devices.h"
+#include "tests/support/mpi_world.h"
+#include "tests/support/printed.h"
+#include "tests/support/skip.h"
+#include "tools/bench/bench_collectives.h"
+#include "tools/train/process.h"
+
+namespace weft::test {
+namespace {
+
+using scheduler::WorkKind;
+
+void check_collectives(DeviceKind kind) {
+  check_on_mpi_ranks([kind](comm::Communicator& world, Findings& findings) {
+    if (world.size() < 2) return;
+    for (const WorkKind collective :
+         {WorkKind::kAllToAll, WorkKind::kAllGather, WorkKind::kReduceScatter, WorkKind::kAllReduce}) {
+      tools::BenchCollectiveOptions o;
+      o.kind = collective;
+      o.device = kind == DeviceKind::kCuda ? parallel::DeviceChoice::kCuda : parallel::DeviceChoice::kCpu;
+      o.max_bytes = 4096;
+      o.repeats = 2;
+      const std::string text = printed([&] { tools::bench_collective(o, true); });
+      if (world.rank() != 0) {
+        findings.expect(text.empty(), "another rank than 0 printed");
+        continue;
+      }
+      const auto facts = nlohmann::json::parse(text);
+      findings.expect(facts["device"] == tools::device_name({kind, 0}), "measured " + facts["device"].dump());
+      findings.expect(facts["rows"].size() == 2, "rows: " + facts["rows"].dump());
+      for (const auto& row : facts["rows"])
+        findings.expect(row["us"] > 0.0 && row["bus_mb_per_s"] > 0.0, "a row: " + row.dump());
+    }
+  });
+}
+
+}  // namespace
+
+TEST_CASE("Collectives are timed on the CPU", "[bench]") { check_collectives(DeviceKind::kCpu); }
+
+TEST_CASE("Collectives are timed over memory of a GPU", "[bench]") {
+  WEFT_NEED_DEVICE(DeviceKind::kCuda);
+  check_collectives(DeviceKind::kCuda);
+}
+
+}  // namespace weft::test
