@@ -57,7 +57,12 @@ Group::Group(const ncclUniqueId& id, int rank, int size, Device device, const Se
   const cuda::DeviceScope scope(device_);
   ncclConfig_t config = config_of(settings_);
   WEFT_NCCL_CHECK(ncclCommInitRankConfig(&comm_, size, id, rank, &config));
-  settle("initialisation");
+  try {
+    settle("initialisation");
+  } catch (...) {
+    end_broken();
+    throw;
+  }
   watcher_ = std::thread([this] { watch(); });
 }
 
@@ -71,9 +76,10 @@ Group::~Group() {
   }
   changed_.notify_one();
   watcher_.join();
-  if (broken_) return;                             // abort() has freed it
+  if (broken_) return;                             // the watcher has ended it
   if (std::uncaught_exceptions() > exceptions_) {  // peers may never come
     abort(error(ErrorCode::kComm, "destruction", "an error of this rank took it away"));
+    end_broken();
     return;
   }
   try {
@@ -84,6 +90,7 @@ Group::~Group() {
   } catch (const std::exception& e) {
     log()->error("group {}: {}", name_, e.what());
     abort(std::current_exception());
+    end_broken();
   }
 }
 
@@ -104,9 +111,9 @@ void Group::settle(std::string_view what) {
     const ncclResult_t state = state_of(comm_);
     if (state == ncclSuccess) return;
     if (state != ncclInProgress)
-      abort_locked(error(ErrorCode::kComm, what, ncclGetErrorString(state)));
+      break_locked(error(ErrorCode::kComm, what, ncclGetErrorString(state)));
     else if (Clock::now() > deadline)
-      abort_locked(error(ErrorCode::kTimeout, what, str("not done after ", settings_.timeout.count(), " ms")));
+      break_locked(error(ErrorCode::kTimeout, what, str("not done after ", settings_.timeout.count(), " ms")));
   }
 }
 
@@ -120,13 +127,14 @@ void Group::launch(cuda::GpuStream& stream, const std::string& what, const Calls
     try {
       call_in_group(static_cast<cudaStream_t>(stream.native()), calls);
     } catch (const Error& e) {
-      abort_locked(error(ErrorCode::kComm, what, e.message()));
+      break_locked(error(ErrorCode::kComm, what, e.message()));
       std::rethrow_exception(broken_);
     }
   }
   settle(what);
   if (cuda::GraphRecording* recording = stream.recording())
-    recording->after_launch(this, [this](cuda::GpuStream& on) { follow(on, "a recorded step"); });
+    recording->watch(this,
+                     {[this] { require_whole(); }, [this](cuda::GpuStream& on) { follow(on, "a recorded step"); }});
   else
     follow(stream, what);
 }
@@ -157,16 +165,20 @@ void Group::follow(cuda::GpuStream& stream, std::string what) {
 
 void Group::abort(std::exception_ptr reason) noexcept {
   std::lock_guard lock(mutex_);
-  abort_locked(std::move(reason));
+  break_locked(std::move(reason));
 }
 
-void Group::abort_locked(std::exception_ptr reason) noexcept {
+void Group::break_locked(std::exception_ptr reason) noexcept {
   if (broken_) return;
   broken_ = std::move(reason);
   for (const Launch& launch : launches_) launch.fault->fail(broken_);  // before the kernels end: no result looks valid
   launches_.clear();
-  static_cast<void>(ncclCommAbort(comm_));
+  changed_.notify_one();
 }
+
+/// Ends what is under way on the GPU. Waits for the graphs that hold its kernels to be destroyed: so neither with the
+/// lock held nor on a thread that has such a graph.
+void Group::end_broken() noexcept { static_cast<void>(ncclCommAbort(comm_)); }
 
 void Group::require_whole() {
   std::lock_guard lock(mutex_);
@@ -211,15 +223,18 @@ void Group::watch() {
   cpu::name_this_thread("nccl watch");
   std::unique_lock lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [&] { return stop_ || !launches_.empty(); });
+    changed_.wait(lock, [&] { return stop_ || broken_ || !launches_.empty(); });
+    if (broken_) break;
     if (stop_) return;
     std::erase_if(launches_, [](const Launch& launch) { return is_done(launch.done.get()); });
     std::exception_ptr failure;
     for (const Launch& launch : launches_)
       if (!failure) failure = look_at(launch);
-    if (failure) abort_locked(failure);
-    changed_.wait_for(lock, kNap, [&] { return stop_; });
+    if (failure) break_locked(failure);
+    changed_.wait_for(lock, kNap, [&] { return stop_ || broken_; });
   }
+  lock.unlock();
+  end_broken();
 }
 
 }  // namespace weft::comm::nccl

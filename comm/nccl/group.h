@@ -76,7 +76,8 @@ class Group {
   void settle(std::string_view what);
   void call_in_group(cudaStream_t stream, const Calls& calls);
   void follow(cuda::GpuStream& stream, std::string what);
-  void abort_locked(std::exception_ptr reason) noexcept;
+  void break_locked(std::exception_ptr reason) noexcept;
+  void end_broken() noexcept;
   [[nodiscard]] std::exception_ptr error(ErrorCode code, std::string_view what, std::string_view problem) const;
   void watch();
   [[nodiscard]] std::exception_ptr look_at(const Launch& launch) const;
@@ -90,7 +91,7 @@ class Group {
   std::mutex mutex_;  // every use of comm_, so that none comes after its end; in non-blocking mode all calls are short
   std::condition_variable changed_;
   std::deque<Launch> launches_;
-  std::exception_ptr broken_;
+  std::exception_ptr broken_;  ///< From then on nobody but end_broken() uses comm_.
   bool stop_ = false;
   std::thread watcher_;  // last: starts when the rest is there
 };

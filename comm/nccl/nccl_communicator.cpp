@@ -192,11 +192,13 @@ class NcclCommunicator final : public Communicator {
 /// What NCCL reads from the environment, unless the user has set it. Groups that share GPUs start their kernels in the
 /// order of their launches, which is the plan's and the same on all ranks, whatever streams they are on: otherwise two
 /// could each hold what the other needs (where NCCL has it: from 2.26 on). And links are made when a group is, so that
-/// their memory is gone before a run looks at what it has.
+/// their memory is gone before a run looks at what it has. Recorded collectives take the way of all others: buffers are
+/// not registered, which ranks would have to do together and which may sum in another order.
 void prepare_environment() {
   constexpr int kOverwrite = 0;
   ::setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", kOverwrite);
   ::setenv("NCCL_RUNTIME_CONNECT", "0", kOverwrite);
+  ::setenv("NCCL_GRAPH_REGISTER", "0", kOverwrite);
 }
 
 }  // namespace
@@ -208,7 +210,10 @@ std::unique_ptr<Communicator> make_communicator(std::shared_ptr<Communicator> ho
   ncclUniqueId id{};
   if (host->rank() == 0) WEFT_NCCL_CHECK(ncclGetUniqueId(&id));
   host->broadcast({id.internal, NCCL_UNIQUE_ID_BYTES, DType::kU8}, 0, *make_inline_stream());
-  auto budgets = std::make_shared<const Budgets>(*host, options.ctas);
+  CtaBudgets ctas = options.ctas;  // rank 0's: ranks may read files of different age
+  host->broadcast(as_buffer(&ctas.intra_node, 1), 0, *make_inline_stream());
+  host->broadcast(as_buffer(&ctas.inter_node, 1), 0, *make_inline_stream());
+  auto budgets = std::make_shared<const Budgets>(*host, ctas);
   const Settings settings{host->timeout(), budgets->of(*host)};
   auto group = std::make_unique<Group>(id, host->rank(), host->size(), device, settings, host->name());
   static std::once_flag said;  // of a process's many ranks, in tests

@@ -7,7 +7,8 @@
 
 namespace weft::cuda {
 
-GraphRecording::GraphRecording(std::span<Stream* const> streams, const std::function<void()>& work) {
+GraphRecording::GraphRecording(std::span<Stream* const> streams, const std::function<void()>& work)
+    : device_(streams.front()->device()) {
   std::vector<GpuStream*> all;
   for (Stream* stream : streams) all.push_back(&dynamic_cast<GpuStream&>(*stream));
   for (GpuStream* stream : all) stream->synchronize();  // nothing is left to look after: calls that look are refused
@@ -53,14 +54,28 @@ void GraphRecording::capture(std::span<GpuStream* const> streams, const std::fun
   cudaGraphExec_t exec = nullptr;
   WEFT_CUDA_CHECK(cudaGraphInstantiate(&exec, graph.get(), cudaGraphInstantiateFlagUseNodePriority));
   graph_ = GraphExecHandle(exec);
+  WEFT_CUDA_CHECK(cudaGraphUpload(exec, origin));  // its scratch is taken here, not by the first launch
+}
+
+GraphRecording::~GraphRecording() {
+  if (graph_.get() == nullptr) return;
+  graph_ = {};
+  static_cast<void>(cudaDeviceGraphMemTrim(device_.index));  // its scratch goes back
 }
 
 void GraphRecording::launch(Stream& stream) {
   auto& on = dynamic_cast<GpuStream&>(stream);
   on.enqueue([&] {
+    for (const auto& [who, watch] : watches_) watch.before();
     WEFT_CUDA_CHECK(cudaGraphLaunch(graph_.get(), static_cast<cudaStream_t>(on.native())));
     for (const auto& fault : faults_) on.inherit(fault);
-    for (const auto& [who, call] : after_) call(on);
+    std::exception_ptr error;
+    for (const auto& [who, watch] : watches_) try {
+        watch.after(on);
+      } catch (...) {
+        if (!error) error = std::current_exception();
+      }
+    if (error) std::rethrow_exception(error);
   });
 }
 

@@ -21,21 +21,27 @@ using GraphExecHandle = Handle<cudaGraphExec_t, cudaGraphExecDestroy>;
 class GraphRecording final : public Recording {
  public:
   GraphRecording(std::span<Stream* const> streams, const std::function<void()>& work);
+  ~GraphRecording() override;
   void launch(Stream& stream) override;
 
   /// Holds `owner` as long as the recording lives.
   void keep(std::shared_ptr<const void> owner) { kept_.push_back(std::move(owner)); }
-  /// What the host has to do each time the work has been launched, on the stream that it was launched on: once for each
-  /// `who`.
-  void after_launch(const void* who, std::function<void(GpuStream&)> call) { after_.emplace(who, std::move(call)); }
+  /// What the host has to do around each launch: before, where an error keeps it from being launched, and after, with
+  /// the stream that it was launched on.
+  struct Watch {
+    std::function<void()> before;
+    std::function<void(GpuStream&)> after;
+  };
+  void watch(const void* who, Watch watch) { watches_.emplace(who, std::move(watch)); }  ///< One for each `who`.
 
  private:
   void capture(std::span<GpuStream* const> streams, const std::function<void()>& work);
 
+  Device device_;
   GraphExecHandle graph_;
   std::vector<std::shared_ptr<const Fault>> faults_;  // its kernels report there, whatever stream it is launched on
   std::vector<std::shared_ptr<const void>> kept_;
-  std::map<const void*, std::function<void(GpuStream&)>> after_;
+  std::map<const void*, Watch> watches_;
 };
 
 }  // namespace weft::cuda

@@ -100,16 +100,24 @@ bool has_terms(Stream& stream, const GemmProduct<T, Out>& p, Transpose trans_a, 
 
 /// What cuBLAS takes as arrays, an entry per product. It counts columns first, so it sees every matrix transposed:
 /// c^T = op(b)^T op(a)^T.
+template <class Scale>
 struct Arrays {
   std::vector<cublasOperation_t> op_b, op_a;
   std::vector<std::int64_t> m, n, k, ldb, lda, ldc, size;
+  std::vector<Scale> alpha, beta;
   std::vector<const void*> pointers;  // b of all, a of all, c of all
 };
 template <class T, class Out>
-Arrays arrays_of(std::span<const GemmProduct<T, Out>> products, Transpose trans_a, Transpose trans_b) {
+Arrays<Wide<T>> arrays_of(std::span<const GemmProduct<T, Out>> products, Transpose trans_a, Transpose trans_b,
+                          Accumulate accumulate) {
   const std::size_t count = products.size();
-  Arrays out{std::vector(count, op(trans_b)),     std::vector(count, op(trans_a)),    {}, {}, {}, {}, {}, {},
-             std::vector<std::int64_t>(count, 1), std::vector<const void*>(3 * count)};
+  Arrays<Wide<T>> out;
+  out.op_b.assign(count, op(trans_b));
+  out.op_a.assign(count, op(trans_a));
+  out.size.assign(count, 1);
+  out.alpha.assign(count, 1);
+  out.beta.assign(count, accumulate == Accumulate::kAdd ? 1 : 0);
+  out.pointers.resize(3 * count);
   for (std::size_t i = 0; i < count; ++i) {
     const GemmProduct<T, Out>& p = products[i];
     out.m.push_back(p.c.cols);
@@ -148,15 +156,17 @@ void multiply_group(Stream& stream, std::span<const GemmProduct<T, Out>> all, Tr
     for (const auto& p : products) multiply(stream, p.c, p.a, trans_a, p.b, trans_b, Wide<T>(1), accumulate);
   };
   if (products.size() < 2) return one_by_one();
-  const Arrays arrays = arrays_of<T, Out>(products, trans_a, trans_b);
+  const auto kept = std::make_shared<const Arrays<Wide<T>>>(arrays_of<T, Out>(products, trans_a, trans_b, accumulate));
+  const Arrays<Wide<T>>& arrays = *kept;
+  // cuBLAS does not say when it reads them; in a recording it may be at each launch
+  if (static_cast<weft::cuda::GpuStream&>(stream).recording() != nullptr) stream.keep_alive(kept);
   const auto count = static_cast<std::int64_t>(products.size());
   const weft::cuda::StreamScratch<const void*> table(static_cast<cudaStream_t>(stream.native()), 3 * count);
   write_pointers(stream, table.data(), arrays.pointers);
-  const std::vector<Wide<T>> alpha(products.size(), 1), beta(products.size(), accumulate == Accumulate::kAdd ? 1 : 0);
   const cublasStatus_t status = cublasGemmGroupedBatchedEx_64(
       handle_of(stream), arrays.op_b.data(), arrays.op_a.data(), arrays.m.data(), arrays.n.data(), arrays.k.data(),
-      alpha.data(), table.data(), kType<T>, arrays.ldb.data(), table.data() + count, kType<T>, arrays.lda.data(),
-      beta.data(), const_cast<void**>(table.data() + 2 * count), kType<Out>, arrays.ldc.data(), count,
+      arrays.alpha.data(), table.data(), kType<T>, arrays.ldb.data(), table.data() + count, kType<T>, arrays.lda.data(),
+      arrays.beta.data(), const_cast<void**>(table.data() + 2 * count), kType<Out>, arrays.ldc.data(), count,
       arrays.size.data(), kCompute<T>);
   if (status == CUBLAS_STATUS_NOT_SUPPORTED) return one_by_one();  // not every version has every pair of types
   WEFT_CUBLAS_CHECK(status);

@@ -118,8 +118,8 @@ struct GateCall {
 enum class GateGroup : std::uint8_t { kNone, kSequence, kWorld };  ///< Who takes part in a phase.
 
 /// `run` may be called once and its launches repeated (parallel/step/recorded_step.h), unless the phase waits for the
-/// host: of the state it may read on the host the seed and the divisors, and the numbers of a step in `scalars`, on the
-/// device.
+/// host: of the state it may read on the host `seed`, `gate_noise`, `num_tokens` and `num_groups`; the numbers of a
+/// step lie in `scalars`, on the device.
 template <class T>
 struct GatePhase {
   const char* label = "";

@@ -9,7 +9,7 @@ namespace weft::parallel {
 
 scheduler::Timeline RecordedStep::run(const std::vector<scheduler::TaskBody>& bodies, scheduler::Arena& arena) {
   if (!std::exchange(is_warm_, true) || gave_up_) return executor_.run(bodies, arena);
-  Baked now{state_.num_tokens, state_.num_groups, state_.clip_norm, state_.gate_noise, state_.inputs};
+  Baked now{state_.num_tokens, state_.num_groups, state_.clip_norm, state_.gate_noise, state_.seed, state_.inputs};
   if (recording_ && now == baked_) {
     world_.count_again(sent_);
   } else {
@@ -31,7 +31,9 @@ bool RecordedStep::record(const std::vector<scheduler::TaskBody>& bodies, schedu
   try {
     recording_ = executor_.record(bodies, arena);
   } catch (const Error& error) {
+    if (error.code() == ErrorCode::kComm || error.code() == ErrorCode::kTimeout) throw;  // its group is lost
     gave_up_ = true;
+    state_.statistics.forget_received_rows();                  // they are counted again
     world_.count_again(before - world_.traffic().snapshot());  // it has not been sent
     log()->warn("steps are launched task by task: CUDA did not record one: {}", error.message());
     return false;

@@ -18,10 +18,11 @@ namespace weft::parallel {
 class RecordedStep {
  public:
   /// All of them outlive this object. world: the group that the step's others are split from.
-  RecordedStep(scheduler::StreamExecutor& executor, const StepState& state, comm::Communicator& world)
+  RecordedStep(scheduler::StreamExecutor& executor, StepState& state, comm::Communicator& world)
       : executor_(executor), state_(state), world_(world) {}
 
-  /// As StreamExecutor::run. What CUDA cannot record is logged once, and runs over streams from then on.
+  /// As StreamExecutor::run. What CUDA cannot record is logged once, and runs over streams from then on;
+  /// what NCCL cannot is an error of its group.
   scheduler::Timeline run(const std::vector<scheduler::TaskBody>& bodies, scheduler::Arena& arena);
   [[nodiscard]] int num_recordings() const noexcept { return num_recordings_; }  ///< So far.
 
@@ -30,13 +31,14 @@ class RecordedStep {
   struct Baked {
     double num_tokens = 0.0, num_groups = 0.0, clip_norm = 0.0;
     bool gate_noise = false;
+    std::uint64_t seed = 0;
     std::vector<MicroBatch> inputs = {};
     friend bool operator==(const Baked&, const Baked&) = default;
   };
   [[nodiscard]] bool record(const std::vector<scheduler::TaskBody>& bodies, scheduler::Arena& arena);
 
   scheduler::StreamExecutor& executor_;
-  const StepState& state_;
+  StepState& state_;
   comm::Communicator& world_;
   std::unique_ptr<Recording> recording_;
   Baked baked_;                   ///< Of the recording.

@@ -54,7 +54,7 @@ RouterFigures StepStatistics::router(int unit, int layer) const {
 }
 
 void StepStatistics::start(Stream& stream, const std::vector<std::vector<double>>& previous) {
-  std::fill(received_rows_.begin(), received_rows_.end(), 0.0);
+  forget_received_rows();
   kernels::fill<double>(stream, device_.as<double>(), device_.bytes() / std::int64_t{sizeof(double)}, 0.0);
   const bool apart = host_.data() != nullptr;
   double* image = apart ? host_.as<double>() : choices_of(0, 0);  // nothing has been fetched into it yet

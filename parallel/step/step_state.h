@@ -2,6 +2,7 @@
 // captured by value, and a bound step can run again and again.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -88,6 +89,7 @@ class StepStatistics {
   [[nodiscard]] RouterFigures router(int unit, int layer) const;
   /// Rows that its experts took in: known to the host.
   double& received_rows(int unit) { return received_rows_[static_cast<std::size_t>(unit)]; }
+  void forget_received_rows() { std::fill(received_rows_.begin(), received_rows_.end(), 0.0); }
   [[nodiscard]] const double* previous_choices(int layer) const;  ///< [E] of the last step.
   [[nodiscard]] double* running_choices(int layer) const;         ///< [E] of this step so far, all ranks.
 

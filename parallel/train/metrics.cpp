@@ -44,11 +44,11 @@ void set_aside_other_schema(const std::filesystem::path& path) {
   const std::string schema = numbered ? str("schema-", head["schema"].get<std::int64_t>()) : "no-schema";
   std::filesystem::path aside = path;
   aside.replace_extension(schema + ".jsonl");
-  for (int i = 2; std::filesystem::exists(aside); ++i) {
+  std::error_code error;
+  for (int i = 2; std::filesystem::exists(aside, error); ++i) {
     aside = path;
     aside.replace_extension(str(schema, ".", i, ".jsonl"));
   }
-  std::error_code error;
   std::filesystem::rename(path, aside, error);
   if (error)
     throw Error(ErrorCode::kIo, str("cannot rename ", path.string(), " to ", aside.string(), ": ", error.message()));

@@ -181,9 +181,9 @@ class Measurement {
   const RunConfig& config_;
   comm::Communicator& world_;
   const ProbeOptions& options_;
-  Clock::time_point start_ = Clock::now();
   Mesh mesh_;
   std::vector<scheduler::CtaSample> cta_samples_;
+  Clock::time_point start_ = Clock::now();  // behind the budgets of CTAs, which have no limit
   MeshComms comms_;
   ProbeClock clock_;
   std::optional<TokenDataset> data_;

@@ -98,7 +98,7 @@ enum class SchedulePolicy : std::uint8_t {
   kFlowMoe,
   kWeft
 };
-/// kAuto: streams, unless the plan has one stream for all.
+/// kAuto: a CUDA graph on GPUs; on CPUs streams, unless the plan has one stream for all.
 enum class ExecutorChoice : std::uint8_t { kAuto, kInline, kStreams, kCudaGraph };
 
 /// Whether rows of MoE layers with capacities travel padded to them. kAuto (IF_FASTER): where that is predicted to be

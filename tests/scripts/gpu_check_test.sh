@@ -46,11 +46,12 @@ else
   check 'a table of kernels' grep -qE '^  attention_forward +[0-9.]+ us +[0-9]+ % of its floor' "$TMP/stdout"
   check 'a row of the step of a Mixtral layer' \
     grep -qE '^mixtral-layer: step [0-9.]+ ms, [0-9]+ % of a product of 32 .*, launch gap [0-9.]+ % \([0-9.]+ to [0-9.]+\)$' "$TMP/stdout"
+  check 'of one that is recorded' grep -q '^mixtral-layer-recorded: step ' "$TMP/stdout"
   check 'and of a DeepSeek layer' grep -q '^deepseek-layer: step ' "$TMP/stdout"
   if command -v python3 > /dev/null; then
     check 'figures of the suite and four benchmarks' is_json "$TMP/gpu.json" 'd["gpu"] and d["passed"] and len(d["bench_kernels"]) == 4 and d["suites"][0]["passed"] > 0'
-    check 'and of two steps' is_json "$TMP/gpu.json" \
-      '[(s["dtype"], s["model"]["experts"]) for s in d["bench_train"]] == [("BF16", 8), ("BF16", 64)] and all(0 <= s["launch_gap"] < 1 for s in d["bench_train"])'
+    check 'and of three steps' is_json "$TMP/gpu.json" \
+      '[(s["dtype"], s["model"]["experts"]) for s in d["bench_train"]] == [("BF16", 8), ("BF16", 8), ("BF16", 64)] and all(0 <= s["launch_gap"] < 1 for s in d["bench_train"])'
   else
     skip 'figures' 'no python3'
   fi
