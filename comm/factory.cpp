@@ -1,8 +1,6 @@
 #include "comm/factory.h"
 
 #include <cstdlib>
-#include <exception>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,6 +11,7 @@
 #include "comm/mpi/backend.h"
 #include "comm/tcp/backend.h"
 #include "core/error.h"
+#include "core/first_error.h"
 #include "core/log.h"
 
 namespace weft::comm {
@@ -72,22 +71,6 @@ std::unique_ptr<Communicator> make_tcp_world(std::chrono::milliseconds timeout) 
   return tcp::make_world(*options);
 }
 
-/// The first error of several threads.
-class FirstError {
- public:
-  void set(std::exception_ptr error) {
-    std::lock_guard lock(mutex_);
-    if (!error_) error_ = std::move(error);
-  }
-  void rethrow() const {
-    if (error_) std::rethrow_exception(error_);
-  }
-
- private:
-  std::mutex mutex_;
-  std::exception_ptr error_;
-};
-
 }  // namespace
 
 std::unique_ptr<Communicator> make_world(Backend backend, std::chrono::milliseconds timeout) {
@@ -125,13 +108,11 @@ void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& bo
   const auto group = job->make_group(num_ranks, "world");
   FirstError first_error;
   const auto run_rank = [&](int rank) {
-    try {
+    const bool is_done = first_error.run([&] {
       const auto world = local::make_communicator(job, group, rank, num_ranks, "world");
       body(*world);
-    } catch (...) {
-      first_error.set(std::current_exception());
-      job->abort();
-    }
+    });
+    if (!is_done) job->abort();
   };
   std::vector<std::jthread> ranks;
   for (int rank = 0; rank < num_ranks; ++rank) ranks.emplace_back(run_rank, rank);

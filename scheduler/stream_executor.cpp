@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/first_error.h"
 #include "scheduler/trace.h"
 
 namespace weft::scheduler {
@@ -103,17 +104,10 @@ class StreamExecutor::Run {
 /// Calls work() at the clock's 0, and waits for all streams.
 Timeline StreamExecutor::launch(const std::function<void()>& work) {
   clock_->start();
-  std::exception_ptr error;
-  const auto keep_first = [&](const auto& attempt) {
-    try {
-      attempt();
-    } catch (...) {
-      if (!error) error = std::current_exception();
-    }
-  };
-  keep_first(work);
-  for (const auto& stream : streams_) keep_first([&] { stream->synchronize(); });
-  if (error) std::rethrow_exception(error);
+  FirstError error;
+  error.run(work);
+  for (const auto& stream : streams_) error.run([&] { stream->synchronize(); });
+  error.rethrow();
   return read_timeline(*clock_, graph_.num_tasks());
 }
 

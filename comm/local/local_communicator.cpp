@@ -1,6 +1,5 @@
 // comm/local/local_communicator.cpp - collectives as copies between the memories of threads.
 #include <algorithm>
-#include <exception>
 #include <utility>
 #include <vector>
 
@@ -8,6 +7,7 @@
 #include "comm/host_reduce.h"
 #include "comm/local/backend.h"
 #include "core/error.h"
+#include "core/first_error.h"
 
 namespace weft::comm::local {
 namespace {
@@ -31,14 +31,10 @@ class LocalCommunicator final : public Communicator {
   template <class Work>
   void collective(Offer offer, const Work& work) {
     group_->meet(rank(), std::move(offer));
-    std::exception_ptr error;
-    try {
-      work();
-    } catch (...) {
-      error = std::current_exception();
-    }
+    FirstError error;
+    error.run(work);
     group_->part(rank());
-    if (error) std::rethrow_exception(error);
+    error.rethrow();
   }
 
   template <class... Args>
@@ -70,19 +66,17 @@ class LocalCommunicator final : public Communicator {
   void do_all_reduce(ConstBuffer send, Buffer recv, ReduceOp op, Stream&) override {
     group_->meet(rank(), {.collective = "all_reduce", .send = send, .recv = recv, .op = op});
     const auto first_of = [&](int r) { return send.count * r / size(); };
-    std::exception_ptr error;
-    try {
+    FirstError error;
+    error.run([&] {
       check_same_call();
       for (int r = 0; r < size(); ++r)
         require(group_->offer(r).send.count == send.count, "all_reduce of ", send.count, " elements, rank ", r, " has ",
                 group_->offer(r).send.count);
       const std::int64_t first = first_of(rank()), count = first_of(rank() + 1) - first;
       reduce_in_rank_order(at(recv, first), sources(first), count, send.dtype, op);
-    } catch (...) {
-      error = std::current_exception();
-    }
+    });
     group_->part(rank());
-    if (error) std::rethrow_exception(error);  // all ranks find the same fault
+    error.rethrow();  // all ranks find the same fault
     for (int r = 0; r < size(); ++r) {
       if (r == rank()) continue;
       const std::int64_t first = first_of(r), bytes = (first_of(r + 1) - first) * size_of(send.dtype);

@@ -1,9 +1,8 @@
 #include "core/cuda/recording.h"
 
-#include <exception>
-
 #include "core/cuda/backend.h"
 #include "core/cuda/device.h"
+#include "core/first_error.h"
 
 namespace weft::cuda {
 
@@ -13,21 +12,13 @@ GraphRecording::GraphRecording(std::span<Stream* const> streams, const std::func
   for (Stream* stream : streams) all.push_back(&dynamic_cast<GpuStream&>(*stream));
   for (GpuStream* stream : all) stream->synchronize();  // nothing is left to look after: calls that look are refused
   for (GpuStream* stream : all) stream->set_recording(this);
-  std::exception_ptr error;
-  const auto keep_first = [&](const auto& attempt) {
-    try {
-      attempt();
-    } catch (...) {
-      if (!error) error = std::current_exception();
-    }
-  };
-  keep_first([&] { capture(all, work); });
+  FirstError of_capture, of_streams;
+  of_capture.run([&] { capture(all, work); });
   for (GpuStream* stream : all) stream->set_recording(nullptr);
   // a stream that has an error got nothing more, which is what the capture then fails for: its error comes first
-  std::exception_ptr of_capture = std::exchange(error, nullptr);
-  for (GpuStream* stream : all) keep_first([&] { stream->synchronize(); });
-  if (!error) error = of_capture;
-  if (error) std::rethrow_exception(error);
+  for (GpuStream* stream : all) of_streams.run([&] { stream->synchronize(); });
+  of_streams.rethrow();
+  of_capture.rethrow();
   for (const GpuStream* stream : all) faults_.push_back(stream->fault());
 }
 
@@ -37,19 +28,17 @@ void GraphRecording::capture(std::span<GpuStream* const> streams, const std::fun
   const auto origin = static_cast<cudaStream_t>(first.native());
   // other threads may go on with what they do: those of communicators look at events
   WEFT_CUDA_CHECK(cudaStreamBeginCapture(origin, cudaStreamCaptureModeThreadLocal));
-  std::exception_ptr error;
-  try {
+  FirstError error;
+  error.run([&] {
     const Event begin = first.record();
     for (GpuStream* stream : streams.subspan(1)) stream->wait(begin);
     work();
     for (GpuStream* stream : streams.subspan(1)) first.wait(stream->record());
-  } catch (...) {
-    error = std::current_exception();
-  }
+  });
   cudaGraph_t raw = nullptr;
   const cudaError_t status = cudaStreamEndCapture(origin, &raw);
   const GraphHandle graph(raw);
-  if (error) std::rethrow_exception(error);
+  error.rethrow();
   check(status, "cudaStreamEndCapture");
   cudaGraphExec_t exec = nullptr;
   WEFT_CUDA_CHECK(cudaGraphInstantiate(&exec, graph.get(), cudaGraphInstantiateFlagUseNodePriority));
@@ -69,13 +58,9 @@ void GraphRecording::launch(Stream& stream) {
     for (const auto& [who, watch] : watches_) watch.before();
     WEFT_CUDA_CHECK(cudaGraphLaunch(graph_.get(), static_cast<cudaStream_t>(on.native())));
     for (const auto& fault : faults_) on.inherit(fault);
-    std::exception_ptr error;
-    for (const auto& [who, watch] : watches_) try {
-        watch.after(on);
-      } catch (...) {
-        if (!error) error = std::current_exception();
-      }
-    if (error) std::rethrow_exception(error);
+    FirstError error;
+    for (const auto& [who, watch] : watches_) error.run([&, &after = watch.after] { after(on); });
+    error.rethrow();
   });
 }
 

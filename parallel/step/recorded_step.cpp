@@ -8,13 +8,17 @@
 namespace weft::parallel {
 
 scheduler::Timeline RecordedStep::run(const std::vector<scheduler::TaskBody>& bodies, scheduler::Arena& arena) {
-  if (!std::exchange(is_warm_, true) || gave_up_) return executor_.run(bodies, arena);
-  Baked now{state_.num_tokens, state_.num_groups, state_.clip_norm, state_.gate_noise, state_.seed, state_.inputs};
-  if (recording_ && now == baked_) {
+  if (gave_up_) return executor_.run(bodies, arena);
+  Arguments now{state_.num_tokens, state_.num_groups, state_.clip_norm, state_.gate_noise, state_.seed, state_.inputs};
+  if (now != arguments_) {
+    recording_.reset();
+    arguments_ = std::move(now);
+    return executor_.run(bodies, arena);
+  }
+  if (recording_) {
     world_.count_again(sent_);
-  } else {
-    if (!record(bodies, arena)) return executor_.run(bodies, arena);
-    baked_ = std::move(now);
+  } else if (!record(bodies, arena)) {
+    return executor_.run(bodies, arena);
   }
   try {
     return executor_.run_recorded(*recording_);
@@ -26,7 +30,6 @@ scheduler::Timeline RecordedStep::run(const std::vector<scheduler::TaskBody>& bo
 
 /// False when it cannot be done.
 bool RecordedStep::record(const std::vector<scheduler::TaskBody>& bodies, scheduler::Arena& arena) {
-  recording_.reset();  // its memory first
   const comm::Traffic::Snapshot before = world_.traffic().snapshot();
   try {
     recording_ = executor_.record(bodies, arena);

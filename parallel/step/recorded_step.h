@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,9 +13,9 @@
 
 namespace weft::parallel {
 
-/// The first run goes over streams, task by task: libraries make there what they keep, and groups their links. The
-/// second is recorded, and launched; so are later ones, until something has changed that launches have in their
-/// arguments.
+/// A first run goes over streams, task by task: libraries make there what they keep, and groups their links. A second
+/// with equal arguments of its launches is recorded, and launched; so are later ones, until an argument changes. Then
+/// it is a first run again: what changes from step to step is never recorded, which takes longer than running it.
 class RecordedStep {
  public:
   /// All of them outlive this object. world: the group that the step's others are split from.
@@ -28,12 +29,12 @@ class RecordedStep {
 
  private:
   /// What tasks read on the host and put into launches, and what may differ between two steps.
-  struct Baked {
+  struct Arguments {
     double num_tokens = 0.0, num_groups = 0.0, clip_norm = 0.0;
     bool gate_noise = false;
     std::uint64_t seed = 0;
     std::vector<MicroBatch> inputs = {};
-    friend bool operator==(const Baked&, const Baked&) = default;
+    friend bool operator==(const Arguments&, const Arguments&) = default;
   };
   [[nodiscard]] bool record(const std::vector<scheduler::TaskBody>& bodies, scheduler::Arena& arena);
 
@@ -41,9 +42,9 @@ class RecordedStep {
   StepState& state_;
   comm::Communicator& world_;
   std::unique_ptr<Recording> recording_;
-  Baked baked_;                   ///< Of the recording.
-  comm::Traffic::Snapshot sent_;  ///< By a launch of the recording.
-  bool is_warm_ = false, gave_up_ = false;
+  std::optional<Arguments> arguments_;  ///< Of the last run, and of the recording.
+  comm::Traffic::Snapshot sent_;        ///< By a launch of the recording.
+  bool gave_up_ = false;
   int num_recordings_ = 0;
 };
 

@@ -1,9 +1,9 @@
 #include "parallel/train/probe_load.h"
 
 #include <algorithm>
-#include <exception>
 #include <vector>
 
+#include "core/first_error.h"
 #include "kernels/gemm.h"
 #include "kernels/reduce.h"
 #include "parallel/train/probe_clock.h"
@@ -50,15 +50,9 @@ int pieces_of(comm::Communicator& world, Load& load, const LoadSize& size) {
 }
 
 void synchronize(const Load& a, const Load& b) {
-  std::exception_ptr error;
-  for (const Load* each : {&a, &b}) {
-    try {
-      each->stream->synchronize();
-    } catch (...) {
-      if (!error) error = std::current_exception();
-    }
-  }
-  if (error) std::rethrow_exception(error);
+  FirstError error;
+  for (const Load* each : {&a, &b}) error.run([&] { each->stream->synchronize(); });
+  error.rethrow();
 }
 
 template <class T>

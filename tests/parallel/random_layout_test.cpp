@@ -8,6 +8,7 @@
 #include "tests/support/devices.h"
 #include "tests/support/gates.h"
 #include "tests/support/generators.h"
+#include "tests/support/skip.h"
 #include "tests/support/step_harness.h"
 
 using namespace weft;
@@ -84,7 +85,7 @@ TEST_CASE("Layouts and plans drawn at random train the model of one rank", "[lay
   one.steps = 2;
   const StepOutcome reference = test::run_steps<double>(one);
   Random random(one.documents ? 1 : 2);
-  for (int i = 0; i < 25; ++i) {
+  for (int i = 0; i < (test::kSanitized ? 6 : 25); ++i) {
     const StepCase c = draw(one, random);
     std::string where;
     const double difference = test::max_difference(reference, test::run_steps<double>(c), where);
@@ -123,7 +124,7 @@ void check_any_layout(const std::string& gate, Device device, std::uint64_t seed
 
 TEST_CASE("Any gate: layouts and plans drawn at random train the model of one rank",
           "[layout][gate][sequence][streams]") {
-  check_any_layout(GENERATE(from_range(test::all_gates())), Device{}, 17, 12);
+  check_any_layout(GENERATE(from_range(test::all_gates())), Device{}, 17, test::kSanitized ? 3 : 12);
 }
 
 TEST_CASE("Layouts and plans drawn at random train the model of one rank on a GPU that they share",

@@ -119,6 +119,9 @@ TEST_CASE("What launches have in their arguments is recorded anew when it change
     c.model.moe.capacity_factor = 1.25;
     c.before_step = [](int step, StepState& state) { state.gate_noise = step < 4; };
   }
+  SECTION("the seed, which a gate may put into launches") {
+    c.before_step = [](int step, StepState& state) { state.seed = step < 4 ? 1 : 2; };
+  }
   SECTION("arrays that were not there") {
     c.before_step = [](int step, StepState& state) {
       if (step >= 4)
@@ -126,6 +129,13 @@ TEST_CASE("What launches have in their arguments is recorded anew when it change
     };
   }
   check_same_bits<double>(c, 2);
+}
+
+TEST_CASE("What changes from step to step is not recorded", "[gpu][recording]") {
+  WEFT_NEED_DEVICE(DeviceKind::kCuda);
+  StepCase c = static_case();
+  c.before_step = [](int step, StepState& state) { state.clip_norm = step % 2 == 0 ? 1.0 : 0.1; };
+  check_same_bits<double>(c, 0);
 }
 
 TEST_CASE("A step that waits for its host is not recorded", "[gpu][recording]") {

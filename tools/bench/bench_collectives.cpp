@@ -20,6 +20,7 @@
 #include "comm/for_device.h"
 #include "comm/topology.h"
 #include "core/error.h"
+#include "core/first_error.h"
 #include "core/memory.h"
 #include "core/stream_clock.h"
 #include "kernels/gemm.h"
@@ -63,7 +64,7 @@ class ComputeLoad {
       kernels::fill<float>(*stream_, x_.as<float>(), rows_ * width_, 0.5F);
       kernels::fill<float>(*stream_, w_.as<float>(), width_ * width_, 0.25F);
     });
-    thread_ = std::thread([this] { run(); });
+    thread_ = std::thread([this] { error_.run([this] { run(); }); });
   }
   ComputeLoad(const ComputeLoad&) = delete;
   ComputeLoad& operator=(const ComputeLoad&) = delete;
@@ -71,7 +72,11 @@ class ComputeLoad {
     stop_ = true;
     thread_.join();
   }
-  [[nodiscard]] std::int64_t products() const { return products_; }
+  /// Finished so far. Throws what ended the thread, if something did.
+  [[nodiscard]] std::int64_t products() const {
+    error_.rethrow();
+    return products_;
+  }
 
  private:
   void run() {
@@ -90,6 +95,7 @@ class ComputeLoad {
   Memory x_, w_, y_;
   std::atomic<bool> stop_ = false;
   std::atomic<std::int64_t> products_ = 0;
+  FirstError error_;
   std::thread thread_;
 };
 

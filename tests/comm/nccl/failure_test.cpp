@@ -158,6 +158,30 @@ TEST_CASE("NCCL: a recorded collective is watched at each launch", "[comm][nccl]
   check_by_the_book();
 }
 
+TEST_CASE("NCCL: a recording of a lost group is not launched", "[comm][nccl][recording]") {
+  check_on_ranks(2, [](Communicator& world, Findings& findings) {
+    const auto group = over_nccl(world), other = over_nccl(world);
+    const auto stream = make_stream(gpu_of(world), "stream");
+    const std::array<Stream*, 1> streams{stream.get()};
+    const Array x(*stream, {1.0}), before(*stream, {0.0});
+    const auto recording = record(streams, [&] {
+      stream->enqueue([&] { copy_bytes(*stream, before.buffer().data, x.buffer().data, 8); });
+      sum(*other, x, *stream), sum(*group, x, *stream);
+    });
+    recording->launch(*stream);
+    findings.expect(x.values() == std::vector<double>{4.0}, "two sums");
+    group->abort();
+    recording->launch(*stream);
+    findings.expect_error(ErrorCode::kComm, "group world.gpu", [&] { stream->synchronize(); });
+    const auto reader = make_stream(gpu_of(world), "reader");
+    double seen = 0.0;
+    reader->enqueue([&] { copy_bytes(*reader, &seen, before.buffer().data, 8); });
+    reader->synchronize();
+    findings.expect(seen == 1.0, "nothing of it has run again");
+  });
+  check_by_the_book();
+}
+
 TEST_CASE("NCCL: a rank that never makes the group is a timeout", "[comm][nccl]") {
   const Error e = error_of(
       2,

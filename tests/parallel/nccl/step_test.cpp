@@ -5,6 +5,7 @@
 #include "comm/factory.h"
 #include "parallel/mesh.h"
 #include "tests/support/catch.h"
+#include "tests/support/cuda/capture.h"
 #include "tests/support/gates.h"
 #include "tests/support/nccl/hooks.h"
 #include "tests/support/step_harness.h"
@@ -163,6 +164,29 @@ TEST_CASE("NCCL: a recorded step has the bits, and the traffic, of its tasks lau
   on_cpu.device = {};
   on_cpu.own_gpus = false;
   CHECK(max_difference(run_steps<double>(on_cpu), recorded, where) <= 1e-10);
+  check_by_the_book();
+}
+
+TEST_CASE("NCCL: where one rank's driver records nothing, it goes on task by task among ranks that record",
+          "[nccl][recording]") {
+  StepCase c = over_nccl(2);
+  c.steps = 3;
+  c.ep_size = 2;
+  c.executor = scheduler::ExecutorKind::kRecorded;
+  c.model.moe.capacity_factor = 1.25;
+  c.shape.padded = true;
+  const StepOutcome want = run_steps<double>(c);
+  CHECK(want.num_recordings == 1);
+  emulation::no_graphs_on = 1;
+  const StepOutcome mixed = run_steps<double>(c);
+  emulation::no_graphs_on = -1;
+  std::string where;
+  const double difference = max_difference(want, mixed, where);
+  INFO("worst: " << where);
+  CHECK(difference == 0.0);
+  CHECK(mixed.sent_bytes == want.sent_bytes);
+  for (std::size_t step = 0; step < want.steps.size(); ++step)  // of rows that each rank counts once
+    CHECK(mixed.steps[step].rank_imbalance == want.steps[step].rank_imbalance);
   check_by_the_book();
 }
 

@@ -2,6 +2,7 @@
 // Source: CUDA C++ Programming Guide, "Creating a Graph Using Stream Capture".
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <functional>
 #include <map>
@@ -10,6 +11,9 @@
 #include <vector>
 
 namespace weft::emulation {
+
+/// Set by tests: the device where graphs cannot be instantiated, as where a driver lacks what is in them. -1: none.
+inline std::atomic<int> no_graphs_on = -1;
 
 class Queue;
 

@@ -266,6 +266,9 @@ inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph)
   return *graph = new std::shared_ptr(std::move(made)), cudaSuccess;
 }
 inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  int device = 0;
+  static_cast<void>(cudaGetDevice(&device));
+  if (weft::emulation::no_graphs_on == device) return cudaErrorStreamCaptureUnsupported;
   return *exec = new std::shared_ptr(*graph), cudaSuccess;
 }
 inline cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
