@@ -73,7 +73,8 @@ struct Comm {
   ncclConfig_t config{};
   ncclResult_t state = ncclInProgress;
   bool aborted = false, finalized = false, destroyed = false;
-  int num_kernels = 0;  ///< Launched and not over.
+  int num_kernels = 0;   ///< Launched and not over.
+  int num_recorded = 0;  ///< Kernels in graphs that live: finalisation and abort wait for them to be destroyed.
   std::uint64_t num_collectives = 0;
   int num_splits = 0;
   std::thread job;  ///< Of the last call that was answered with ncclInProgress.

@@ -207,11 +207,27 @@ void execute(Comm& comm, const std::vector<Op>& ops, const Launched& launched, L
   monitor().changed.notify_all();
 }
 
+/// A kernel in a graph, as long as the graph lives. Made with the lock held, destroyed without.
+class Recorded {
+ public:
+  explicit Recorded(Comm& comm) : comm_(comm) { ++comm_.num_recorded; }
+  Recorded(const Recorded&) = delete;
+  Recorded& operator=(const Recorded&) = delete;
+  ~Recorded() {
+    const Lock lock(monitor().mutex);
+    --comm_.num_recorded;
+    monitor().changed.notify_all();
+  }
+
+ private:
+  Comm& comm_;
+};
+
 }  // namespace
 
 void launch_kernel(Comm& comm, cudaStream_t stream, std::vector<Op> ops) {
   if (Capture* capture = stream->capture()) {  // a launch each time that the graph comes to it
-    capture->add_in_turn(*stream, [&comm, ops = std::move(ops)] {
+    capture->add_in_turn(*stream, [&comm, ops = std::move(ops), node = std::make_shared<Recorded>(comm)] {
       Lock lock(monitor().mutex);
       execute(comm, ops, enter(comm, ops), lock);
     });

@@ -272,7 +272,8 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
   if (const ncclResult_t status = ready(comm, "ncclCommFinalize"); status != ncclSuccess) return status;
   comm->finalized = true;
   start_job(*comm, [comm](std::unique_lock<std::mutex>& job_lock) {
-    if (!wait_for(*comm, job_lock, [&] { return comm->num_kernels == 0; })) return ncclInternalError;
+    if (!wait_for(*comm, job_lock, [&] { return comm->num_kernels + comm->num_recorded == 0; }))
+      return ncclInternalError;
     Gathering& here = comm->clique->gatherings["finalisation"];
     ++here.num_here;
     monitor().changed.notify_all();
@@ -298,6 +299,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   if (comm == nullptr || comm->is_gone()) return complain(ncclInvalidArgument, "ncclCommAbort of what is gone");
   comm->aborted = comm->clique->is_broken = true;
   monitor().changed.notify_all();
+  monitor().changed.wait(lock, [&] { return comm->num_recorded == 0; });
   lock.unlock();
   if (comm->job.joinable()) comm->job.join();
   return ncclSuccess;
