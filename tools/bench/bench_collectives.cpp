@@ -104,7 +104,7 @@ double products_per_us(comm::Communicator& world, const ComputeLoad& load) {
   comm::barrier(world, *make_inline_stream());
   const auto start = Clock::now();
   const std::int64_t before = load.products();
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
   std::vector<double> rate{static_cast<double>(load.products() - before) / us_since(start)};
   parallel::agree(world, rate, comm::ReduceOp::kSum);
   return rate[0];
@@ -147,6 +147,8 @@ nlohmann::ordered_json measure(comm::Communicator& world, LinkGroup& group, cons
   std::vector<double> times;
   double cpu_us = 0.0, window_us = 0.0;  // of the windows in which CPU time and products are counted
   std::int64_t products = 0;
+  // alone before and after, so that a machine that gets slower or faster does not look like contention
+  double alone = load != nullptr ? products_per_us(world, *load) : 0.0;
   for (int i = 0; i < o.repeats; ++i) {
     double cpu_before = 0.0;
     std::int64_t products_before = 0;
@@ -166,6 +168,7 @@ nlohmann::ordered_json measure(comm::Communicator& world, LinkGroup& group, cons
     if (load != nullptr) products += load->products() - products_before;
     times.push_back(clock->us(1) - clock->us(0));
   }
+  if (load != nullptr) alone = (alone + products_per_us(world, *load)) / 2.0;
   std::vector<double> sums{window_us, cpu_us, static_cast<double>(products)};
   parallel::agree(world, times);  // a collective takes as long as its last rank
   parallel::agree(world, sums, comm::ReduceOp::kSum);
@@ -181,13 +184,14 @@ nlohmann::ordered_json measure(comm::Communicator& world, LinkGroup& group, cons
                              {"cores_per_rank", sums[1] / sums[0]}};
   if (load != nullptr) {
     row.erase("cores_per_rank");  // the compute thread's
+    row["compute_alone_per_us"] = alone;
     row["products_per_us"] = sums[2] / (sums[0] / world.size());
   }
   return row;
 }
 
 void print(const nlohmann::ordered_json& facts) {
-  const bool compute = facts.contains("compute_alone_per_us");
+  const bool compute = !facts["rows"].empty() && facts["rows"][0].contains("compute_alone_per_us");
   std::cout << facts["device"].get<std::string>()
             << "\nlink   ranks       bytes           us  (min .. max)           algorithm MB/s    bus MB/s  "
             << (compute ? "compute rate left\n" : "cores per rank\n");
@@ -197,7 +201,7 @@ void print(const nlohmann::ordered_json& facts) {
                   row["link"].get<std::string>().c_str(), row["ranks"].get<int>(), row["bytes"].get<double>(),
                   row["us"].get<double>(), row["us_min"].get<double>(), row["us_max"].get<double>(),
                   row["algorithm_mb_per_s"].get<double>(), row["bus_mb_per_s"].get<double>(),
-                  compute ? row["products_per_us"].get<double>() / facts["compute_alone_per_us"].get<double>()
+                  compute ? row["products_per_us"].get<double>() / row["compute_alone_per_us"].get<double>()
                           : row["cores_per_rank"].get<double>());
     std::cout << line;
   }
@@ -217,10 +221,7 @@ int bench_collective(const BenchCollectiveOptions& o, bool as_json) {
                                {"device", device_name(device)},
                                {"rows", nlohmann::ordered_json::array()}};
   std::optional<ComputeLoad> load;
-  if (o.compute) {
-    load.emplace(device);
-    facts["compute_alone_per_us"] = products_per_us(*world, *load);
-  }
+  if (o.compute) load.emplace(device);
   for (LinkGroup& group : groups)
     for (double bytes = o.min_bytes; bytes <= o.max_bytes; bytes *= 4)
       facts["rows"].push_back(measure(*world, group, o, device, bytes, load ? &*load : nullptr));

@@ -24,6 +24,7 @@ void check_collectives(DeviceKind kind) {
       o.device = kind == DeviceKind::kCuda ? parallel::DeviceChoice::kCuda : parallel::DeviceChoice::kCpu;
       o.max_bytes = 4096;
       o.repeats = 2;
+      o.compute = kind == DeviceKind::kCpu && collective == WorkKind::kReduceScatter;
       if (world.size() < 2) {
         findings.expect_error(ErrorCode::kInvalidArgument, "moves nothing", [&] { tools::bench_collective(o, true); });
         continue;
@@ -36,8 +37,11 @@ void check_collectives(DeviceKind kind) {
       const auto facts = nlohmann::json::parse(text);
       findings.expect(facts["device"] == tools::device_name({kind, 0}), "measured " + facts["device"].dump());
       findings.expect(facts["rows"].size() == 2, "rows: " + facts["rows"].dump());
-      for (const auto& row : facts["rows"])
+      for (const auto& row : facts["rows"]) {
         findings.expect(row["us"] > 0.0 && row["bus_mb_per_s"] > 0.0, "a row: " + row.dump());
+        findings.expect(row.contains("cores_per_rank") == !o.compute, "whose CPU time: " + row.dump());
+        if (o.compute) findings.expect(row["compute_alone_per_us"] > 0.0, "what is computed alone: " + row.dump());
+      }
     }
   });
 }
