@@ -9,9 +9,11 @@
 
 #include "comm/factory.h"
 #include "comm/for_device.h"
+#include "core/cuda/recording.h"
 #include "core/memory.h"
 #include "core/recording.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/nccl/hooks.h"
 #include "tests/support/ranks.h"
 
@@ -180,6 +182,24 @@ TEST_CASE("NCCL: a recording of a lost group is not launched", "[comm][nccl][rec
     findings.expect(seen == 1.0, "nothing of it has run again");
   });
   check_by_the_book();
+}
+
+TEST_CASE("An error of one who watches a recording's launches keeps nobody from looking", "[recording]") {
+  const auto stream = make_stream({DeviceKind::kCuda, 0}, "stream");
+  const std::array<Stream*, 1> streams{stream.get()};
+  const auto recording = record(streams, [] {});
+  auto& graph = dynamic_cast<cuda::GraphRecording&>(*recording);
+  const std::array<int, 3> who{};  // asked in this order
+  int num_asked = 0, num_told = 0;
+  for (const int& each : who)
+    graph.watch(&each, {[&] { ++num_asked; },
+                        [&](cuda::GpuStream&) {
+                          if (++num_told == 1) throw Error(ErrorCode::kComm, "the first");
+                        }});
+  recording->launch(*stream);
+  check_error(ErrorCode::kComm, "the first", [&] { stream->synchronize(); });
+  CHECK(num_asked == 3);
+  CHECK(num_told == 3);
 }
 
 TEST_CASE("NCCL: a rank that never makes the group is a timeout", "[comm][nccl]") {

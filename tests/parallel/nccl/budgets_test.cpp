@@ -24,9 +24,9 @@ using emulation::nccl::budgets_on;
 using scheduler::CtaSample;
 using scheduler::LinkClass;
 
-/// What GPU 0's communicators were made with since it had `before`.
-std::vector<Budget> made_since(std::size_t before) {
-  const std::vector<Budget> all = budgets_on(0);
+/// What a GPU's communicators were made with since it had `before`.
+std::vector<Budget> made_since(std::size_t before, int device = 0) {
+  const std::vector<Budget> all = budgets_on(device);
   return {all.begin() + static_cast<std::ptrdiff_t>(before), all.end()};
 }
 
@@ -41,14 +41,16 @@ std::vector<Budget> of_two_nodes(int inside, int between) {
   return {b4, b4, i2, b2, i1, b4, i1, i1, i1, i1};  // world, EP, inside, across, ESP, experts, EDP, SP, heads, ring
 }
 
-TEST_CASE("NCCL: the groups of a mesh have the budgets of their links", "[nccl]") {
+TEST_CASE("NCCL: the groups of a mesh have the budgets of their links, rank 0's on every rank", "[nccl]") {
   const ScopedVariable nodes("WEFT_RANKS_PER_NODE", "2");
-  const std::size_t before = budgets_on(0).size();
+  const std::array before{budgets_on(0).size(), budgets_on(3).size()};
   comm::run_local_ranks(4, [](comm::Communicator& world) {
     const parallel::Mesh mesh = parallel::make_mesh(4, world.rank(), {.ep_size = 4, .ranks_per_node = 2});
-    const parallel::MeshComms comms(world, mesh, {DeviceKind::kCuda, world.rank()}, {2, 8});
+    const comm::CtaBudgets ctas{2 + world.rank(), 8 + world.rank()};
+    const parallel::MeshComms comms(world, mesh, {DeviceKind::kCuda, world.rank()}, ctas);
   });
-  CHECK(made_since(before) == of_two_nodes(2, 8));
+  CHECK(made_since(before[0]) == of_two_nodes(2, 8));
+  CHECK(made_since(before[1], 3) == of_two_nodes(2, 8));
   check_by_the_book();
 }
 
