@@ -93,6 +93,19 @@ Topology find_topology(Communicator& world, Stream& stream) {
   return make_topology(gather_ids(world, mine, stream), world.rank());
 }
 
+int ranks_of_each_node(const Topology& topology) {
+  const auto& node_of = topology.node_of_rank;
+  const auto size = static_cast<int>(std::count(node_of.begin(), node_of.end(), 0));
+  for (int rank = 0; rank < std::ssize(node_of); ++rank)
+    if (node_of[static_cast<std::size_t>(rank)] != rank / size || std::ssize(node_of) % size != 0)
+      throw Error(ErrorCode::kInvalidArgument,
+                  str("the ", node_of.size(), " ranks do not fill their ", topology.num_nodes,
+                      " nodes evenly, one node after the other: rank ", rank, " is on node ",
+                      node_of[static_cast<std::size_t>(rank)], ", node 0 has ", size, " ranks"),
+                  "start as many ranks on every node, in order: mpirun --map-by ppr:N:node");
+  return size;
+}
+
 int ranks_on_machine(Communicator& world, Stream& stream) {
   const std::uint64_t mine = machine_id();
   const std::vector<std::uint64_t> ids = gather_ids(world, mine, stream);

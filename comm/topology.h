@@ -27,6 +27,10 @@ struct Topology {
 /// between ranks.
 [[nodiscard]] Topology find_topology(Communicator& world, Stream& stream);
 
+/// Ranks of a node, where every node has as many and each node's are consecutive, as a mesh of ranks is laid out: the
+/// same on every rank. Throws Error{kInvalidArgument} where it is otherwise, with what to start the job with.
+[[nodiscard]] int ranks_of_each_node(const Topology& topology);
+
 /// Collective over `world`: its ranks that share this rank's machine (one running kernel), whatever nodes they count
 /// as.
 [[nodiscard]] int ranks_on_machine(Communicator& world, Stream& stream);

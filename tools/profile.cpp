@@ -151,7 +151,7 @@ int run_profile(const ProfileArguments& args) {
   const comm::Topology topology = comm::find_topology(*world, *make_inline_stream());
   const bool speaks = world->rank() == 0;
   const Device device = parallel::run_device(config, *world);
-  parallel::ProbeOptions options{topology.local_size, device, args.time_limit_s, nullptr};
+  parallel::ProbeOptions options{comm::ranks_of_each_node(topology), device, args.time_limit_s, nullptr};
   if (speaks) options.on_progress = [](const std::string& what) { std::cerr << "measuring " << what << "\n"; };
   parallel::Profile profile = parallel::measure_profile(config, *world, options);
 
@@ -159,7 +159,7 @@ int run_profile(const ProfileArguments& args) {
                              .date = now_utc(),
                              .hosts = node_hosts(*world, topology),
                              .ranks = world->size(),
-                             .ranks_per_node = topology.local_size,
+                             .ranks_per_node = options.ranks_per_node,
                              .stretch = profile.stretch,
                              .runs = profile.num_runs,
                              .device = device.kind,

@@ -71,7 +71,7 @@ int run_train(const TrainArguments& args) {
   parallel::TrainOptions options = train_options(args, run_dir, config);
   options.cost = costs;
   options.plan = plan_of(config);
-  options.ranks_per_node = topology.local_size;
+  options.ranks_per_node = comm::ranks_of_each_node(topology);
   options.device = parallel::run_device(config, *world);
 
   Console console(config, world->rank(),
@@ -89,7 +89,7 @@ int run_train(const TrainArguments& args) {
     console.use_run_folder(run_dir, {options.config_text, environment,
                                      profile.empty() ? std::string() : read_file(profile), options.device.kind});
   }
-  const std::string warning = profile_warning(config, world->size(), topology.local_size, options.device.kind);
+  const std::string warning = profile_warning(config, world->size(), options.ranks_per_node, options.device.kind);
   if (!warning.empty() && world->rank() == 0) console.on_warning(warning);
   if (args.trace_step > config.train.steps)
     console.on_warning(

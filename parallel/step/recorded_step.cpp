@@ -12,8 +12,10 @@ scheduler::Timeline RecordedStep::run(const std::vector<scheduler::TaskBody>& bo
   Arguments now{state_.num_tokens, state_.num_groups, state_.clip_norm, state_.gate_noise, state_.seed, state_.inputs};
   if (now != arguments_) {
     recording_.reset();
+    arguments_.reset();  // a run that fails half way is no first one
+    scheduler::Timeline timeline = executor_.run(bodies, arena);
     arguments_ = std::move(now);
-    return executor_.run(bodies, arena);
+    return timeline;
   }
   if (recording_) {
     world_.count_again(sent_);

@@ -1,9 +1,9 @@
 // parallel/step/recorded_step.h - a step on a GPU as one launch: recorded once, where its shapes do not change.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "comm/communicator.h"

@@ -19,8 +19,7 @@ struct ExpertSize {
 /// Collective over `world`, a group over host memory whose ranks lie `ranks_per_node` on a node: for NCCL's own choice
 /// and for budgets of 2, 4, 8, 16 and 32 CTAs, the all-to-alls of a chunk of a MoE layer (its rows there, and back),
 /// the experts' products (of Ts) on those rows, and both at once on two streams of `device`. Inside nodes, and between
-/// ranks of equal place on their nodes; a link class that does not exist for every rank
-/// has no samples. Groups of a budget are made
+/// ranks of equal place on their nodes; a link class that does not exist has no samples. Groups of a budget are made
 /// for its samples alone, which takes NCCL's start-up each time. A sample is the median of `rounds` means over ranks,
 /// per chunk. The same on every rank. Throws Error{kUnavailable} where NCCL cannot be had (comm::find_transport).
 template <class T>

@@ -2,6 +2,7 @@
 
 #include "tests/support/catch.h"
 #include "tests/support/environment.h"
+#include "tests/support/errors.h"
 #include "tests/support/ranks.h"
 
 namespace weft::test {
@@ -49,6 +50,25 @@ TEST_CASE("nodes are numbered by their lowest rank", "[comm]") {
   const Topology t = comm::make_topology({900, 7, 900, 3, 7, 7}, 5);
   CHECK(t == Topology{{0, 1, 0, 2, 1, 1}, 3, 1, 2, 3});
   CHECK_THROWS_AS(comm::make_topology({1, 2}, 2), Error);
+}
+
+TEST_CASE("ranks that fill nodes evenly and in order have a number a node, others an error that says how they lie",
+          "[comm]") {
+  const auto of = [](const std::vector<std::uint64_t>& nodes, int rank) {
+    return comm::ranks_of_each_node(comm::make_topology(nodes, rank));
+  };
+  for (const int rank : {0, 2, 3}) {
+    CHECK(of({7, 7, 3, 3}, rank) == 2);
+    CHECK(of({7, 7, 7, 7}, rank) == 4);
+    CHECK(of({4, 3, 2, 1}, rank) == 1);
+    const auto refuses = [&](const std::vector<std::uint64_t>& nodes, const std::string& text) {
+      check_error(ErrorCode::kInvalidArgument, text, [&] { static_cast<void>(of(nodes, rank)); });
+    };
+    refuses({7, 3, 7, 3}, "rank 1 is on node 1, node 0 has 2 ranks");  // dealt out in turn
+    refuses({7, 7, 7, 3}, "rank 0 is on node 0, node 0 has 3 ranks");  // the last is not full
+    refuses({7, 3, 3, 3}, "rank 2 is on node 1, node 0 has 1 ranks");
+    refuses({7, 7, 3, 3, 3}, "rank 0 is on node 0, node 0 has 2 ranks");
+  }
 }
 
 }  // namespace

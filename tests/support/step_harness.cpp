@@ -199,7 +199,8 @@ StepOutcome run_steps(const StepCase& c) {
     const std::lock_guard lock(mutex);
     out.num_grows += run.num_grows();
     out.num_tasks = run.num_tasks();
-    out.num_recordings = run.num_recordings();
+    out.num_recordings = std::max(out.num_recordings, run.num_recordings());
+    out.total_recordings += run.num_recordings();
     out.sent_bytes += sent;
     if (out.steps.empty()) out.steps = steps;
     for (std::size_t s = 0; s < steps.size(); ++s)

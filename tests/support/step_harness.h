@@ -47,7 +47,8 @@ struct StepOutcome {
   std::vector<std::pair<std::string, std::vector<double>>> weights;  ///< Sorted by name.
   std::int64_t num_grows = 0;
   std::int64_t num_tasks = 0;   ///< Of one rank's step.
-  int num_recordings = 0;       ///< Of one rank.
+  int num_recordings = 0;       ///< Of the rank that has most.
+  int total_recordings = 0;     ///< Of all ranks.
   std::int64_t sent_bytes = 0;  ///< By all ranks in all steps.
 };
 

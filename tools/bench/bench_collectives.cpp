@@ -104,7 +104,7 @@ double products_per_us(comm::Communicator& world, const ComputeLoad& load) {
   comm::barrier(world, *make_inline_stream());
   const auto start = Clock::now();
   const std::int64_t before = load.products();
-  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
   std::vector<double> rate{static_cast<double>(load.products() - before) / us_since(start)};
   parallel::agree(world, rate, comm::ReduceOp::kSum);
   return rate[0];
@@ -116,9 +116,10 @@ struct LinkGroup {
 };
 
 /// The ranks of each node, the ranks of equal place on all nodes, and all ranks: those with more than one rank.
-/// `all`: the ranks of `world`, over memory of the device.
+/// `all`: the ranks of `world`, over memory of the device. Throws where nodes differ in their ranks.
 std::vector<LinkGroup> link_groups(comm::Communicator& world, comm::Communicator& all) {
   const comm::Topology topology = comm::find_topology(world, *make_inline_stream());
+  const int ranks_per_node = comm::ranks_of_each_node(topology);
   std::vector<LinkGroup> out;
   const auto add = [&](const char* link, int color, int key) {
     auto group = all.split(color, key, link);
@@ -126,7 +127,7 @@ std::vector<LinkGroup> link_groups(comm::Communicator& world, comm::Communicator
   };
   add("intra", topology.node_index, topology.local_rank);
   if (topology.num_nodes > 1) add("inter", topology.local_rank, topology.node_index);
-  if (topology.num_nodes > 1 && topology.local_size > 1) add("both", 0, world.rank());
+  if (topology.num_nodes > 1 && ranks_per_node > 1) add("both", 0, world.rank());
   return out;
 }
 

@@ -99,7 +99,7 @@ int bench_observability(const BenchObservabilityOptions& o, bool as_json) {
   set_log_rank(world->rank(), world->size());
   kernels::set_blas_threads(1);
   require_valid(config, world->size());
-  const int ranks_per_node = comm::find_topology(*world, *make_inline_stream()).local_size;
+  const int ranks_per_node = comm::ranks_of_each_node(comm::find_topology(*world, *make_inline_stream()));
   const Device device = bench_device(config.parallel.device, *world);
 
   std::vector<std::unique_ptr<Variant>> variants;

@@ -194,12 +194,13 @@ int bench_policies(const BenchPoliciesOptions& o, bool as_json) {
   require_valid(config, world->size());
   const comm::Topology topology = comm::find_topology(*world, *make_inline_stream());
   const Device device = bench_device(config.parallel.device, *world);
-  const scheduler::CostModel cost = find_costs(config, *world, topology.local_size, device, o.profile_out);
+  const int ranks_per_node = comm::ranks_of_each_node(topology);
+  const scheduler::CostModel cost = find_costs(config, *world, ranks_per_node, device, o.profile_out);
 
   std::vector<std::unique_ptr<Contestant>> contestants;
   Contestant *sequential = nullptr, *fsmoe = nullptr;
   for (const PolicyKind policy : policies) {
-    contestants.push_back(std::make_unique<Contestant>(policy, config, *world, cost, topology.local_size, device));
+    contestants.push_back(std::make_unique<Contestant>(policy, config, *world, cost, ranks_per_node, device));
     if (policy == PolicyKind::kSequential) sequential = contestants.back().get();
     if (policy == PolicyKind::kFsMoe) fsmoe = contestants.back().get();
   }

@@ -22,7 +22,7 @@ constexpr int kMaxNesting = 32;                    // the schema needs 3; the pa
 constexpr std::int64_t kMaxConfigBytes = 1 << 20;  // a config is a page; more is another file given by mistake
 
 // Keeps the first thing that the parser complains about. Lines and columns arrive counted from 0.
-class FirstError : public google::protobuf::io::ErrorCollector {
+class FirstComplaint : public google::protobuf::io::ErrorCollector {
  public:
   struct Entry {
     int line = 0, column = 0;
@@ -76,7 +76,7 @@ Complaint explain_parse_error(const std::string& text, const google::protobuf::M
 }
 
 // The parser names the place after a word. This moves `entry` to where `word` begins.
-void point_at(const std::string& word, std::string_view text, FirstError::Entry& entry) {
+void point_at(const std::string& word, std::string_view text, FirstComplaint::Entry& entry) {
   std::size_t offset = 0;
   for (int line = 1; line < entry.line && offset < text.size(); ++line) offset = text.find('\n', offset) + 1;
   offset += static_cast<std::size_t>(entry.column) - 1;
@@ -96,12 +96,12 @@ bool is_data_file(const fs::path& path) {
 }  // namespace
 
 void parse_text_proto(std::string_view text, std::string_view origin, google::protobuf::Message& message) {
-  FirstError errors;
+  FirstComplaint errors;
   google::protobuf::TextFormat::Parser parser;  // refuses unknown fields and repeated scalars unless told otherwise
   parser.RecordErrorsTo(&errors);
   parser.SetRecursionLimit(kMaxNesting);
   if (parser.ParseFromString(std::string(text), &message) && !errors.first()) return;
-  auto entry = errors.first().value_or(FirstError::Entry{1, 1, "not a config in protobuf text format"});
+  auto entry = errors.first().value_or(FirstComplaint::Entry{1, 1, "not a config in protobuf text format"});
   const Complaint complaint = explain_parse_error(entry.message, message);
   point_at(complaint.word, text, entry);
   throw Error(ErrorCode::kInvalidArgument, str(origin, ":", entry.line, ":", entry.column, ": ", complaint.message),

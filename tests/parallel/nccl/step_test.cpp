@@ -176,10 +176,12 @@ TEST_CASE("NCCL: where one rank's driver records nothing, it goes on task by tas
   c.model.moe.capacity_factor = 1.25;
   c.shape.padded = true;
   const StepOutcome want = run_steps<double>(c);
-  CHECK(want.num_recordings == 1);
-  emulation::no_graphs_on = 1;
-  const StepOutcome mixed = run_steps<double>(c);
-  emulation::no_graphs_on = -1;
+  CHECK(want.total_recordings == 2);
+  const StepOutcome mixed = [&] {
+    const emulation::NoGraphsOn rank_1(1);
+    return run_steps<double>(c);
+  }();
+  CHECK(mixed.total_recordings == 1);
   std::string where;
   const double difference = max_difference(want, mixed, where);
   INFO("worst: " << where);

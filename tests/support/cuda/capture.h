@@ -12,8 +12,15 @@
 
 namespace weft::emulation {
 
-/// Set by tests: the device where graphs cannot be instantiated, as where a driver lacks what is in them. -1: none.
 inline std::atomic<int> no_graphs_on = -1;
+/// As long as it lives, graphs cannot be instantiated on `device`, as where a driver lacks what is in them. One at a
+/// time.
+struct NoGraphsOn {
+  explicit NoGraphsOn(int device) { no_graphs_on = device; }
+  NoGraphsOn(const NoGraphsOn&) = delete;
+  NoGraphsOn& operator=(const NoGraphsOn&) = delete;
+  ~NoGraphsOn() { no_graphs_on = -1; }
+};
 
 class Queue;
 
